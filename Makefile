@@ -1,0 +1,33 @@
+# make demo   set-up, then the main job: CE against NCE+RCE on 40 % wrong labels, a table and a picture
+# make test   set-up, then every test
+# PYTHON=...  the interpreter that makes .venv (Python >= 3.10)
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+DEMO := runs/demo
+
+.PHONY: setup demo test lint clean
+
+setup: $(VENV)/.installed
+
+# Rebuilt only when what it installs changes. The stamp is written last: an interrupted set-up is taken up again.
+$(VENV)/.installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python >= 3.10 is needed; this is " + sys.version.split()[0] + ". Name another: make PYTHON=python3.11")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+demo: setup
+	$(BIN)/accelerate launch --num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no \
+	    scripts/sweep_robust.py --dataset digits --losses ce nce+rce --noises symmetric_40 --models cnn_small \
+	    --seeds 0 --num_train_epochs 30 --output_dir $(DEMO)
+
+test: setup
+	$(BIN)/python -m pytest
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+clean:
+	rm -rf $(VENV) runs

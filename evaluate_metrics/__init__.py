@@ -1,0 +1,1 @@
+"""Metric modules for `evaluate.load`; each folder is self-contained."""

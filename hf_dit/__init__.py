@@ -1,0 +1,1 @@
+"""Diffusion Transformers as `diffusers` pipelines, with attention that can be swapped."""

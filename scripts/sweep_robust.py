@@ -1,0 +1,49 @@
+#!/usr/bin/env python
+"""Train losses x noises x models x seeds, one run after the other, and draw what came out.
+
+    accelerate launch scripts/sweep_robust.py --losses ce nce+rce --noises symmetric_20 symmetric_40 symmetric_60 \\
+        --num_train_epochs 30 --output_dir runs/digits
+    accelerate launch scripts/sweep_robust.py --dataset uoft-cs/cifar10 --models cnn8 --seeds 0 1 2 \\
+        --losses ce gce nce nce+rce --noises symmetric_20 symmetric_40 asymmetric_40 --output_dir runs/cifar10
+
+Finished runs are skipped and a killed one goes on from its last checkpoint: run the same command again.
+Writes a folder a run, and sweep.json, results.md, accuracy_vs_noise.png and training_curves.png to --output_dir.
+Every flag of train_robust.py is taken too.
+"""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from transformers import HfArgumentParser
+
+from hf_robust.experiment import DataArguments, ExperimentArguments, ModelArguments
+from hf_robust.plots import results_table
+from hf_robust.sweep import run_sweep
+
+
+@dataclass
+class SweepArguments:
+    losses: list[str] = field(default_factory=lambda: ["ce", "nce+rce"], metadata={"help": "Loss specs."})
+    noises: list[str] = field(default_factory=lambda: ["symmetric_40"], metadata={"help": "Noise specs."})
+    models: list[str] = field(default_factory=lambda: ["cnn_small"], metadata={"help": "Networks."})
+    seeds: list[int] = field(default_factory=lambda: [0], metadata={"help": "Seeds of weights, order and noise."})
+
+
+def main() -> None:
+    parser = HfArgumentParser(
+        (SweepArguments, DataArguments, ModelArguments, ExperimentArguments), description=__doc__
+    )
+    parser.set_defaults(output_dir="runs/sweep_robust")
+    sweep, data, model, args = parser.parse_args_into_dataclasses()
+    for one, many in (("loss", "losses"), ("noise", "noises"), ("model", "models"), ("seed", "seeds")):
+        holder = next(part for part in (data, model, args) if one in part.__dataclass_fields__)
+        if getattr(holder, one) != parser.get_default(one):
+            parser.error(f"--{one}: a sweep takes --{many}")
+    results = run_sweep(sweep.losses, sweep.noises, sweep.models, sweep.seeds, data, model, args)
+    if args.process_index == 0:
+        print(results_table(results))
+        print(f"tables, figures and runs: {Path(args.output_dir).resolve()}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,209 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoImageProcessor, AutoModelForImageClassification
+
+from hf_robust.data import load_image_splits
+from hf_robust.experiment import (
+    DataArguments,
+    ExperimentArguments,
+    ModelArguments,
+    accuracy_summary,
+    epoch_history,
+    run_experiment,
+    write_json,
+)
+from hf_robust.noise import make_noisy_labels
+
+TRAIN = Path(__file__).parents[1] / "scripts" / "train_robust.py"
+SMALL = {"max_train_samples": 200, "max_test_samples": 60}
+
+
+def arguments(folder, **changes):
+    defaults = {"num_train_epochs": 2, "per_device_train_batch_size": 64, "use_cpu": True, "disable_tqdm": True}
+    return ExperimentArguments(output_dir=str(folder), **(defaults | changes))
+
+
+def run(folder, data=None, model=None, **changes):
+    return run_experiment(
+        DataArguments(**(SMALL | {"noise": "symmetric_40"} | (data or {}))),
+        ModelArguments(**(model or {})),
+        arguments(folder, **changes),
+    )
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("finished")
+    return folder, run(folder, seed=3)
+
+
+def test_results_say_what_was_run_and_what_came_out(finished):
+    folder, results = finished
+    assert json.loads((folder / "results.json").read_text()) == results
+    settings = results["settings"]
+    assert (settings["loss"], settings["noise"], settings["model"], settings["seed"]) == (
+        "nce + rce", "symmetric_40", "cnn_small", 3,
+    )  # fmt: skip
+    assert settings["train_batch_size"] == 64 and settings["augmentation"] == "none"
+    history = results["history"]
+    assert [row["epoch"] for row in history] == [1.0, 2.0]
+    assert results["accuracy"]["last"] == history[-1]["test_accuracy"]
+    assert results["accuracy"]["best"] == max(row["test_accuracy"] for row in history)
+    assert results["train_images"] == 200 and results["test_images"] == 60
+    assert results["images_per_second"] > 0 and results["parameters"] > 0 and results["processes"] == 1
+    assert results["versions"]["torch"].startswith(torch.__version__.split("+")[0])
+    for row in history:
+        # The unflipped images that are predicted right, counted in two ways.
+        rate = results["noise"]["rate"]
+        by_given = row["train_given_accuracy"] - rate * row["train_memorised"]
+        by_clean = row["train_clean_accuracy"] - rate * row["train_recovered"]
+        assert by_given == pytest.approx(by_clean, abs=1e-6)
+
+
+def test_results_hold_the_realised_noise(finished):
+    _, results = finished
+    train = load_image_splits("digits", max_train_samples=200).train
+    noisy = make_noisy_labels(train.labels.numpy(), "symmetric_40", num_classes=10, seed=0)
+    assert results["noise"]["rate"] == pytest.approx((noisy != train.labels.numpy()).mean())
+    counts = torch.tensor(results["noise"]["counts"])
+    assert counts.sum() == 200 and counts.trace() == (noisy == train.labels.numpy()).sum()
+
+
+def test_saved_model_and_processor_give_the_reported_accuracy(finished):
+    folder, results = finished
+    model = AutoModelForImageClassification.from_pretrained(folder).eval()
+    processor = AutoImageProcessor.from_pretrained(folder)
+    test = load_image_splits("digits", **SMALL).test
+    images = list(test.images.permute(0, 2, 3, 1).numpy())
+    with torch.no_grad():
+        logits = model(**processor(images, return_tensors="pt")).logits
+    accuracy = (logits.argmax(-1) == test.labels).double().mean().item()
+    assert accuracy == pytest.approx(results["accuracy"]["last"])
+    assert model.config.id2label == {i: str(i) for i in range(10)}
+
+
+def test_a_saved_model_is_scored_without_training(finished, tmp_path):
+    folder, results = finished
+    scored = run(tmp_path / "score", data={"noise": None}, model={"model": str(folder)}, do_train=False)
+    assert scored["accuracy"]["last"] == pytest.approx(results["accuracy"]["last"])
+    assert scored["images_per_second"] is None and scored["noise"]["rate"] == 0
+
+
+def test_picture_is_a_png(finished):
+    folder, _ = finished
+    assert (folder / "curves.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+
+
+def test_same_seed_same_bytes_other_seed_other_weights(finished, tmp_path):
+    folder, _ = finished
+    run(tmp_path / "again", seed=3)
+    run(tmp_path / "other", seed=4)
+    weights = (folder / "model.safetensors").read_bytes()
+    assert (tmp_path / "again" / "model.safetensors").read_bytes() == weights
+    assert (tmp_path / "other" / "model.safetensors").read_bytes() != weights
+
+
+def test_a_folder_with_another_run_or_other_files_is_left_alone(finished, tmp_path):
+    folder, _ = finished
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+    with pytest.raises(ValueError, match=r"another run: loss='ce' \(it has 'nce \+ rce'\)"):
+        run(folder, seed=3, loss="ce")
+    with pytest.raises(ValueError, match="holds a run with these settings"):
+        run(folder, seed=3)
+    assert before == {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(ValueError, match="no run of this script"):
+        run(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+
+
+@pytest.mark.parametrize(
+    "data, model, changes, message",
+    [
+        ({"noise": "symetric_40"}, {}, {}, "symetric.*symmetric"),
+        ({"noise": "symmetric_101"}, {}, {}, "101"),
+        ({"augmentation": "rotate"}, {}, {}, "rotate.*crop_flip"),
+        ({}, {"model": "cnn9"}, {}, "cnn9.*cnn_small"),
+        ({}, {"config_overrides": "batch_norm"}, {}, "name=value.*batch_norm"),
+        ({}, {"config_overrides": "width=3"}, {}, "width"),
+        ({}, {}, {"resume_from_checkpoint": "last"}, "no complete checkpoint"),
+        ({}, {}, {"resume_from_checkpoint": "nowhere"}, "nowhere"),
+        ({"dataset_config": "plain"}, {}, {}, "no configs"),
+    ],
+)
+def test_bad_arguments_write_nothing(tmp_path, data, model, changes, message):
+    with pytest.raises(ValueError, match=message):
+        run(tmp_path / "run", data=data, model=model, **changes)
+    assert not (tmp_path / "run" / "settings.json").exists()
+
+
+def test_history_joins_the_entries_of_a_step():
+    log = [
+        {"loss": 2.0, "learning_rate": 0.1, "epoch": 1.0, "step": 5},
+        {"eval_accuracy": 0.5, "eval_loss": 1.0, "eval_cross_entropy": 1.5, "epoch": 1.0, "step": 5},
+        {"train_memorised": 0.25, "epoch": 1.0, "step": 5},
+        {"loss": 1.0, "epoch": 1.5, "step": 7},
+        {"eval_accuracy": 0.5, "epoch": 2.0, "step": 10},
+        {"train_loss": 9.0, "epoch": 2.0, "step": 10},
+    ]
+    history = epoch_history(log)
+    assert history[0] == {
+        "epoch": 1.0, "train_loss": 2.0, "learning_rate": 0.1, "test_accuracy": 0.5, "test_loss": 1.0,
+        "test_cross_entropy": 1.5, "train_memorised": 0.25,
+    }  # fmt: skip
+    assert history[1] == {"epoch": 2.0, "test_accuracy": 0.5}
+    assert accuracy_summary(history) == {"last": 0.5, "best": 0.5, "best_epoch": 1.0}
+
+
+def test_json_is_replaced_whole(tmp_path):
+    write_json(tmp_path / "a.json", {"a": 1})
+    with pytest.raises(ValueError):
+        write_json(tmp_path / "a.json", {"a": float("nan")})
+    assert json.loads((tmp_path / "a.json").read_text()) == {"a": 1}
+
+
+def command(folder, *flags):
+    return [
+        sys.executable, str(TRAIN), "--noise", "symmetric_40", "--max_train_samples", "600", "--output_dir", str(folder),
+        "--num_train_epochs", "3", "--per_device_train_batch_size", "64", "--augmentation", "crop_flip", "--use_cpu",
+        "--save_strategy", "steps", "--save_steps", "4", "--loss", "nce+rce", *flags,
+    ]  # fmt: skip
+
+
+def test_killed_in_mid_epoch_and_resumed_ends_with_the_same_weights(tmp_path):
+    """10 steps an epoch; killed once checkpoint-12 is there, which is in the second epoch."""
+    env = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "2"}
+    whole = subprocess.run(command(tmp_path / "whole"), env=env, capture_output=True, text=True, timeout=200)
+    assert whole.returncode == 0, whole.stderr[-2000:]
+    assert "| nce + rce" in whole.stdout and str(tmp_path / "whole") in whole.stdout
+
+    with subprocess.Popen(
+        command(tmp_path / "killed"), env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    ) as process:
+        deadline = time.monotonic() + 150
+        while not (tmp_path / "killed" / "checkpoint-12" / "trainer_state.json").exists():
+            assert process.poll() is None and time.monotonic() < deadline, "ended before the kill"
+            time.sleep(0.01)
+        process.send_signal(signal.SIGKILL)
+    assert not (tmp_path / "killed" / "results.json").exists()
+
+    again = subprocess.run(
+        command(tmp_path / "killed", "--resume_from_checkpoint", "last"),
+        env=env, capture_output=True, text=True, timeout=200,
+    )  # fmt: skip
+    assert again.returncode == 0, again.stderr[-2000:]
+    expected, got = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "killed"))
+    assert expected.keys() == got.keys()
+    for name in expected:
+        assert torch.equal(expected[name], got[name]), name
+    results = [json.loads((tmp_path / name / "results.json").read_text()) for name in ("whole", "killed")]
+    assert results[0]["history"] == results[1]["history"] and len(results[0]["history"]) == 3

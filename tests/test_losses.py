@@ -1,0 +1,490 @@
+"""Values, gradients, symmetry, extremes and bad input of the losses."""
+
+import copy
+import math
+import pickle
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from hf_robust.losses import RobustLoss, functional, get_loss, list_losses
+
+RCE_SCALE = -math.log(1e-4)
+
+# Every loss at its defaults and at the edges of its parameters.
+SPECS = [
+    "ce",
+    "fl",
+    "fl(gamma=0)",
+    "fl(gamma=0.01)",
+    "fl(gamma=2)",
+    "fl(detach=true)",
+    "nce",
+    "nfl",
+    "nfl(gamma=0)",
+    "nfl(gamma=0.01)",
+    "nfl(gamma=1)",
+    "nfl(gamma=2)",
+    "nfl(detach=true)",
+    "mae",
+    "rce",
+    "sce",
+    "sce(alpha=6, beta=0.1)",
+    "gce",
+    "gce(q=0.01)",
+    "gce(q=1)",
+    "10*nce + 0.1*rce",
+    "nfl + 2*gce(q=0.3)",
+]
+
+
+def random_batch(size, num_classes, scale, seed=0, dtype=torch.float32):
+    generator = torch.Generator().manual_seed(seed)
+    logits = scale * torch.randn(size, num_classes, generator=generator, dtype=dtype)
+    return logits, torch.randint(num_classes, (size,), generator=generator)
+
+
+def grad_of(spec, logits, labels, reduction="sum"):
+    logits = logits.clone().requires_grad_()
+    get_loss(spec)(logits, labels, reduction=reduction).backward()
+    return logits.grad
+
+
+# The definitions, in float64 numpy, with one-hot labels and every class's loss written out.
+def naive(spec, logits, labels):
+    z = logits.double().numpy()
+    z = z - z.max(1, keepdims=True)
+    logp = z - np.log(np.exp(z).sum(1, keepdims=True))
+    p = np.exp(logp)
+    # 1 - p as the sum of the other classes, which does not cancel
+    rest = np.stack([np.delete(p, k, axis=1).sum(1) for k in range(p.shape[1])], axis=1)
+    one_hot = np.eye(p.shape[1])[labels.numpy()]
+    total = 0.0
+    for weight, name, params in get_loss(spec).terms:
+        if name == "ce":
+            loss = -(one_hot * logp).sum(1)
+        elif name == "fl":
+            loss = (one_hot * rest ** params["gamma"] * -logp).sum(1)
+        elif name == "nce":
+            loss = (one_hot * logp).sum(1) / logp.sum(1)
+        elif name == "nfl":
+            focal = rest ** params["gamma"] * -logp
+            loss = (one_hot * focal).sum(1) / focal.sum(1)
+        elif name == "mae":
+            loss = np.abs(one_hot - p).sum(1) / 2
+        elif name == "rce":
+            loss = -(p * np.log(one_hot.clip(1e-4, 1))).sum(1)
+        elif name == "sce":
+            loss = -(one_hot * logp).sum(1) * params["alpha"]
+            loss = loss - params["beta"] * (p * np.log(one_hot.clip(1e-4, 1))).sum(1)
+        elif name == "gce":
+            loss = (1 - (one_hot * p).sum(1) ** params["q"]) / params["q"]
+        total = total + weight * loss
+    return total
+
+
+# Produced by running the code released with the papers (float32): value, |g|, g[0,0], g[1,0] of the mean over
+# z[i,j] = 3 sin(1.7 i + 0.9 j), y = (0, 3, 5, 9). That code holds the focal weight constant in the gradient.
+GOLDEN = {
+    "ce": (3.392253, 0.482359, -2.461116e-1, 8.336888e-2),
+    "fl(gamma=0.5, detach=true)": (3.298731, 0.461601, -2.441902e-1, 8.332802e-2),
+    "nfl(gamma=0.5, detach=true)": (0.090449, 0.010988, -6.193756e-3, -7.579799e-4),
+    "nce": (0.090788, 0.011315, -6.110110e-3, -6.709401e-4),
+    "mae": (0.815360, 0.081109, -3.827870e-3, 8.169917e-5),
+    "rce": (7.509740, 0.747042, -3.525599e-2, 7.524519e-4),
+    "sce(alpha=0.1, beta=1)": (7.848966, 0.772329, -5.986715e-2, 9.089340e-3),
+    "gce(q=0.7)": (1.070839, 0.108546, -1.334780e-2, 6.529103e-4),
+    "nce + rce": (7.600528, 0.753064, -4.136610e-2, 8.151185e-5),
+    "nce + mae": (0.906147, 0.087599, -9.937980e-3, -5.892409e-4),
+    "nfl(detach=true) + rce": (7.600190, 0.751925, -4.144974e-2, -5.527982e-6),
+    "nfl(detach=true) + mae": (0.905809, 0.086492, -1.002163e-2, -6.762808e-4),
+}
+
+
+def golden_batch(dtype):
+    i, j = torch.arange(4.0, dtype=torch.float64), torch.arange(10.0, dtype=torch.float64)
+    logits = (3 * torch.sin(1.7 * i[:, None] + 0.9 * j)).float()
+    return logits.to(dtype), torch.tensor([0, 3, 5, 9])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("spec", GOLDEN)
+def test_golden_values_and_gradients(spec, dtype):
+    value, norm, g00, g10 = GOLDEN[spec]
+    logits, labels = golden_batch(dtype)
+    assert get_loss(spec)(logits, labels).item() == pytest.approx(value, rel=1e-6, abs=5e-7)  # 6 printed decimals
+    grad = grad_of(spec, logits, labels, "mean")
+    assert grad.norm().item() == pytest.approx(norm, rel=1e-6, abs=5e-7)
+    # RCE's released code sums -p_k log q_k in float32 and so is itself 3e-8 of the norm off in g[1,0].
+    assert grad[0, 0].item() == pytest.approx(g00, rel=1e-6, abs=5e-8 * norm)
+    assert grad[1, 0].item() == pytest.approx(g10, rel=1e-6, abs=5e-8 * norm)
+
+
+@pytest.mark.parametrize("num_classes", [2, 10, 1000])
+@pytest.mark.parametrize("scale", [0.1, 3, 30])
+@pytest.mark.parametrize("spec", SPECS)
+def test_float32_values_follow_the_definition(spec, scale, num_classes):
+    logits, labels = random_batch(64, num_classes, scale, seed=num_classes)
+    labels[:16] = logits[:16].argmax(1)  # fitted samples too, p_y near 1
+    expected = naive(spec, logits, labels)
+    losses = get_loss(spec)(logits, labels, reduction="none")
+    assert losses.dtype == torch.float32 and losses.shape == (64,)
+    # log_softmax in float32 knows 1 - p to 1e-7, which is all that limits a loss as p_y -> 1
+    np.testing.assert_allclose(losses.numpy(), expected, rtol=1e-5, atol=1e-6 * (10 if "ce(" in spec else 1))
+    assert losses.mean().item() == pytest.approx(expected.mean(), rel=1e-5)
+
+
+@pytest.mark.parametrize("spec", SPECS)
+def test_float64_values_follow_the_definition(spec):
+    logits, labels = random_batch(32, 7, 3, dtype=torch.float64)
+    losses = get_loss(spec)(logits, labels, reduction="none")
+    assert losses.dtype == torch.float64
+    np.testing.assert_allclose(losses.numpy(), naive(spec, logits, labels), rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize("scale", [0.1, 3, 30])
+@pytest.mark.parametrize("spec", [s for s in SPECS if "detach" not in s])
+def test_gradients_equal_finite_differences(spec, scale):
+    logits, labels = random_batch(5, 4, scale, seed=1, dtype=torch.float64)
+    labels[0] = logits[0].argmax()
+    loss = get_loss(spec)
+    assert torch.autograd.gradcheck(lambda z: loss(z, labels, reduction="none"), logits.requires_grad_())
+
+
+@pytest.mark.parametrize("gamma", [0.5, 2])
+def test_detached_focal_weights_are_constants_of_the_gradient(gamma):
+    logits, labels = random_batch(8, 5, 2, dtype=torch.float64)
+    p = torch.softmax(logits, 1).numpy()
+    logp, weight, one_hot = np.log(p), (1 - p) ** gamma, np.eye(5)[labels.numpy()]
+    weight_y, logp_y = (one_hot * weight).sum(1, keepdims=True), (one_hot * logp).sum(1, keepdims=True)
+    grad = grad_of(f"fl(gamma={gamma}, detach=true)", logits, labels)
+    np.testing.assert_allclose(grad.numpy(), weight_y * (p - one_hot), rtol=1e-10, atol=1e-14)
+
+    total = (weight * logp).sum(1, keepdims=True)
+    by_logp = weight_y * (one_hot / total - logp_y * weight / total**2)
+    expected = by_logp - p * by_logp.sum(1, keepdims=True)
+    grad = grad_of(f"nfl(gamma={gamma}, detach=true)", logits, labels)
+    np.testing.assert_allclose(grad.numpy(), expected, rtol=1e-10, atol=1e-14)
+    assert not np.allclose(grad_of(f"nfl(gamma={gamma})", logits, labels).numpy(), expected, rtol=1e-2)
+
+
+@pytest.mark.parametrize("spec", SPECS)
+def test_float32_gradients_where_the_label_is_improbable(spec):
+    # p_y from 0.5 down to e^-60: the gradient of 1 - p_y is p_y itself and must keep its relative precision
+    margin = torch.arange(0.0, 60.0, 0.25)
+    logits = torch.cat([torch.zeros(len(margin), 1), margin[:, None], -torch.rand(len(margin), 3)], dim=1)
+    labels = torch.zeros(len(margin), dtype=torch.int64)
+    grad, exact = grad_of(spec, logits, labels).double(), grad_of(spec, logits.double(), labels)
+    error = (grad - exact).norm(dim=1) / exact.norm(dim=1)
+    assert error.max() < 1e-5
+
+
+@pytest.mark.parametrize("spec", SPECS)
+def test_float32_gradients_where_the_label_is_probable(spec):
+    # p_y from 0.5 through 1 - 6e-8 to exactly 1, across the edge where 1 - p vanishes in float32
+    margin = torch.arange(0.0, 40.0, 0.05)
+    logits = torch.stack([margin, torch.zeros_like(margin), -torch.ones_like(margin)], dim=1)
+    labels = torch.zeros(len(margin), dtype=torch.int64)
+    assert torch.softmax(logits, 1)[-1, 0] == 1
+    grad, exact = grad_of(spec, logits, labels).double(), grad_of(spec, logits.double(), labels)
+    # 1 - p is known to 6e-8 only, so the error is measured against the largest gradient
+    assert (grad - exact).norm(dim=1).max() / exact.norm(dim=1).max() < 1e-6
+
+
+@pytest.mark.parametrize("info", list_losses(), ids=lambda info: info.name)
+@pytest.mark.parametrize("num_classes", [2, 10, 1000])
+def test_symmetric_losses_sum_to_a_constant_over_the_labels(info, num_classes):
+    constants = {"nce": 1, "nfl": 1, "mae": num_classes - 1, "rce": RCE_SCALE * (num_classes - 1)}
+    logits = torch.cat([random_batch(2, num_classes, scale, dtype=torch.float64)[0] for scale in (0.1, 3, 30)])
+    labels = torch.arange(num_classes)
+    sums = torch.stack([get_loss(info.name)(row.expand(num_classes, -1), labels, "sum") for row in logits])
+    assert info.symmetric == (info.name in constants)
+    if info.symmetric:
+        torch.testing.assert_close(sums, torch.full_like(sums, constants[info.name]), rtol=1e-10, atol=0)
+    else:
+        assert (sums.max() - sums.min()) / sums.mean() > 5e-3
+
+
+def test_limits_of_the_parameters():
+    logits, labels = random_batch(16, 10, 3, dtype=torch.float64)
+    values = {spec: get_loss(spec)(logits, labels, "none") for spec in SPECS}
+    cross_entropy = F.cross_entropy(logits, labels, reduction="none")
+    torch.testing.assert_close(values["ce"], cross_entropy)
+    torch.testing.assert_close(values["fl(gamma=0)"], cross_entropy)
+    torch.testing.assert_close(values["nfl(gamma=0)"], values["nce"])
+    torch.testing.assert_close(values["gce(q=1)"], values["mae"])
+    torch.testing.assert_close(values["rce"], RCE_SCALE * values["mae"])
+    torch.testing.assert_close(get_loss("gce(q=1e-9)")(logits, labels, "none"), cross_entropy)
+    # in float32 too, where p^q is 1
+    torch.testing.assert_close(get_loss("gce(q=1e-9)")(logits.float(), labels, "none"), cross_entropy.float())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("num_classes", [2, 10, 1000])
+@pytest.mark.parametrize("spec", SPECS)
+def test_extreme_logits_give_finite_values_and_gradients(spec, num_classes, dtype):
+    logits = torch.full((6, num_classes), -1e4, dtype=dtype)
+    logits[0, 0] = 1e4  # p_y is 1
+    logits[1, 1] = 1e4  # p_y is 0
+    logits[2, :2] = 1e4  # p_y is 1/2
+    logits[3] = 1e4  # p_y is 1/K
+    logits[4, 1::2] = 1e4  # p_y is 0, several classes share the rest
+    logits[5] = torch.linspace(-1e4, 1e4, num_classes)
+    labels = torch.zeros(6, dtype=torch.int64)
+    p_y = torch.softmax(logits.float(), 1)[:, 0]
+    assert p_y[0] == 1 and p_y[1] == 0 and p_y[4] == 0 and p_y[5] == 0
+
+    logits.requires_grad_()
+    losses = get_loss(spec)(logits, labels, "none")
+    losses.sum().backward()
+    assert losses.dtype == torch.float32 and logits.grad.dtype == dtype
+    assert losses.isfinite().all() and (losses >= 0).all()
+    assert logits.grad.isfinite().all()
+    assert losses[0] == 0
+    # at p = (1, 0, ..., 0), whichever label was given, the loss is as flat as its definition
+    if "ce" not in spec and "fl" not in spec:
+        assert not logits.grad[:2].any()
+
+
+def test_values_at_the_corners_of_the_simplex():
+    logits = torch.full((2, 10), -1e4)
+    logits[0, 3], logits[1, 4] = 1e4, 1e4
+    labels = torch.tensor([3, 3])
+    expected = {
+        "ce": 2e4,
+        "fl": 2e4,
+        "nce": 1 / 9,
+        "nfl": 1 / 9,
+        "mae": 1.0,
+        "rce": RCE_SCALE,
+        "sce": 0.1 * 2e4 + RCE_SCALE,
+        "gce": 1 / 0.7,
+    }
+    assert set(expected) == {info.name for info in list_losses()}
+    for name, value in expected.items():
+        losses = get_loss(name)(logits, labels, "none")
+        torch.testing.assert_close(losses, torch.tensor([0.0, value]), rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("spec", SPECS)
+def test_half_precision_logits_are_computed_in_float32(spec, dtype):
+    logits, labels = random_batch(8, 10, 3)
+    half = logits.to(dtype)
+    losses = get_loss(spec)(half, labels, "none")
+    assert torch.equal(losses, get_loss(spec)(half.float(), labels, "none"))
+    assert torch.equal(grad_of(spec, half, labels), grad_of(spec, half.float(), labels).to(dtype))
+
+
+@pytest.mark.parametrize("spec", SPECS)
+def test_autocast_leaves_the_loss_in_float32(spec):
+    features, labels = random_batch(8, 16, 1)
+    layer, labels = torch.nn.Linear(16, 10), labels % 10
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        logits = layer(features)
+        loss = get_loss(spec)(logits, labels)
+    assert logits.dtype == torch.bfloat16 and loss.dtype == torch.float32
+    assert loss == get_loss(spec)(logits.float(), labels)
+    loss.backward()
+    assert layer.weight.grad.isfinite().all() and layer.weight.grad.any()
+
+
+@pytest.mark.parametrize("spec", SPECS)
+def test_one_sample_and_empty_batch(spec):
+    logits, labels = random_batch(3, 10, 3)
+    loss = get_loss(spec)
+    together = loss(logits, labels, "none")
+    alone = torch.cat([loss(logits[i : i + 1], labels[i : i + 1], "none") for i in range(3)])
+    torch.testing.assert_close(alone, together)
+    assert loss(logits[:0], labels[:0], "none").shape == (0,)
+    assert loss(logits[:0], labels[:0], "sum") == 0
+
+
+@pytest.mark.parametrize("spec", SPECS)
+def test_ignored_labels(spec):
+    logits, labels = random_batch(8, 10, 3)
+    kept = torch.tensor([0, 2, 3, 7])
+    ignored = torch.full_like(labels, -100)
+    ignored[kept] = labels[kept]
+    loss = get_loss(spec)
+    losses = loss(logits, ignored, "none")
+    assert torch.equal(losses[kept], loss(logits, labels, "none")[kept])
+    assert losses.count_nonzero() == len(kept)
+    torch.testing.assert_close(loss(logits, ignored), loss(logits[kept], labels[kept]))
+    torch.testing.assert_close(loss(logits, ignored, "sum"), loss(logits[kept], labels[kept], "sum"))
+
+    grad = grad_of(spec, logits, ignored, "mean")
+    torch.testing.assert_close(grad[kept], grad_of(spec, logits[kept], labels[kept], "mean"))
+    assert grad.any(dim=1).tolist() == (ignored >= 0).tolist()
+
+
+@pytest.mark.parametrize("spec", SPECS)
+def test_all_labels_ignored(spec):
+    logits, labels = random_batch(4, 10, 1e4)
+    labels.fill_(-100)
+    loss = get_loss(spec)
+    assert loss(logits, labels, "sum") == 0
+    assert torch.equal(loss(logits, labels, "none"), torch.zeros(4))
+    assert torch.equal(grad_of(spec, logits, labels, "sum"), torch.zeros(4, 10))
+    assert loss(logits, labels, "mean").isnan() and F.cross_entropy(logits, labels).isnan()
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+def test_ce_is_cross_entropy_in_every_reduction(reduction):
+    logits, labels = random_batch(16, 10, 3)
+    labels[::3] = -100
+    torch.testing.assert_close(
+        get_loss("ce")(logits, labels, reduction), F.cross_entropy(logits, labels, reduction=reduction)
+    )
+
+
+def test_functions_are_the_terms_of_the_module():
+    logits, labels = random_batch(16, 10, 3)
+    labels[3] = -100
+    for info in list_losses():
+        torch.testing.assert_close(info.function(logits, labels), get_loss(info.name)(logits, labels, "none"))
+    weighted = 10 * functional.nce(logits, labels) + 0.1 * functional.gce(logits, labels, q=0.3)
+    torch.testing.assert_close(get_loss("10*nce + 0.1*gce(q=0.3)")(logits, labels, "none"), weighted)
+    logp, logp_y, keep = functional.log_probs(logits, labels)
+    assert keep.tolist() == [i != 3 for i in range(16)]
+    torch.testing.assert_close(functional.fl.core(logp, logp_y, gamma=2)[keep],
+                               functional.fl(logits, labels, gamma=2)[keep])
+
+
+class RecordOps(TorchDispatchMode):
+    """Names of all operators called, and the largest number of elements of their results."""
+
+    def __init__(self):
+        super().__init__()
+        self.names, self.largest = [], 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        self.names.append(func.overloadpacket.__name__)
+        for tensor in result if isinstance(result, (tuple, list)) else [result]:
+            if isinstance(tensor, torch.Tensor):
+                self.largest = max(self.largest, tensor.numel())
+        return result
+
+
+def test_a_sum_computes_one_log_softmax_and_nothing_larger_than_the_logits():
+    logits, labels = random_batch(4, 500, 3)
+    loss = get_loss(" + ".join(info.name for info in list_losses()))
+    with RecordOps() as ops:
+        loss(logits.requires_grad_(), labels).backward()
+    assert ops.names.count("_log_softmax") == 1
+    assert ops.names.count("_log_softmax_backward_data") == 1
+    assert ops.names.count("gather") == 1
+    assert not {"_softmax", "one_hot"} & set(ops.names)
+    assert ops.largest == logits.numel()
+
+
+def test_nfl_keeps_one_gradient_buffer():
+    logp = torch.log_softmax(random_batch(4, 500, 3)[0], 1).requires_grad_()
+    saved = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda tensor: saved.append(tensor.numel()) or tensor, lambda t: t):
+        functional._FocalSum.apply(logp, 0.5, False)
+    assert saved == [4 * 500]
+
+
+@pytest.mark.parametrize("spec", SPECS)
+def test_inputs_are_not_changed_and_backward_repeats(spec):
+    logits, labels = random_batch(8, 10, 3)
+    labels[0] = -100
+    before = logits.clone(), labels.clone()
+    logits.requires_grad_()
+    loss = get_loss(spec)(logits, labels)
+    (first,) = torch.autograd.grad(loss, logits, retain_graph=True)
+    (second,) = torch.autograd.grad(loss, logits)
+    assert torch.equal(first, second)
+    assert torch.equal(logits.detach(), before[0]) and torch.equal(labels, before[1])
+    with torch.no_grad():
+        assert get_loss(spec)(logits, labels) == loss
+
+
+def test_nfl_refuses_a_second_derivative_rather_than_giving_a_wrong_one():
+    logits, labels = random_batch(4, 10, 3)
+    (grad,) = torch.autograd.grad(get_loss("nfl")(logits.requires_grad_(), labels), logits, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        grad.sum().backward()
+
+
+def test_compiles_into_one_graph():
+    torch.compiler.reset()
+    loss = get_loss("nfl + 0.5*fl(gamma=2) + 2*nce + gce(q=0.3) + nfl(gamma=3, detach=true) + sce + mae + ce")
+    compiled = torch.compile(loss, fullgraph=True, backend="aot_eager")
+    for size in (4, 7, 9):
+        logits, labels = random_batch(size, 10, 3, seed=size)
+        labels[0] = -100
+        logits.requires_grad_()
+        torch.testing.assert_close(compiled(logits, labels), loss(logits, labels))
+        grads = [torch.autograd.grad(run(logits, labels), logits)[0] for run in (compiled, loss)]
+        torch.testing.assert_close(*grads)
+
+
+def test_module_is_plain():
+    loss = get_loss("10*nce+0.1*rce")
+    assert isinstance(loss, RobustLoss) and get_loss(loss) is loss
+    assert repr(loss) == "RobustLoss('10*nce + 0.1*rce')"
+    assert loss.spec == "10*nce + 0.1*rce"
+    assert not loss.state_dict() and not list(loss.parameters())
+    for other in (pickle.loads(pickle.dumps(loss)), copy.deepcopy(loss), RobustLoss(loss.spec)):
+        assert other.terms == loss.terms
+        assert torch.equal(other(*golden_batch(torch.float32)), loss(*golden_batch(torch.float32)))
+
+
+LOGITS, LABELS = torch.zeros(3, 10), torch.tensor([0, 1, 2])
+
+
+@pytest.mark.parametrize(
+    ("logits", "labels", "error", "message"),
+    [
+        (LOGITS.long(), LABELS, TypeError, "logits must be floating point, got torch.int64"),
+        (LOGITS[0], LABELS, ValueError, r"logits must have shape \(B, K\), got \(10,\)"),
+        (LOGITS[None], LABELS, ValueError, r"logits must have shape \(B, K\), got \(1, 3, 10\)"),
+        (LOGITS[:, :1], LABELS, ValueError, r"logits must have K >= 2 columns, got shape \(3, 1\)"),
+        (LOGITS, LABELS.float(), TypeError, r"got torch.float32 of shape \(3,\); multi-label and soft targets"),
+        (LOGITS, LOGITS.long(), ValueError, r"got torch.int64 of shape \(3, 10\); multi-label and soft targets"),
+        (LOGITS, LOGITS, TypeError, "multi-label and soft targets are not supported"),
+        (LOGITS, LABELS.int(), TypeError, r"labels must be int64, got torch.int32; convert them with labels.long\(\)"),
+        (LOGITS, LABELS.bool(), TypeError, "labels must be int64, got torch.bool"),
+        (LOGITS, LABELS[:2], ValueError, "labels must have one entry per row of logits: got 2 for 3 rows"),
+        (LOGITS, LABELS + 8, ValueError, r"labels must be in 0..9 or -100 \(ignored\), got 10 at index 2"),
+        (LOGITS, LABELS - 1, ValueError, r"labels must be in 0..9 or -100 \(ignored\), got -1 at index 0"),
+    ],
+)
+def test_bad_batches_are_refused(logits, labels, error, message):
+    with pytest.raises(error, match=message):
+        get_loss("nce")(logits, labels)
+    with pytest.raises(error, match=message):
+        functional.nce(logits, labels)
+
+
+def test_bad_reduction_is_refused():
+    with pytest.raises(ValueError, match="reduction must be one of mean, sum, none, got 'avg'"):
+        get_loss("ce")(LOGITS, LABELS, reduction="avg")
+
+
+@pytest.mark.parametrize(
+    ("name", "params", "message"),
+    [
+        ("gce", {"q": 0}, r"q of gce must be a number in \(0, 1\], got 0"),
+        ("gce", {"q": 1.5}, r"q of gce must be a number in \(0, 1\], got 1.5"),
+        ("gce", {"q": math.nan}, r"q of gce must be a number in \(0, 1\], got nan"),
+        ("gce", {"q": True}, r"q of gce must be a number in \(0, 1\], got True"),
+        ("gce", {"q": "0.7"}, r"q of gce must be a number in \(0, 1\], got '0.7'"),
+        ("fl", {"gamma": -0.1}, "gamma of fl must be a finite number >= 0, got -0.1"),
+        ("nfl", {"gamma": math.inf}, "gamma of nfl must be a finite number >= 0, got inf"),
+        ("nfl", {"detach": 1}, "detach of nfl must be true or false, got 1"),
+        ("sce", {"alpha": -1}, "alpha of sce must be a finite number >= 0, got -1"),
+        ("sce", {"beta": -1}, "beta of sce must be a finite number >= 0, got -1"),
+        ("sce", {"gamma": 1}, "sce has no parameter 'gamma'; its parameters are alpha, beta"),
+        ("nce", {"gamma": 1}, "nce has no parameter 'gamma'; it has none"),
+    ],
+)
+def test_bad_parameters_are_refused(name, params, message):
+    with pytest.raises(ValueError, match=message):
+        getattr(functional, name)(LOGITS, LABELS, **params)
