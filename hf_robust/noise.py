@@ -275,12 +275,15 @@ def _instance_labels(labels, images, rate, num_classes, generator, sampling):
     return noisy
 
 
+def _instance_weights(num_classes, num_pixels, generator):
+    # -> (K, d, K) float64. Multiples of 2^-24 times pixels below 2^8, summed over up to 2^17 of them, fit float64's
+    # 53 bits: the products x W are exact, hence the same in whatever order a BLAS adds, on any processor.
+    return np.round(generator.standard_normal((num_classes, num_pixels, num_classes)) * 2**24) / 2**24
+
+
 def _instance_targets(labels, images, num_classes, generator):
     # One wrong label for every image, from softmax(x W[y]) without y: Gumbel-max, that is argmax(logits + Gumbel).
-    weights = generator.standard_normal((num_classes, images.shape[1], num_classes))
-    # Multiples of 2^-24 times pixels below 2^8, summed over up to 2^17 of them, fit float64's 53 bits: the products
-    # x W are exact, hence the same whatever order a BLAS adds in, on any processor and thread count.
-    weights = np.round(weights * 2**24) / 2**24
+    weights = _instance_weights(num_classes, images.shape[1], generator)
     gumbel = generator.gumbel(size=(len(labels), num_classes))
     wrong = labels.copy()
     for clean_class in range(num_classes):

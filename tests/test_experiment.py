@@ -131,7 +131,7 @@ def test_a_folder_with_another_run_or_other_files_is_left_alone(finished, tmp_pa
     [
         ({"noise": "symetric_40"}, {}, {}, "symetric.*symmetric"),
         ({"noise": "symmetric_101"}, {}, {}, "101"),
-        ({"augmentation": "rotate"}, {}, {}, "rotate.*crop_flip"),
+        ({"augmentation": "rotate"}, {}, {}, "crop_flip.*rotate"),
         ({}, {"model": "cnn9"}, {}, "cnn9.*cnn_small"),
         ({}, {"config_overrides": "batch_norm"}, {}, "name=value.*batch_norm"),
         ({}, {"config_overrides": "width=3"}, {}, "width"),
@@ -184,7 +184,7 @@ def test_killed_in_mid_epoch_and_resumed_ends_with_the_same_weights(tmp_path):
     env = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "2"}
     whole = subprocess.run(command(tmp_path / "whole"), env=env, capture_output=True, text=True, timeout=200)
     assert whole.returncode == 0, whole.stderr[-2000:]
-    assert "| nce + rce" in whole.stdout and str(tmp_path / "whole") in whole.stdout
+    assert "| nce+rce |" in whole.stdout and str(tmp_path / "whole") in whole.stdout
 
     with subprocess.Popen(
         command(tmp_path / "killed"), env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL

@@ -148,7 +148,7 @@ def test_float64_values_follow_the_definition(spec):
 @pytest.mark.parametrize("scale", [0.1, 3, 30])
 @pytest.mark.parametrize("spec", [s for s in SPECS if "detach" not in s])
 def test_gradients_equal_finite_differences(spec, scale):
-    logits, labels = random_batch(5, 4, scale, seed=1, dtype=torch.float64)
+    logits, labels = random_batch(3, 3, scale, seed=1, dtype=torch.float64)
     labels[0] = logits[0].argmax()
     loss = get_loss(spec)
     assert torch.autograd.gradcheck(lambda z: loss(z, labels, reduction="none"), logits.requires_grad_())
@@ -416,7 +416,7 @@ def test_compiles_into_one_graph():
     torch.compiler.reset()
     loss = get_loss("nfl + 0.5*fl(gamma=2) + 2*nce + gce(q=0.3) + nfl(gamma=3, detach=true) + sce + mae + ce")
     compiled = torch.compile(loss, fullgraph=True, backend="aot_eager")
-    for size in (4, 7, 9):
+    for size in (4, 7):
         logits, labels = random_batch(size, 10, 3, seed=size)
         labels[0] = -100
         logits.requires_grad_()

@@ -1,5 +1,6 @@
 import json
 import os
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -496,17 +497,15 @@ def test_conversion_refuses_other_tensors():
         convert_resnet20({**state, "linear.weight": torch.zeros(100, 64)})
 
 
-def run_script(weights, output_dir):
-    command = [sys.executable, ROOT / "scripts" / "convert_resnet20.py"]
-    command += ["--weights", weights, "--output_dir", output_dir]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    return subprocess.run([str(part) for part in command], env=environment, capture_output=True, text=True)
+SCRIPT = ROOT / "scripts" / "convert_resnet20.py"
 
 
 def test_script_writes_a_folder_that_a_pipeline_loads(tmp_path):
     state = checkpoint()
     save_file(state, tmp_path / "in.safetensors")
-    done = run_script(tmp_path / "in.safetensors", tmp_path / "out")
+    command = [sys.executable, SCRIPT, "--weights", tmp_path / "in.safetensors", "--output_dir", tmp_path / "out"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([str(part) for part in command], env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "269,722 parameters" in done.stdout
 
@@ -517,10 +516,15 @@ def test_script_writes_a_folder_that_a_pipeline_loads(tmp_path):
     expected = dict(zip(CIFAR10_LABELS, logits.softmax(-1)[0].tolist(), strict=True))
     assert found == pytest.approx(expected, abs=1e-4)
 
-    again = run_script(tmp_path / "in.safetensors", tmp_path / "out")
-    assert again.returncode != 0 and "--output_dir must be new or empty" in again.stderr
-    absent = run_script(tmp_path / "absent.safetensors", tmp_path / "new")
-    assert absent.returncode != 0 and "--weights must be an existing .safetensors file" in absent.stderr
+
+def test_script_refuses_absent_weights_and_a_folder_in_use(tmp_path):
+    script = runpy.run_path(str(SCRIPT))
+    save_file(checkpoint(), tmp_path / "in.safetensors")
+    with pytest.raises(ValueError, match="--weights must be an existing .safetensors file, got '.*absent"):
+        script["main"](script["ConvertArguments"](str(tmp_path / "absent.safetensors"), str(tmp_path / "new")))
+    with pytest.raises(ValueError, match="--output_dir must be new or empty"):
+        script["main"](script["ConvertArguments"](str(tmp_path / "in.safetensors"), str(tmp_path)))
+    assert [path.name for path in tmp_path.iterdir()] == ["in.safetensors"]
 
 
 @pytest.mark.skipif(

@@ -9,6 +9,7 @@ from hf_robust.noise import (
     NoiseSpec,
     _generator,
     _instance_targets,
+    _instance_weights,
     make_noisy_labels,
     realised_matrix,
     realised_rate,
@@ -297,6 +298,16 @@ def test_instance_targets_equal_integer_arithmetic():
         expected.append(int(np.argmax(logits)))
     wrong = _instance_targets(labels, images, 4, _generator(spec, 9))
     assert wrong.tolist() == expected
+
+
+def test_instance_logits_do_not_depend_on_the_order_of_addition():
+    images = pictures(50, shape=(3072,)).astype(np.float64)
+    weights = _instance_weights(3, 3072, _generator(NoiseSpec("instance", 40), 0))[1]
+    assert 0.98 < weights.std() < 1.02
+    logits = images @ weights
+    order = np.random.default_rng(0).permutation(3072)
+    np.testing.assert_array_equal(images[:, order] @ weights[order], logits)
+    np.testing.assert_array_equal((images[:, ::-1, None] * weights[None, ::-1]).cumsum(axis=1)[:, -1], logits)
 
 
 # -------------------------------------------------------------------------------------------------------- determinism
