@@ -14,11 +14,13 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import (
     AutoConfig,
-    AutoImageProcessor,
     AutoModelForImageClassification,
     ViTImageProcessorPil,
     pipeline,
 )
+
+# transformers 5.17 exports it from the top only where torchvision is installed
+from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
 import hf_robust
 from hf_robust.models import (
