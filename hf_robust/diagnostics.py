@@ -1,4 +1,4 @@
-"""What a classifier has learned from noisy labels: metrics, pure, and the callbacks that record them while training."""
+"""What a classifier has learned from noisy labels: pure metrics, and the callbacks that record them in training."""
 
 import time
 
@@ -51,7 +51,7 @@ def memorisation(predicted: np.ndarray, given: np.ndarray, clean: np.ndarray) ->
 
 
 class MemorisationCallback(TrainerCallback):
-    """After each evaluation, predicts the training images (in evaluation mode, not augmented) and logs [`memorisation`].
+    """After each evaluation, predicts the training images (evaluation mode, not augmented) and logs [`memorisation`].
 
     Args:
         trainer (`Trainer`): the trainer that this callback is added to.

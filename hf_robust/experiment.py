@@ -1,7 +1,6 @@
 """One experiment from arguments to `results.json`: data, noise, model, training, what was learned and memorised."""
 
 import json
-import os
 import platform
 import time
 from dataclasses import asdict, dataclass, field
@@ -10,10 +9,15 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from transformers import AutoImageProcessor, set_seed
+from torch import nn
+from transformers import set_seed
+
+# From its module: the top-level name is a stub in older versions where torchvision is missing.
+from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
 from .data import ImageSplits, add_noise, load_image_splits
 from .diagnostics import MemorisationCallback, ThroughputCallback
+from .files import write_json
 from .losses import get_loss
 from .models import MODELS, load_model, make_image_processor
 from .noise import NoiseSpec
@@ -42,7 +46,9 @@ class DataArguments:
     test_split_name: str = field(default="test", metadata={"help": "Split with clean labels to score on."})
     noise: str | None = field(
         default=None,
-        metadata={"help": "Noise put on clean training labels: symmetric_40, asymmetric_30, semantic_40, instance_20."},
+        metadata={
+            "help": "Noise put on clean training labels: symmetric_40, asymmetric_30, semantic_40, instance_20."
+        },
     )
     noise_seed: int = field(default=0, metadata={"help": "Seed of the noise."})
     noise_sampling: str = field(
@@ -53,8 +59,8 @@ class DataArguments:
     augmentation: str | None = field(
         default=None,
         metadata={
-            "help": f"One of {', '.join(AUGMENTATIONS)}. Default: crop_flip, as in the papers on CIFAR; none for digits, "
-            "whose mirror images are no digits."
+            "help": f"One of {', '.join(AUGMENTATIONS)}. Default: crop_flip, as in the papers on CIFAR; none for "
+            "digits, whose mirror images are no digits."
         },
     )
 
@@ -179,6 +185,8 @@ def run_experiment(
         processing_class=processor,
         image_transform=_image_transform(processor, train, data.augmentation, args.seed),
     )
+    if args.do_train:
+        _check_last_batch(network, len(train), args)
     if args.process_index == 0:
         write_json(output_dir / "settings.json", settings)
 
@@ -258,6 +266,16 @@ def _checkpoint_to_resume(args: ExperimentArguments) -> Path | None:
     if not found:
         raise ValueError(f"resume_from_checkpoint={wanted!r}: {args.output_dir!r} holds no complete checkpoint")
     return found[0]
+
+
+def _check_last_batch(network: nn.Module, num_images: int, args: ExperimentArguments) -> None:
+    batch = args.per_device_train_batch_size
+    alone = args.world_size == 1 and num_images % batch == 1 and not args.dataloader_drop_last
+    if alone and any(isinstance(module, nn.BatchNorm1d) for module in network.modules()):
+        raise ValueError(
+            f"per_device_train_batch_size={batch} leaves a last batch of one of the {num_images} training images, "
+            "which batch normalisation can't normalise; choose another, or --dataloader_drop_last"
+        )
 
 
 def _load_network(model: ModelArguments, splits: ImageSplits):
@@ -357,11 +375,3 @@ def versions() -> dict[str, str]:
     """Versions of Python and of the libraries that a result may depend on."""
     names = ("torch", "transformers", "datasets", "accelerate", "numpy")
     return {"python": platform.python_version(), **{name: version(name) for name in names}}
-
-
-def write_json(path: Path, content) -> None:
-    """Written to a temporary name and renamed: a reader never sees half a file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n")
-    os.replace(temporary, path)

@@ -11,7 +11,6 @@ import hashlib
 import io
 import json
 import os
-import pickle
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,17 +20,15 @@ import numpy as np
 import PIL.Image
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
-from datasets import ClassLabel, Dataset, DatasetInfo, Features, Image, SplitDict, SplitInfo
-from datasets.info import DatasetInfosDict
-from datasets.utils.metadata import MetadataConfigs
-from huggingface_hub import DatasetCardData
+from datasets import ClassLabel, Dataset, Features, Image
 from tqdm.auto import tqdm
 
+from .cifar10n import HUMAN_CONFIGS, NUM_CLASSES, check_same_order, read_human_labels
+from .files import replace_text, write_json
 from .noise import NoiseSpec, check_labels, make_noisy_labels, realised_matrix, realised_rate
+from .noisy_cifar10_card import dataset_card
 
 MANIFEST = "noisy_cifar10.json"
-NUM_CLASSES = 10
 IMAGE_SIZE = (32, 32)
 CLASS_NAMES = "airplane automobile bird cat deer dog frog horse ship truck".split()
 
@@ -42,15 +39,6 @@ CONFIGS = (
     *(f"semantic_{rate}" for rate in (10, 20, 30, 40)),
     *(f"instance_{rate}" for rate in (20, 40, 60)),
 )
-# CIFAR-10N (Wei et al. 2022): the config, and the key of its labels in the published CIFAR-10_human.pt.
-HUMAN_CONFIGS = {
-    "human_aggregate": "aggre_label",
-    "human_random1": "random_label1",
-    "human_random2": "random_label2",
-    "human_random3": "random_label3",
-    "human_worst": "worse_label",
-}
-
 TRAIN_FILE = "train-00000-of-00001.parquet"
 TEST_FILE = "test-00000-of-00001.parquet"
 # Whatever is unfinished carries this prefix until one rename makes it part of the data set.
@@ -95,7 +83,7 @@ def build_noisy_cifar10(
     make_noisy_labels([0], "clean", num_classes=NUM_CLASSES, seed=seed, sampling=sampling)
     names = _resolve_configs(configs, human_labels is not None)
     output_dir = Path(output_dir)
-    manifest = _read_manifest(output_dir, must_exist=False)
+    manifest = read_manifest(output_dir, must_exist=False)
     if manifest:
         _check_same(output_dir, manifest, {"seed": seed, "sampling": sampling})
     human = {} if human_labels is None else read_human_labels(human_labels)
@@ -103,7 +91,7 @@ def build_noisy_cifar10(
     train, test = _load_source(source)
     clean = train["labels"]
     if human:
-        _check_same_order(human_labels, human.pop("clean"), clean)
+        check_same_order(human_labels, human.pop("clean"), clean)
     if any(name.startswith("semantic_") for name in names) and train["class_names"] != CLASS_NAMES:
         raise ValueError(
             f"configs: semantic noise is defined on the classes {CLASS_NAMES}, in this order; "
@@ -131,12 +119,12 @@ def build_noisy_cifar10(
 
     _remove_unfinished(output_dir, manifest)
     output_dir.mkdir(parents=True, exist_ok=True)
-    _write_json(output_dir, manifest)
+    write_json(output_dir / MANIFEST, manifest)
     if manifest["configs"]:
-        _write_card(output_dir, manifest)
+        replace_text(output_dir / "README.md", dataset_card(manifest, TRAIN_FILE, TEST_FILE))
     if manifest["test"] is None:
         manifest["test"] = _add_folder(output_dir, manifest, "test", TEST_FILE, test, test["labels"])
-        _write_json(output_dir, manifest)
+        write_json(output_dir / MANIFEST, manifest)
     progress = tqdm(todo, desc="configs", unit="config")
     for name in progress:
         progress.set_postfix_str(name)
@@ -153,89 +141,9 @@ def build_noisy_cifar10(
         }
         # In this order: a config that the manifest has and the card lacks is announced by the next call, whereas one
         # that the card alone had would be taken for unfinished and removed.
-        _write_json(output_dir, manifest)
-        _write_card(output_dir, manifest)
+        write_json(output_dir / MANIFEST, manifest)
+        replace_text(output_dir / "README.md", dataset_card(manifest, TRAIN_FILE, TEST_FILE))
     return manifest
-
-
-def read_human_labels(path: str | os.PathLike) -> dict[str, np.ndarray]:
-    """Read CIFAR-10N (Wei et al. 2022).
-
-    Args:
-        path (`str` or `os.PathLike`): the published `CIFAR-10_human.pt`, a pickled dict of int64 arrays, or a
-            `.parquet` file with the columns `clean` and `HUMAN_CONFIGS`. Of the pickle only arrays are read; a file
-            that asks for anything else is refused before anything in it runs.
-
-    Returns:
-        `dict[str, np.ndarray]`: `clean` and each of `HUMAN_CONFIGS`: (N,) int64 in 0..9, N the same for all.
-
-    Raises:
-        ValueError: no such file, another suffix, missing columns or keys, labels outside 0..9, unequal lengths.
-    """
-    path = Path(path)
-    if path.suffix not in (".parquet", ".pt"):
-        raise ValueError(f"human_labels: expected a .parquet or .pt file, got {str(path)!r}")
-    if not path.is_file():
-        raise ValueError(f"human_labels: there is no file {str(path)!r}")
-    if path.suffix == ".parquet":
-        keys = {name: name for name in ("clean", *HUMAN_CONFIGS)}
-        table = pq.read_table(path)
-        columns = {name: table[name].to_numpy() for name in table.column_names}
-    else:
-        keys = {"clean": "clean_label", **HUMAN_CONFIGS}
-        columns = _unpickle_arrays(path)
-
-    missing = [key for key in keys.values() if key not in columns]
-    if missing:
-        raise ValueError(f"human_labels: {str(path)!r} lacks {missing}; it has {sorted(columns)}")
-    labels = {
-        name: check_labels(f"human_labels: {key!r} in {str(path)!r}", columns[key], NUM_CLASSES)
-        for name, key in keys.items()
-    }
-    lengths = {name: len(column) for name, column in labels.items()}
-    if len(set(lengths.values())) > 1:
-        raise ValueError(f"human_labels: {str(path)!r} has columns of unequal lengths {lengths}")
-    return labels
-
-
-def chunk_reuse(folder: str | os.PathLike, average: int = 65536) -> list[dict]:
-    """How many bytes each config adds to storage that keeps equal chunks once.
-
-    The train file of each config, in the manifest's order, is cut by FastCDC (Xia et al. 2016) into content-defined
-    chunks of `average` bytes on average, `average / 8` at least and `2 * average` at most; a chunk counts as new where
-    no chunk before it, in this config or an earlier one, has the same SHA-256. The Hub's storage cuts at 64 KiB alike.
-
-    Args:
-        folder (`str` or `os.PathLike`): a folder written by `build_noisy_cifar10`.
-        average (`int`, *optional*, defaults to 65536): bytes, in 512..2**28.
-
-    Returns:
-        `list[dict]`: per config `config`, `bytes`, `new_bytes` and `percent` (of its own bytes that are new).
-
-    Raises:
-        ValueError: a folder without manifest, or `average` out of range.
-        ImportError: the package `fastcdc` is missing.
-    """
-    if not 512 <= average <= 2**28:
-        raise ValueError(f"average: expected bytes in 512..{2**28}, got {average}")
-    folder = Path(folder)
-    manifest = _read_manifest(folder, must_exist=True)
-    try:
-        from fastcdc import fastcdc
-    except ImportError as error:
-        raise ImportError("chunk_reuse needs the package fastcdc: pip install fastcdc") from error
-
-    seen, rows = set(), []
-    for name in manifest["configs"]:
-        size = new = 0
-        path = str(folder / name / TRAIN_FILE)
-        for chunk in fastcdc(path, average // 8, average, 2 * average, hf=hashlib.sha256):
-            size += chunk.length
-            if chunk.hash not in seen:
-                seen.add(chunk.hash)
-                new += chunk.length
-        rows.append({"config": name, "bytes": size, "new_bytes": new, "percent": 100 * new / size})
-    return rows
 
 
 # ------------------------------------------------------------------------------------------------------------ names
@@ -334,47 +242,14 @@ def _fingerprint(*splits) -> str:
     return digest.hexdigest()
 
 
-def _unpickle_arrays(path) -> dict:
-    import torch  # here, because nothing else needs it
-
-    # NumPy 2 renamed numpy.core to numpy._core; files name whichever wrote them.
-    modules = ("numpy.core.multiarray", "numpy._core.multiarray")
-    reconstruct, scalar = np.ndarray(0).__reduce__()[0], np.int64(0).__reduce__()[0]
-    allowed = [
-        *((reconstruct, f"{module}._reconstruct") for module in modules),
-        *((scalar, f"{module}.scalar") for module in modules),
-        np.ndarray,
-        np.dtype,
-        type(np.dtype(np.int64)),
-    ]
-    try:
-        with torch.serialization.safe_globals(allowed):
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        raise ValueError(f"human_labels: {str(path)!r} is no pickled dict of NumPy arrays: {error}") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"human_labels: {str(path)!r} holds a {type(content).__name__}, expected a dict of arrays")
-    return content
-
-
-def _check_same_order(path, theirs, ours):
-    if len(theirs) != len(ours):
-        raise ValueError(f"human_labels: {str(path)!r} has {len(theirs)} rows, the source's train split {len(ours)}")
-    different = np.flatnonzero(theirs != ours)
-    if len(different):
-        first = different[0]
-        raise ValueError(
-            f"human_labels: the clean labels of {str(path)!r} are not the source's, position by position: the first "
-            f"difference is at {first} (file {theirs[first]}, source {ours[first]}), {len(different)} of {len(ours)} "
-            "differ; the two are in different orders"
-        )
-
-
 # ----------------------------------------------------------------------------------------------------------- output
 
 
-def _read_manifest(output_dir, must_exist) -> dict | None:
-    # None for a folder that is new or empty; ValueError for one that is neither that nor ours.
+def read_manifest(output_dir: Path, must_exist: bool) -> dict | None:
+    """The manifest of a folder that `build_noisy_cifar10` wrote; None for a new or empty one, if it need not exist.
+
+    Raises a `ValueError` for a folder that holds something else.
+    """
     if output_dir.exists() and not output_dir.is_dir():
         raise ValueError(f"output_dir: {str(output_dir)!r} is not a folder")
     path = output_dir / MANIFEST
@@ -386,7 +261,8 @@ def _read_manifest(output_dir, must_exist) -> dict | None:
         return manifest
     if must_exist:
         raise ValueError(f"output_dir: {str(output_dir)!r} has no {MANIFEST}; it was not built by build_noisy_cifar10")
-    foreign = sorted(p.name for p in output_dir.glob("*") if not p.name.startswith(UNFINISHED))
+    unfinished = {path.name for path in _unfinished(output_dir)}
+    foreign = sorted(path.name for path in output_dir.glob("*") if path.name not in unfinished)
     if foreign:
         shown = ", ".join(foreign[:5]) + (", ..." if len(foreign) > 5 else "")
         raise ValueError(
@@ -415,8 +291,13 @@ def _check_free(output_dir, manifest, todo):
         )
 
 
+def _unfinished(output_dir) -> list[Path]:
+    # Folders of ours, and the temporary files of `replace_text`.
+    return [*output_dir.glob(f"{UNFINISHED}*"), *output_dir.glob(".*.tmp")]
+
+
 def _remove_unfinished(output_dir, manifest):
-    for path in output_dir.glob(f"{UNFINISHED}*"):
+    for path in _unfinished(output_dir):
         shutil.rmtree(path) if path.is_dir() else path.unlink()
     # A kill between the rename and the manifest leaves a folder that is complete but not recorded.
     unrecorded = manifest.pop("building", None)
@@ -425,7 +306,7 @@ def _remove_unfinished(output_dir, manifest):
 
 
 def _add_folder(output_dir, manifest, name, file_name, split, labels) -> dict:
-    _write_json(output_dir, manifest | {"building": name})
+    write_json(output_dir / MANIFEST, manifest | {"building": name})
     label = ClassLabel(names=split["class_names"])
     dataset = Dataset.from_dict(
         {"img": split["images"], "label": pa.array(labels), "clean_label": pa.array(split["labels"])},
@@ -454,171 +335,3 @@ def _quiet():
         yield
     finally:
         datasets.enable_progress_bars()
-
-
-def _replace_text(output_dir, name, text):
-    unfinished = output_dir / f"{UNFINISHED}{name}"
-    unfinished.write_text(text, encoding="utf-8")
-    os.replace(unfinished, output_dir / name)
-
-
-def _write_json(output_dir, manifest):
-    _replace_text(output_dir, MANIFEST, json.dumps(manifest, indent=1) + "\n")
-
-
-# ------------------------------------------------------------------------------------------------------------- card
-
-
-def _write_card(output_dir, manifest):
-    configs, infos = MetadataConfigs(), DatasetInfosDict()
-    label = ClassLabel(names=manifest["class_names"])
-    features = Features({"img": Image(), "label": label, "clean_label": label})
-    test = manifest["test"]
-    for name, entry in manifest["configs"].items():
-        configs[name] = {
-            "data_files": [
-                {"split": "train", "path": f"{name}/{TRAIN_FILE}"},
-                {"split": "test", "path": f"test/{TEST_FILE}"},
-            ],
-            **({"default": True} if name == "clean" else {}),
-        }
-        splits = {"train": entry, "test": test}
-        infos[name] = DatasetInfo(
-            config_name=name,
-            features=features,
-            splits=SplitDict(
-                {
-                    split: SplitInfo(split, num_bytes=of["num_bytes"], num_examples=of["num_examples"])
-                    for split, of in splits.items()
-                }
-            ),
-            download_size=sum(of["file_bytes"] for of in splits.values()),
-            dataset_size=sum(of["num_bytes"] for of in splits.values()),
-        )
-    human = any(name in HUMAN_CONFIGS for name in manifest["configs"])
-    data = DatasetCardData(
-        pretty_name="CIFAR-10 with noisy labels",
-        task_categories=["image-classification"],
-        source_datasets=["uoft-cs/cifar10"],
-        license=["unknown", "cc-by-nc-4.0"] if human else "unknown",
-        tags=["noisy-labels", "label-noise", "cifar-10", *(["cifar-10n"] if human else [])],
-    )
-    infos.to_dataset_card_data(data)
-    configs.to_dataset_card_data(data)
-    # The text that DatasetCard would give, which parses its YAML and dumps it again: four times as long, per config.
-    _replace_text(output_dir, "README.md", f"---\n{data}\n---\n{_card_body(manifest, human)}")
-
-
-def _card_body(manifest, human) -> str:
-    entries = manifest["configs"]
-    example = next((name for name in entries if name != "clean"), "clean")
-    rates = [
-        f"| `{name}` | {entry['num_examples']} | {round(entry['rate'] * entry['num_examples'])} "
-        f"| {100 * entry['rate']:.3f} |"
-        for name, entry in entries.items()
-    ]
-    matrices = [_card_matrix(name, entry["matrix"], manifest["class_names"]) for name, entry in entries.items()]
-    made = {
-        "quota": "of each class that the noise flips exactly round(RR / 100 * n) of its n images",
-        "bernoulli": "each image for itself with probability RR / 100",
-    }[manifest["sampling"]]
-    return CARD.format(
-        example=example,
-        rates="\n".join(rates),
-        matrices="\n\n".join(matrices),
-        source=manifest["source"],
-        fingerprint=manifest["source_fingerprint"],
-        seed=manifest["seed"],
-        sampling=manifest["sampling"],
-        made=made,
-        human_noise=CARD_HUMAN_NOISE if human else "",
-        human_licence=CARD_HUMAN_LICENCE if human else "",
-        human_citation=CARD_HUMAN_CITATION if human else "",
-    )
-
-
-def _card_matrix(name, matrix, class_names) -> str:
-    lines = [f"| clean \\ noisy | {' | '.join(class_names)} |", f"|---{'|---:' * len(class_names)}|"]
-    for clean_class, row in zip(class_names, matrix, strict=True):
-        lines.append(f"| {clean_class} | {' | '.join(f'{100 * share:.2f}' for share in row)} |")
-    table = "\n".join(lines)
-    return f"<details><summary><code>{name}</code></summary>\n\n{table}\n\n</details>"
-
-
-CARD = """
-# CIFAR-10 with noisy labels
-
-The training images of CIFAR-10 with wrong labels of several kinds and rates, one config for each, and the clean test
-split, the same for all of them.
-
-```python
-from datasets import load_dataset
-
-dataset = load_dataset("<this repository or folder>", "{example}")
-dataset["train"][0]  # {{"img": <PIL image>, "label": 3, "clean_label": 6}}
-```
-
-| column | content |
-|---|---|
-| `img` | the 32x32 RGB image, its bytes as they are in the source |
-| `label` | the label to train on: noisy in `train`, clean in `test` |
-| `clean_label` | the label of CIFAR-10 |
-
-## The noise
-
-- `clean`: `label` equals `clean_label`.
-- `symmetric_RR`: RR percent of each class go to the nine *other* classes in equal parts (Ma et al. 2020).
-- `asymmetric_RR`: RR percent of each class c go to class (c + 1) mod 10 (Han et al. 2018, pair flip).
-- `semantic_RR`: RR percent of truck go to automobile, of bird to airplane, of deer to horse, of cat to dog and of dog
-  to cat (Patrini et al. 2017). The images are told apart by their clean labels, so that no cat turned dog is turned
-  back. The other five classes stay clean, so RR / 2 percent of all labels are wrong.
-- `instance_RR`: the wrong label, and how likely it is, depend on the pixels (Xia et al. 2020): flip probability
-  from a normal (RR / 100, 0.1) truncated to [0, 1], wrong class from softmax(x W[y]) with W ~ N(0, 1) and x the raw
-  pixels 0..255.
-{human_noise}
-Drawn with seed {seed} and `{sampling}` sampling: {made}.
-Source: `{source}`, SHA-256 of its images and labels
-`{fingerprint}`.
-
-Measured on the training split:
-
-| config | images | wrong labels | rate (%) |
-|---|---:|---:|---:|
-{rates}
-
-### Transition matrices
-
-Percent of each clean class (row) that bears each label (column), measured on the training split.
-
-{matrices}
-
-## Licence
-
-CIFAR-10 was published for research without a licence text; its authors ask for the citation below.
-{human_licence}
-## Citation
-
-- A. Krizhevsky. *Learning Multiple Layers of Features from Tiny Images.* Technical report, University of Toronto,
-  2009.
-- G. Patrini, A. Rozza, A. K. Menon, R. Nock, L. Qu. *Making Deep Neural Networks Robust to Label Noise: a Loss
-  Correction Approach.* CVPR 2017.
-- B. Han, Q. Yao, X. Yu, G. Niu, M. Xu, W. Hu, I. Tsang, M. Sugiyama. *Co-teaching: Robust Training of Deep Neural
-  Networks with Extremely Noisy Labels.* NeurIPS 2018.
-- X. Ma, H. Huang, Y. Wang, S. Romano, S. Erfani, J. Bailey. *Normalized Loss Functions for Deep Learning with Noisy
-  Labels.* ICML 2020.
-- X. Xia, T. Liu, B. Han, N. Wang, M. Gong, H. Liu, G. Niu, D. Tao, M. Sugiyama. *Part-dependent Label Noise: Towards
-  Instance-dependent Label Noise.* NeurIPS 2020.
-{human_citation}"""
-
-CARD_HUMAN_NOISE = """- `human_*`: the labels that people gave (CIFAR-10N, Wei et al. 2022): by the first, second and
-  third annotator of each image (`random1`, `random2`, `random3`), by their majority (`aggregate`), and a wrong one of
-  the three wherever there is one (`worst`). Recorded, not drawn.
-"""
-
-CARD_HUMAN_LICENCE = """
-The labels of the `human_*` configs are those of CIFAR-10N, under CC BY-NC 4.0.
-"""
-
-CARD_HUMAN_CITATION = """- J. Wei, Z. Zhu, H. Cheng, T. Liu, G. Niu, Y. Liu. *Learning with Noisy Labels Revisited: A
-  Study Using Real-World Human Annotations.* ICLR 2022.
-"""

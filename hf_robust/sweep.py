@@ -17,8 +17,8 @@ from .experiment import (
     load_splits,
     run_experiment,
     run_settings,
-    write_json,
 )
+from .files import replace_text, write_json
 from .losses import get_loss
 from .plots import plot_accuracy_vs_noise, plot_runs, results_table, save_figure
 from .trainer import complete_checkpoints
@@ -88,7 +88,7 @@ def _finished(data: DataArguments, model: ModelArguments, args: ExperimentArgume
 
 def _write(results: list[dict], output_dir: Path) -> None:
     write_json(output_dir / "sweep.json", results)
-    (output_dir / "results.md").write_text(results_table(results) + "\n")
+    replace_text(output_dir / "results.md", results_table(results) + "\n")
     save_figure(plot_accuracy_vs_noise(results), output_dir / "accuracy_vs_noise.png")
     save_figure(plot_runs(results), output_dir / "training_curves.png")
 

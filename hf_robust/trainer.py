@@ -148,8 +148,8 @@ class RobustTrainer(Trainer):
     def _not_finite_message(self) -> str:
         checkpoint = last_good_checkpoint(self.args.output_dir)
         return (
-            f"logits are not finite at step {self.state.global_step + 1} (epoch {self.state.epoch or 0:.2f}) with loss "
-            f"{self.args.loss!r}; last good checkpoint: {checkpoint or 'none'}. Try a lower learning_rate."
+            f"logits are not finite at step {self.state.global_step + 1} (epoch {self.state.epoch or 0:.2f}) "
+            f"with loss {self.args.loss!r}; last good checkpoint: {checkpoint or 'none'}. Try a lower learning_rate."
         )
 
     def _prepare_inputs(self, inputs: dict) -> dict:

@@ -131,7 +131,7 @@ class ImageTransform:
         self.crop_padding, self.horizontal_flip, self.size, self.seed = crop_padding, horizontal_flip, size, seed
 
     def __call__(self, images: torch.Tensor, *, index: torch.Tensor | None = None, epoch: int = 0) -> torch.Tensor:
-        """`images` uint8 (B, C, H, W); with `index` int64 (B,) augmented, without it plain -> float32 (B, C, H', W')."""
+        """uint8 (B, C, H, W) -> float32 (B, C, H', W'); augmented with `index` int64 (B,), plain without it."""
         if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != self.mean.shape[1]:
             raise ValueError(
                 f"images must be uint8 (B, {self.mean.shape[1]}, H, W); got {images.dtype} {tuple(images.shape)}"

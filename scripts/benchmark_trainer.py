@@ -13,7 +13,6 @@ import statistics
 import tempfile
 import time
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import datasets
 import numpy as np
@@ -25,7 +24,8 @@ from transformers import HfArgumentParser, Trainer
 from hf_robust import RobustTrainer, RobustTrainingArguments
 from hf_robust.data import load_image_splits
 from hf_robust.diagnostics import ThroughputCallback
-from hf_robust.experiment import AUGMENTATIONS, hardware, versions, write_json
+from hf_robust.experiment import AUGMENTATIONS, hardware, versions
+from hf_robust.files import write_json
 from hf_robust.models import load_model
 from hf_robust.vision import EpochShuffleSampler, ImageTensorDataset, ImageTransform
 
@@ -69,7 +69,7 @@ def robust_trainer(model, data: ImageTensorDataset, transform: ImageTransform, a
 
 
 def stock_trainer(model, data: ImageTensorDataset, transform: ImageTransform, args, folder) -> float:
-    """`datasets` with an image column and a `with_transform` that crops, flips and normalises one PIL image at a time."""
+    """`datasets` with an image column and a `with_transform` that crops, flips and normalises image by image."""
     mean, std = transform.mean.view(3, 1, 1).numpy(), transform.std.view(3, 1, 1).numpy()
     padding, rng = transform.crop_padding, np.random.default_rng(0)
 
@@ -168,7 +168,7 @@ def main() -> None:
             "hardware": hardware(device),
             "versions": versions(),
         }
-        write_json(Path(args.json), report)
+        write_json(args.json, report)
         print(f"figures: {args.json}")
 
 

@@ -4,14 +4,13 @@ Example:
     python scripts/report_chunk_reuse.py noisy-cifar10 --json chunk_reuse.json
 """
 
-import json
-import os
 from argparse import RawDescriptionHelpFormatter
 from dataclasses import dataclass, field
 
 from transformers import HfArgumentParser
 
-from hf_robust.noisy_cifar10 import chunk_reuse
+from hf_robust.chunk_reuse import chunk_reuse
+from hf_robust.files import write_json
 
 
 @dataclass
@@ -31,9 +30,7 @@ def main():
     total, new = sum(row["bytes"] for row in rows), sum(row["new_bytes"] for row in rows)
     print(f"{'all':<18}{total:>12}{new:>12}{100 * new / total:>8.3f}%")
     if args.json:
-        with open(f"{args.json}.tmp", "w", encoding="utf-8") as file:
-            json.dump({"average": args.avg, "configs": rows, "bytes": total, "new_bytes": new}, file, indent=1)
-        os.replace(f"{args.json}.tmp", args.json)
+        write_json(args.json, {"average": args.avg, "configs": rows, "bytes": total, "new_bytes": new})
 
 
 if __name__ == "__main__":

@@ -19,8 +19,8 @@ from hf_robust.experiment import (
     accuracy_summary,
     epoch_history,
     run_experiment,
-    write_json,
 )
+from hf_robust.files import write_json
 from hf_robust.noise import make_noisy_labels
 
 TRAIN = Path(__file__).parents[1] / "scripts" / "train_robust.py"
@@ -138,6 +138,7 @@ def test_a_folder_with_another_run_or_other_files_is_left_alone(finished, tmp_pa
         ({}, {}, {"resume_from_checkpoint": "last"}, "no complete checkpoint"),
         ({}, {}, {"resume_from_checkpoint": "nowhere"}, "nowhere"),
         ({"dataset_config": "plain"}, {}, {}, "no configs"),
+        ({"max_train_samples": 65}, {}, {}, "per_device_train_batch_size=64 .*one of the 65"),
     ],
 )
 def test_bad_arguments_write_nothing(tmp_path, data, model, changes, message):
@@ -173,7 +174,8 @@ def test_json_is_replaced_whole(tmp_path):
 
 def command(folder, *flags):
     return [
-        sys.executable, str(TRAIN), "--noise", "symmetric_40", "--max_train_samples", "600", "--output_dir", str(folder),
+        sys.executable, str(TRAIN), "--noise", "symmetric_40", "--max_train_samples", "600",
+        "--output_dir", str(folder),
         "--num_train_epochs", "3", "--per_device_train_batch_size", "64", "--augmentation", "crop_flip", "--use_cpu",
         "--save_strategy", "steps", "--save_steps", "4", "--loss", "nce+rce", *flags,
     ]  # fmt: skip

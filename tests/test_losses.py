@@ -350,8 +350,9 @@ def test_functions_are_the_terms_of_the_module():
     torch.testing.assert_close(get_loss("10*nce + 0.1*gce(q=0.3)")(logits, labels, "none"), weighted)
     logp, logp_y, keep = functional.log_probs(logits, labels)
     assert keep.tolist() == [i != 3 for i in range(16)]
-    torch.testing.assert_close(functional.fl.core(logp, logp_y, gamma=2)[keep],
-                               functional.fl(logits, labels, gamma=2)[keep])
+    torch.testing.assert_close(
+        functional.fl.core(logp, logp_y, gamma=2)[keep], functional.fl(logits, labels, gamma=2)[keep]
+    )
 
 
 class RecordOps(TorchDispatchMode):

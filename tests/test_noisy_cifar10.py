@@ -18,17 +18,16 @@ import torch
 from datasets import ClassLabel, Dataset, Features, Image, Value, load_dataset, load_dataset_builder
 from huggingface_hub import DatasetCard
 
+from hf_robust.cifar10n import HUMAN_CONFIGS, read_human_labels
 from hf_robust.noise import make_noisy_labels, realised_matrix
 from hf_robust.noisy_cifar10 import (
     CLASS_NAMES,
     CONFIGS,
-    HUMAN_CONFIGS,
     MANIFEST,
     TEST_FILE,
     TRAIN_FILE,
     UNFINISHED,
     build_noisy_cifar10,
-    read_human_labels,
 )
 
 ROOT = Path(__file__).parents[1]

@@ -20,6 +20,9 @@ def test_unknown_name_is_an_attribute_error():
 
 @pytest.mark.parametrize("package", ["hf_robust", "hf_dit", "evaluate_metrics"])
 def test_packages_do_not_import_each_other_nor_torch_at_once(package):
-    code = f"import sys, {package}; print(*(m for m in ('hf_robust', 'hf_dit', 'evaluate_metrics', 'torch') if m in sys.modules))"
-    done = subprocess.run([sys.executable, "-c", code], env={"PYTHONPATH": ":".join(sys.path)}, capture_output=True, text=True)
+    watched = ["hf_robust", "hf_dit", "evaluate_metrics", "torch"]
+    code = f"import sys, {package}; print(*(m for m in {watched} if m in sys.modules))"
+    done = subprocess.run(
+        [sys.executable, "-c", code], env={"PYTHONPATH": ":".join(sys.path)}, capture_output=True, text=True
+    )
     assert done.stdout.split() == [package], done.stderr

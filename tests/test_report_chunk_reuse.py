@@ -9,7 +9,8 @@ import PIL.Image
 import pytest
 from datasets import ClassLabel, Dataset, Features, Image
 
-from hf_robust.noisy_cifar10 import CLASS_NAMES, MANIFEST, TRAIN_FILE, build_noisy_cifar10, chunk_reuse
+from hf_robust.chunk_reuse import chunk_reuse
+from hf_robust.noisy_cifar10 import CLASS_NAMES, MANIFEST, TRAIN_FILE, build_noisy_cifar10
 
 
 @pytest.fixture

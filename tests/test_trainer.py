@@ -107,9 +107,7 @@ def test_training_equals_a_loop_by_hand(tmp_path):
 def test_accumulated_micro_batches_make_the_same_step(tmp_path, batch, accumulation):
     """The last window is short: 84 images in steps of 32 leave 20, in steps of 20 they leave 4."""
     reference = train(tmp_path / "a", per_device_train_batch_size=batch * accumulation)
-    accumulated = train(
-        tmp_path / "b", per_device_train_batch_size=batch, gradient_accumulation_steps=accumulation
-    )
+    accumulated = train(tmp_path / "b", per_device_train_batch_size=batch, gradient_accumulation_steps=accumulation)
     assert accumulated.state.global_step == reference.state.global_step == 2 * math.ceil(84 / (batch * accumulation))
     assert_same_weights(accumulated.model, reference.model)
     loss_a, loss_b = (t.state.log_history[-1]["train_loss"] for t in (reference, accumulated))
@@ -234,10 +232,22 @@ def test_trains_a_text_classifier_on_a_datasets_dataset(tmp_path):
     torch.manual_seed(0)
     rng = np.random.default_rng(0)
     rows = datasets.Dataset.from_dict(
-        {"input_ids": rng.integers(0, 50, (30, 7)).tolist(), "label": rng.integers(0, 3, 30).tolist(), "note": ["x"] * 30}
+        {
+            "input_ids": rng.integers(0, 50, (30, 7)).tolist(),
+            "label": rng.integers(0, 3, 30).tolist(),
+            "note": ["x"] * 30,
+        }
     )
-    config = BertConfig(vocab_size=50, hidden_size=16, num_hidden_layers=1, num_attention_heads=2,
-                        intermediate_size=16, num_labels=3, hidden_dropout_prob=0, attention_probs_dropout_prob=0)  # fmt: skip
+    config = BertConfig(
+        vocab_size=50,
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=16,
+        num_labels=3,
+        hidden_dropout_prob=0,
+        attention_probs_dropout_prob=0,
+    )
     weights = BertForSequenceClassification(config).state_dict()
 
     def run(folder, **changes):

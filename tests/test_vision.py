@@ -50,7 +50,12 @@ def test_index_beyond_the_end_is_an_ignored_copy():
         (torch.zeros(0, 3, 4, 4, dtype=torch.uint8), torch.zeros(0, dtype=torch.int64), None, "at least one"),
         (torch.zeros(2, 3, 4, 4, dtype=torch.uint8), torch.zeros(3, dtype=torch.int64), None, "labels"),
         (torch.zeros(2, 3, 4, 4, dtype=torch.uint8), torch.zeros(2), None, "labels"),
-        (torch.zeros(2, 3, 4, 4, dtype=torch.uint8), torch.zeros(2, dtype=torch.int64), torch.zeros(2), "clean_labels"),
+        (
+            torch.zeros(2, 3, 4, 4, dtype=torch.uint8),
+            torch.zeros(2, dtype=torch.int64),
+            torch.zeros(2),
+            "clean_labels",
+        ),
     ],
 )
 def test_bad_tensors_are_named(images, labels, clean, named):
