@@ -18,6 +18,8 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	@touch $@
 
 demo: setup
+	# Without OMP_NUM_THREADS, accelerate gives a process one thread.
+	OMP_NUM_THREADS=$$($(BIN)/python -c 'import os; print(os.cpu_count())') \
 	$(BIN)/accelerate launch --num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no \
 	    scripts/sweep_robust.py --dataset digits --losses ce nce+rce --noises symmetric_40 --models cnn_small \
 	    --seeds 0 --num_train_epochs 30 --output_dir $(DEMO)

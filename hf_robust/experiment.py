@@ -152,7 +152,8 @@ def run_experiment(
 ) -> dict:
     """Run one experiment in `args.output_dir` and return what it writes to `results.json`.
 
-    Writes the model (safetensors), its image processor, checkpoints, `settings.json`, `results.json` and `curves.png`.
+    Writes `settings.json` and `results.json`, and if it trains the model (safetensors), its image processor,
+    checkpoints and `curves.png`.
     Where several processes run, each calls this and the first one writes.
 
     Args:
@@ -223,7 +224,7 @@ def run_experiment(
         "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }
     if args.process_index == 0:
-        if history:
+        if args.do_train and history:
             save_figure(plot_curves(results), output_dir / "curves.png")
         write_json(output_dir / "results.json", results)  # last: its presence says that the run is finished
     trainer.accelerator.wait_for_everyone()
@@ -328,7 +329,10 @@ def _image_transform(processor, train: ImageTensorDataset, augmentation: str, se
 
 
 def epoch_history(log_history: list[dict]) -> list[dict]:
-    """`Trainer`'s log, one entry an evaluation: its epoch, loss, learning rate, test scores and training fits."""
+    """`Trainer`'s log, one entry an evaluation: its epoch, loss, learning rate, test scores and training fits.
+
+    After a resume in mid-epoch, that epoch's `train_loss` is the mean over the steps since the resume.
+    """
     names = {
         "loss": "train_loss",
         "learning_rate": "learning_rate",

@@ -11,6 +11,8 @@
 Writes the model, results.json and curves.png to --output_dir. Every flag of TrainingArguments is taken too.
 """
 
+from pathlib import Path
+
 from transformers import HfArgumentParser
 
 from hf_robust.experiment import DataArguments, ExperimentArguments, ModelArguments, run_experiment
@@ -23,7 +25,7 @@ def main() -> None:
     results = run_experiment(data, model, args)
     if args.process_index == 0:
         print(results_table([results]))
-        print(f"model, results.json and curves.png: {args.output_dir}")
+        print(f"everything else: {Path(args.output_dir).resolve()}")
 
 
 if __name__ == "__main__":
