@@ -1,5 +1,6 @@
 """Image data sets with noisy labels, decoded once into memory: the Hub, a folder, or the embedded digits."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import datasets
@@ -7,7 +8,7 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
-from .noise import make_noisy_labels
+from .noise import CIFAR10_CLASSES, NoiseSpec, check_labels, make_noisy_labels
 from .vision import ImageTensorDataset
 
 CLEAN_LABEL_COLUMN = "clean_label"
@@ -36,7 +37,7 @@ def load_image_splits(
 
     Args:
         dataset (`str`): Hub id, local folder, or `"digits"`: scikit-learn's 1,797 handwritten 8x8 digits, embedded, as
-            32x32 RGB, the last 20 % for testing (other writers than the first 80 %).
+            32x32 RGB, the last 20 % for testing.
         config (`str`, *optional*): the configuration, such as `"symmetric_40"`.
         image_column (`str`, *optional*): by default the only column of type `Image`.
         label_column (`str`, defaults to `"label"`): the given labels. Where a column `clean_label` stands beside them,
@@ -48,7 +49,8 @@ def load_image_splits(
         [`ImageSplits`], images (N, 3, H, W): greyscale is repeated over three channels, an alpha channel is dropped.
 
     Raises:
-        ValueError: a split or column is missing, labels are outside 0..K-1, or images differ in size.
+        ValueError: a split or column is missing, labels are outside 0..K-1, or images differ in size. Integer labels
+            without names have as many classes as the largest of the whole data set says.
     """
     for name, limit in (("max_train_samples", max_train_samples), ("max_test_samples", max_test_samples)):
         if limit is not None and limit < 1:
@@ -61,13 +63,13 @@ def load_image_splits(
     for split in ("train", test_split):
         if split not in loaded:
             raise ValueError(f"data set {dataset!r} has no split {split!r}; it has {sorted(loaded)}")
-    train, test = _first(loaded["train"], max_train_samples), _first(loaded[test_split], max_test_samples)
-    image_column = _image_column(train, image_column)
-    for split, rows in (("train", train), (test_split, test)):
+    image_column = _image_column(loaded["train"], image_column)
+    for split in ("train", test_split):
         for column in (image_column, label_column):
-            if column not in rows.column_names:
-                raise ValueError(f"split {split!r} has no column {column!r}; it has {rows.column_names}")
-    label_names = _label_names(train, label_column)
+            if column not in loaded[split].column_names:
+                raise ValueError(f"split {split!r} has no column {column!r}; it has {loaded[split].column_names}")
+    label_names = _label_names([loaded["train"], loaded[test_split]], label_column)
+    train, test = _first(loaded["train"], max_train_samples), _first(loaded[test_split], max_test_samples)
     train_labels = _labels(train, label_column, len(label_names))
     train_clean = (
         _labels(train, CLEAN_LABEL_COLUMN, len(label_names)) if CLEAN_LABEL_COLUMN in train.column_names else None
@@ -89,12 +91,24 @@ def load_image_splits(
 
 
 def add_noise(
-    train: ImageTensorDataset, spec: str, *, num_classes: int, seed: int = 0, sampling: str = "quota"
+    train: ImageTensorDataset, spec: str, label_names: Sequence[str], *, seed: int = 0, sampling: str = "quota"
 ) -> ImageTensorDataset:
     """The same images with labels made noisy by `spec`, and the labels they had as `clean_labels`.
 
-    Raises a `ValueError` where the labels are noisy already: noise on noise has neither the one rate nor the other.
+    Args:
+        train (`ImageTensorDataset`): images with clean labels.
+        spec, seed, sampling: as for [`make_noisy_labels`].
+        label_names (`Sequence[str]`): the K class names in the order of the labels.
+
+    Raises:
+        ValueError: the labels are noisy already (noise on noise has neither the one rate nor the other), or `semantic`
+            noise, which says what each class of CIFAR-10 is taken for, on other classes.
     """
+    if NoiseSpec.parse(spec).kind == "semantic" and tuple(label_names) != CIFAR10_CLASSES:
+        raise ValueError(
+            f"noise={spec!r} is defined on CIFAR-10's classes {list(CIFAR10_CLASSES)}; the data set has "
+            f"{list(label_names)}. Allowed on any classes: symmetric, asymmetric, instance"
+        )
     if train.clean_labels is not None and not torch.equal(train.labels, train.clean_labels):
         raise ValueError(
             f"noise={spec!r} was asked for a data set whose labels are noisy already (they differ from its "
@@ -103,7 +117,7 @@ def add_noise(
     noisy = make_noisy_labels(
         train.labels.numpy(),
         spec,
-        num_classes=num_classes,
+        num_classes=len(label_names),
         seed=seed,
         images=train.images.permute(0, 2, 3, 1).numpy(),
         sampling=sampling,
@@ -145,24 +159,19 @@ def _image_column(rows: datasets.Dataset, name: str | None) -> str:
     return name
 
 
-def _label_names(rows: datasets.Dataset, column: str) -> list[str]:
-    feature = rows.features[column]
+def _label_names(splits: list[datasets.Dataset], column: str) -> list[str]:
+    feature = splits[0].features[column]
     if isinstance(feature, datasets.ClassLabel):
         return list(feature.names)
     if not isinstance(feature, datasets.Value) or "int" not in feature.dtype:
         raise ValueError(f"label column {column!r} must be a ClassLabel or an integer column; it is {feature}")
-    return [str(label) for label in range(int(np.max(rows[column][:])) + 1)]
+    columns = [split[name][:] for split in splits for name in (column, CLEAN_LABEL_COLUMN) if name in split.features]
+    return [str(label) for label in range(max(map(max, columns)) + 1)]
 
 
 def _labels(rows: datasets.Dataset, column: str, num_classes: int) -> torch.Tensor:
-    labels = torch.tensor(rows.with_format("numpy")[column][:], dtype=torch.int64)
-    outside = (labels < 0) | (labels >= num_classes)
-    if outside.any():
-        position = int(outside.nonzero()[0])
-        raise ValueError(
-            f"column {column!r} must hold labels 0..{num_classes - 1}; row {position} has {int(labels[position])}"
-        )
-    return labels
+    labels = rows.with_format("numpy")[column][:]
+    return torch.from_numpy(check_labels(f"column {column!r}", labels, num_classes))
 
 
 def _decode(rows: datasets.Dataset, column: str, what: str) -> torch.Tensor:

@@ -1,16 +1,20 @@
 """One experiment from arguments to `results.json`: data, noise, model, training, what was learned and memorised."""
 
 import json
+import math
 import platform
+import re
 import time
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import torch
+from accelerate.utils import broadcast_object_list
 from torch import nn
-from transformers import set_seed
+from transformers import PreTrainedModel, TrainerState, set_seed
 
 # From its module: the top-level name is a stub in older versions where torchvision is missing.
 from transformers.models.auto.image_processing_auto import AutoImageProcessor
@@ -19,10 +23,10 @@ from .data import ImageSplits, add_noise, load_image_splits
 from .diagnostics import MemorisationCallback, ThroughputCallback
 from .files import write_json
 from .losses import get_loss
-from .models import MODELS, load_model, make_image_processor
-from .noise import NoiseSpec
+from .models import MODELS, load_model, make_image_processor, saved_config
+from .noise import KINDS, SAMPLINGS, NoiseSpec, realised_matrix, realised_rate
 from .plots import plot_curves, save_figure
-from .trainer import RobustTrainer, RobustTrainingArguments, complete_checkpoints
+from .trainer import RobustTrainer, RobustTrainingArguments, complete_checkpoints, refuse_data_parallel
 from .vision import ImageTensorDataset, ImageTransform
 
 AUGMENTATIONS = {
@@ -66,7 +70,11 @@ class DataArguments:
 
     def __post_init__(self):
         if self.noise is not None:
-            NoiseSpec.parse(self.noise)
+            self.noise = str(NoiseSpec.parse(self.noise))
+        if self.noise_sampling not in SAMPLINGS:
+            raise ValueError(f"noise_sampling must be one of {list(SAMPLINGS)}; got {self.noise_sampling!r}")
+        if self.noise_seed < 0:
+            raise ValueError(f"noise_seed must be 0 or more; got {self.noise_seed}")
         if self.augmentation is None:
             self.augmentation = "none" if self.dataset == "digits" else "crop_flip"
         if self.augmentation not in AUGMENTATIONS:
@@ -74,8 +82,10 @@ class DataArguments:
 
     @property
     def noise_name(self) -> str:
-        """What the results call the noise: the one that was added, or else the data set's config."""
-        return self.noise or self.dataset_config or "clean"
+        """What the results call the noise: the one that was added, or else the one that the config is named after."""
+        config = self.dataset_config or "clean"
+        named_after_noise = config.partition("_")[0] in (*KINDS, "human")
+        return self.noise or (config if named_after_noise else "clean")
 
 
 @dataclass
@@ -107,42 +117,75 @@ class ExperimentArguments(RobustTrainingArguments):
     save_total_limit: int | None = field(default=1, metadata={"help": "Checkpoints kept; one is enough to resume."})
     resume_from_checkpoint: str | None = field(
         default=None,
-        metadata={"help": "'last' for the newest complete checkpoint in output_dir, or a checkpoint folder."},
+        metadata={"help": "'last' for the newest complete checkpoint in output_dir, or a checkpoint folder in it."},
     )
 
+    def __post_init__(self):
+        if self.load_best_model_at_end:
+            raise ValueError(
+                "load_best_model_at_end=True would choose the model by its score on the test split. Allowed: False."
+            )
+        if not self.do_eval:
+            self.eval_strategy = "no"
+        super().__post_init__()
 
-# The training arguments that make a run what it is. `train_batch_size` beside them is the batch of an optimizer step
-# over all processes and accumulation: how it is divided changes nothing.
-IDENTITY = (
-    "loss seed data_seed learning_rate weight_decay decay_bias_and_norm optim optim_args lr_scheduler_type "
-    "lr_scheduler_kwargs warmup_steps max_grad_norm num_train_epochs max_steps bf16 fp16"
+
+# Always part of a run's settings. Any other training argument is if it has not its default, but for those of NEUTRAL,
+# which change what is written, shown or fetched and not what is learned.
+RECIPE = (
+    "loss seed learning_rate weight_decay decay_bias_and_norm optim optim_args lr_scheduler_type max_grad_norm "
+    "num_train_epochs max_steps per_device_train_batch_size gradient_accumulation_steps do_train"
 ).split()
+NEUTRAL = set(
+    "output_dir do_eval do_predict resume_from_checkpoint log_level log_level_replica log_on_each_node "
+    "logging_strategy logging_steps logging_first_step disable_tqdm report_to run_name project trackio_space_id "
+    "trackio_bucket_id trackio_static_space_id save_strategy save_steps save_total_limit save_on_each_node "
+    "save_only_model enable_jit_checkpoint push_to_hub hub_token hub_private_repo hub_model_id hub_strategy "
+    "hub_always_push hub_revision per_device_eval_batch_size eval_accumulation_steps dataloader_num_workers "
+    "dataloader_pin_memory dataloader_persistent_workers dataloader_prefetch_factor "
+    "dataloader_multiprocessing_context use_cpu local_rank ddp_backend ddp_timeout ddp_bucket_cap_mb "
+    "skip_memory_metrics debug".split()
+)
 
 
 def run_settings(data: DataArguments, model: ModelArguments, args: ExperimentArguments) -> dict:
-    """Everything that a result depends on, as JSON values."""
-    batch = args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size
+    """Everything that a result depends on, as JSON values. Two runs with equal settings are the same run."""
+    given, defaults = args.to_dict(), type(args)(output_dir=args.output_dir).to_dict()
+    others = {
+        name: value
+        for name, value in given.items()
+        if name not in NEUTRAL and name not in RECIPE and value != defaults[name]
+    }
     settings = {
         **asdict(data),
-        **asdict(model),
-        **{name: getattr(args, name) for name in IDENTITY},
-        "loss": get_loss(args.loss).spec,
         "noise": data.noise_name,
-        "train_batch_size": batch,
-        "do_train": args.do_train,
+        **asdict(model),
+        **{name: given[name] for name in RECIPE},
+        "loss": get_loss(args.loss).spec,
+        "processes": args.world_size,
+        "other_arguments": others,
     }
     return json.loads(json.dumps(settings, default=str))
 
 
-def load_splits(data: DataArguments) -> ImageSplits:
-    """The images that `data` names, without the noise that it names."""
+def settings_difference(wanted: dict, found: dict) -> str:
+    """`"loss='ce' (it has 'nce')"` and so on for every setting in which two runs differ; empty if they are one."""
+    return ", ".join(
+        f"{key}={wanted.get(key)!r} (it has {found.get(key)!r})"
+        for key in sorted(wanted | found)
+        if wanted.get(key) != found.get(key)
+    )
+
+
+def load_splits(data: DataArguments, train: bool = True) -> ImageSplits:
+    """The images that `data` names, without the noise that it names; of the training images one, if `train` is not."""
     return load_image_splits(
         data.dataset,
         data.dataset_config,
         image_column=data.image_column_name,
         label_column=data.label_column_name,
         test_split=data.test_split_name,
-        max_train_samples=data.max_train_samples,
+        max_train_samples=data.max_train_samples if train else 1,
         max_test_samples=data.max_test_samples,
     )
 
@@ -153,38 +196,44 @@ def run_experiment(
     """Run one experiment in `args.output_dir` and return what it writes to `results.json`.
 
     Writes `settings.json` and `results.json`, and if it trains the model (safetensors), its image processor,
-    checkpoints and `curves.png`.
-    Where several processes run, each calls this and the first one writes.
+    checkpoints and `curves.png`. Where several processes run, each calls this; the first one decides and writes.
 
     Args:
         splits (`ImageSplits`, *optional*): what `load_splits(data)` gives, for callers that run several experiments.
 
     Raises:
-        ValueError: bad arguments, or an output folder that holds another run or other files; nothing is overwritten.
+        ValueError: bad arguments, or an output folder that holds another run, a finished one, or other files; nothing
+            is overwritten.
     """
+    refuse_data_parallel(args)
+    if not args.do_train and (data.noise is not None or model.model in MODELS):
+        raise ValueError(
+            "do_train=False scores a trained model on clean labels; "
+            f"got model={model.model!r} and noise={data.noise!r}"
+        )
+    if model.model not in MODELS:
+        saved_config(model.model, trust_remote_code=model.trust_remote_code)  # a wrong name is said before any work
     output_dir = Path(args.output_dir)
     settings = run_settings(data, model, args)
-    checkpoint = _checkpoint_to_resume(args)
-    if args.process_index == 0:
-        claim_output_dir(output_dir, settings, resuming=checkpoint is not None)
+    checkpoint = from_first_process(args, lambda: claim_output_dir(output_dir, settings, args.resume_from_checkpoint))
 
-    splits = load_splits(data) if splits is None else splits
-    num_classes = len(splits.label_names)
+    splits = load_splits(data, train=args.do_train) if splits is None else splits
     train = splits.train
     if data.noise is not None:
-        train = add_noise(
-            train, data.noise, num_classes=num_classes, seed=data.noise_seed, sampling=data.noise_sampling
-        )
+        train = add_noise(train, data.noise, splits.label_names, seed=data.noise_seed, sampling=data.noise_sampling)
+    state = None if checkpoint is None else TrainerState.load_from_json(str(Path(checkpoint) / "trainer_state.json"))
+    # Trainer would make one step more where the last checkpoint was written at the very end.
+    trained = state is not None and state.global_step >= state.max_steps
     set_seed(args.seed)  # the initial weights' seed
-    network = _load_network(model, splits)
-    processor = _image_processor(model, train, network)
+    network = load_network(replace(model, model=checkpoint) if trained else model, splits, args.do_train)
+    processor = load_processor(model, train)
     trainer = RobustTrainer(
         model=network,
         args=args,
-        train_dataset=train,
+        train_dataset=train if args.do_train else None,
         eval_dataset=splits.test,
         processing_class=processor,
-        image_transform=_image_transform(processor, train, data.augmentation, args.seed),
+        image_transform=image_transform(processor, seed=args.seed, **AUGMENTATIONS[data.augmentation]),
     )
     if args.do_train:
         _check_last_batch(network, len(train), args)
@@ -192,14 +241,17 @@ def run_experiment(
         write_json(output_dir / "settings.json", settings)
 
     images_per_second = None
-    if args.do_train:
+    if trained:
+        trainer.state = state
+    elif args.do_train:
         batch = args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size
         throughput = ThroughputCallback(len(train), -(-len(train) // batch))
         trainer.add_callback(throughput)
         if train.clean_labels is not None:
             trainer.add_callback(MemorisationCallback(trainer, train))
-        trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+        trainer.train(resume_from_checkpoint=checkpoint)
         images_per_second = throughput.images_per_second
+    if args.do_train:
         trainer.save_model()
     if args.do_eval and not (args.do_train and args.eval_strategy == "epoch"):
         trainer.evaluate()
@@ -208,17 +260,14 @@ def run_experiment(
     results = {
         "settings": settings,
         "accuracy": accuracy_summary(history),
-        "noise": noise_summary(train, num_classes),
-        "memorisation": {key: value for key, value in history[-1].items() if key.startswith("train_")}
-        if history
-        else {},
+        "noise": noise_summary(train, len(splits.label_names)) if args.do_train else {"rate": None},
+        "memorisation": {key: value for row in history[-1:] for key, value in row.items() if key.startswith("train_")},
         "history": history,
         "images_per_second": images_per_second,
-        "train_images": len(train),
+        "train_images": len(train) if args.do_train else 0,
         "test_images": len(splits.test),
         "label_names": splits.label_names,
         "parameters": sum(p.numel() for p in network.parameters()),
-        "processes": args.world_size,
         "hardware": hardware(args.device),
         "versions": versions(),
         "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
@@ -231,42 +280,61 @@ def run_experiment(
     return results
 
 
-def claim_output_dir(output_dir: Path, settings: dict, resuming: bool) -> None:
-    """Raise a `ValueError` unless `output_dir` is new, empty, or holds an unfinished run of these very settings."""
+def from_first_process(args: ExperimentArguments, decide: Callable[[], Any]) -> Any:
+    """What `decide()` gives on the first process, on all; a `ValueError` there is raised on all.
+
+    Files are looked at once, so that no process can see another state of them than the others do.
+    """
+    answer: list = [None, None]
+    if args.process_index == 0:
+        try:
+            answer[0] = decide()
+        except ValueError as error:
+            answer[1] = error
+    if args.world_size > 1:
+        broadcast_object_list(answer)
+    if answer[1] is not None:
+        raise answer[1]
+    return answer[0]
+
+
+def claim_output_dir(output_dir: Path, settings: dict, resume: str | None = None) -> str | None:
+    """The checkpoint to go on from, or None for a start; a `ValueError` unless the folder is free for this run.
+
+    Args:
+        output_dir (`Path`): must be new, empty, or hold an unfinished run of these very settings.
+        settings (`dict`): what [`run_settings`] gives.
+        resume (`str`, *optional*): `"last"` or a checkpoint folder in `output_dir`; needed where checkpoints are.
+    """
+    name = repr(str(output_dir))
     if output_dir.exists() and not output_dir.is_dir():
-        raise ValueError(f"output_dir {str(output_dir)!r} is a file")
-    if not output_dir.exists() or not any(output_dir.iterdir()):
-        return
-    known = output_dir / "settings.json"
-    if not known.exists():
-        raise ValueError(f"output_dir {str(output_dir)!r} holds files that are no run of this script; choose another")
-    before = json.loads(known.read_text())
-    if before != settings:
-        changed = [
-            f"{key}={settings.get(key)!r} (it has {before.get(key)!r})"
-            for key in sorted(before | settings)
-            if before.get(key) != settings.get(key)
-        ]
-        raise ValueError(f"output_dir {str(output_dir)!r} holds another run: {', '.join(changed)}; choose another")
-    if not resuming and ((output_dir / "results.json").exists() or complete_checkpoints(output_dir)):
-        raise ValueError(
-            f"output_dir {str(output_dir)!r} holds a run with these settings; go on with "
-            "--resume_from_checkpoint last, or choose another"
-        )
-
-
-def _checkpoint_to_resume(args: ExperimentArguments) -> Path | None:
-    wanted = args.resume_from_checkpoint
-    if wanted is None:
+        raise ValueError(f"output_dir {name} is a file")
+    # A kill while the first file was being written leaves its temporary name alone.
+    started = output_dir.exists() and any(not path.match(".*.tmp") for path in output_dir.iterdir())
+    checkpoints = complete_checkpoints(output_dir) if started else []
+    if started:
+        if not (output_dir / "settings.json").exists():
+            raise ValueError(f"output_dir {name} holds files that are no run of this script; choose another")
+        difference = settings_difference(settings, json.loads((output_dir / "settings.json").read_text()))
+        if difference:
+            raise ValueError(f"output_dir {name} holds another run: {difference}; choose another")
+        if (output_dir / "results.json").exists():
+            raise ValueError(f"output_dir {name} holds this very run, finished; read results.json or choose another")
+        if checkpoints and resume is None:
+            raise ValueError(f"output_dir {name} holds this run, begun; go on with --resume_from_checkpoint last")
+    if resume is None:
         return None
-    if wanted.lower() not in ("last", "true"):
-        if not Path(wanted).is_dir():
-            raise ValueError(f"resume_from_checkpoint must be 'last' or a checkpoint folder; got {wanted!r}")
-        return Path(wanted)
-    found = complete_checkpoints(args.output_dir)
-    if not found:
-        raise ValueError(f"resume_from_checkpoint={wanted!r}: {args.output_dir!r} holds no complete checkpoint")
-    return found[0]
+    if resume.lower() in ("last", "true"):
+        if not checkpoints:
+            raise ValueError(
+                f"resume_from_checkpoint={resume!r}: {name} holds no complete checkpoint; start without it"
+            )
+        return str(checkpoints[0])
+    if Path(resume).resolve() not in [checkpoint.resolve() for checkpoint in checkpoints]:
+        raise ValueError(
+            f"resume_from_checkpoint must be 'last' or one of {[str(c) for c in checkpoints]}; got {resume!r}"
+        )
+    return resume
 
 
 def _check_last_batch(network: nn.Module, num_images: int, args: ExperimentArguments) -> None:
@@ -279,52 +347,82 @@ def _check_last_batch(network: nn.Module, num_images: int, args: ExperimentArgum
         )
 
 
-def _load_network(model: ModelArguments, splits: ImageSplits):
+def load_network(model: ModelArguments, splits: ImageSplits, do_train: bool) -> PreTrainedModel:
+    """The network that `model` names for the classes of `splits`; a `ValueError` where it can't be scored on them."""
+    overrides = parse_overrides(model.config_overrides)
+    fixed = sorted({"image_size", "num_labels", "id2label", "label2id"} & set(overrides))
+    if fixed:
+        raise ValueError(f"config_overrides can't set {fixed}, which the data set gives")
+    names, size = splits.label_names, splits.train.images.shape[-1]
+    if model.model not in MODELS:
+        config = saved_config(model.model, trust_remote_code=model.trust_remote_code)
+        own_names = [config.id2label[label] for label in range(config.num_labels)]
+        if own_names != names and sorted(own_names) == sorted(names):
+            raise ValueError(f"model {model.model!r} has the data set's classes in another order: {own_names}")
+        if not do_train and len(own_names) != len(names):
+            raise ValueError(f"model {model.model!r} has {len(own_names)} classes, the data set {len(names)}")
     return load_model(
         model.model,
-        num_labels=len(splits.label_names),
-        id2label=dict(enumerate(splits.label_names)),
-        image_size=splits.train.images.shape[-1],
+        num_labels=len(names),
+        id2label=dict(enumerate(names)),
+        image_size=size,
         trust_remote_code=model.trust_remote_code,
-        **_parse_overrides(model.config_overrides),
+        **overrides,
     )
 
 
-def _parse_overrides(text: str | None) -> dict:
-    """`"batch_norm=false,width=64"` -> values as JSON reads them, or as strings."""
+def parse_overrides(text: str | None) -> dict:
+    """`"batch_norm=false, depths=[2,2]"` -> values as JSON reads them (true and false in any case), or as strings."""
     overrides = {}
-    for part in (text or "").split(","):
+    for part in re.split(r",(?![^\[]*\])", text or ""):  # commas outside brackets
+        name, equals, value = (piece.strip() for piece in part.partition("="))
         if not part.strip():
             continue
-        name, equals, value = part.partition("=")
         if not equals:
             raise ValueError(f"config_overrides must be name=value,...; got {part!r} in {text!r}")
         try:
-            overrides[name.strip()] = json.loads(value.strip().lower())
+            overrides[name] = json.loads(value.lower() if value.lower() in ("true", "false") else value)
         except json.JSONDecodeError:
-            overrides[name.strip()] = value.strip()
+            overrides[name] = value
     return overrides
 
 
-def _image_processor(model: ModelArguments, train: ImageTensorDataset, network):
-    """The model's own processor where it brings one; else the training images' statistics and size."""
+def load_processor(model: ModelArguments, train: ImageTensorDataset):
+    """The model's own image processor where it brings one; else one of the training images' statistics and size."""
+    height, width = train.images.shape[-2:]
+    if height != width:
+        raise ValueError(f"images must be square; those of the data set have {height}x{width} pixels")
     if model.model not in MODELS:
         return AutoImageProcessor.from_pretrained(model.model, trust_remote_code=model.trust_remote_code)
     mean, std = train.channel_statistics()
     # A constant channel has no spread to divide by.
-    return make_image_processor(mean, [s if s > 0 else 1.0 for s in std], train.images.shape[-1])
+    return make_image_processor(mean, [s if s > 0 else 1.0 for s in std], width)
 
 
-def _image_transform(processor, train: ImageTensorDataset, augmentation: str, seed: int) -> ImageTransform:
-    size = processor.size.get("height") or processor.size.get("shortest_edge")
-    if size is None:
-        raise ValueError(f"the model's image processor has an unknown form of size: {processor.size}")
+def image_transform(processor, **augmentation) -> ImageTransform:
+    """What `processor` does to a square RGB image, on whole batches on the device, with `augmentation` before it."""
+    steps = processor.to_dict()
+    size = steps["size"]
+    sides = {size[key] for key in ("height", "width", "shortest_edge") if size.get(key)}
+    crop = steps.get("crop_size") if steps.get("do_center_crop") else None
+    crop = crop and ({crop["height"], crop["width"]} if isinstance(crop, dict) else {crop})
+    filters = {2: "bilinear", 3: "bicubic"}  # Pillow's numbers
+    known = (
+        all(steps.get(step, True) for step in ("do_rescale", "do_normalize", "do_resize"))
+        and len(sides) == 1
+        and (crop is None or len(crop) == 1)
+        and steps.get("resample") in filters
+        and math.isclose(steps.get("rescale_factor", 1 / 255), 1 / 255)
+    )
+    if not known:
+        raise ValueError(f"the model's image processor does what can't be done on whole batches here: {steps}")
     return ImageTransform(
-        processor.image_mean,
-        processor.image_std,
-        size=None if tuple(train.images.shape[-2:]) == (size, size) else size,
-        seed=seed,
-        **AUGMENTATIONS[augmentation],
+        steps["image_mean"],
+        steps["image_std"],
+        size=sides.pop(),
+        center_crop=crop and crop.pop(),
+        interpolation=filters[steps["resample"]],
+        **augmentation,
     )
 
 
@@ -360,12 +458,11 @@ def accuracy_summary(history: list[dict]) -> dict:
 
 
 def noise_summary(train: ImageTensorDataset, num_classes: int) -> dict:
-    """Realised share of wrong labels and counts by (clean, given) class; nothing where the clean ones are unknown."""
+    """Realised share of wrong labels and their K x K matrix; nothing where the clean ones are unknown."""
     if train.clean_labels is None:
         return {"rate": None}
-    pairs = train.clean_labels * num_classes + train.labels
-    counts = np.bincount(pairs.numpy(), minlength=num_classes**2).reshape(num_classes, num_classes)
-    return {"rate": (train.labels != train.clean_labels).double().mean().item(), "counts": counts.tolist()}
+    clean, given = train.clean_labels.numpy(), train.labels.numpy()
+    return {"rate": realised_rate(clean, given), "matrix": realised_matrix(clean, given, num_classes).tolist()}
 
 
 def hardware(device: torch.device) -> str:

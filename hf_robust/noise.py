@@ -15,6 +15,7 @@ import numpy as np
 KINDS = ("clean", "symmetric", "asymmetric", "semantic", "instance")
 SAMPLINGS = ("quota", "bernoulli")
 
+CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 # CIFAR-10's confusable pairs (Patrini et al. 2017), in its class order: bird -> airplane, cat <-> dog,
 # deer -> horse, truck -> automobile. The other five classes keep their labels.
 SEMANTIC_TARGETS = {2: 0, 3: 5, 4: 7, 5: 3, 9: 1}

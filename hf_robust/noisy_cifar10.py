@@ -25,12 +25,11 @@ from tqdm.auto import tqdm
 
 from .cifar10n import HUMAN_CONFIGS, NUM_CLASSES, check_same_order, read_human_labels
 from .files import replace_text, write_json
-from .noise import NoiseSpec, check_labels, make_noisy_labels, realised_matrix, realised_rate
+from .noise import CIFAR10_CLASSES, NoiseSpec, check_labels, make_noisy_labels, realised_matrix, realised_rate
 from .noisy_cifar10_card import dataset_card
 
 MANIFEST = "noisy_cifar10.json"
 IMAGE_SIZE = (32, 32)
-CLASS_NAMES = "airplane automobile bird cat deer dog frog horse ship truck".split()
 
 CONFIGS = (
     "clean",
@@ -92,9 +91,9 @@ def build_noisy_cifar10(
     clean = train["labels"]
     if human:
         check_same_order(human_labels, human.pop("clean"), clean)
-    if any(name.startswith("semantic_") for name in names) and train["class_names"] != CLASS_NAMES:
+    if any(name.startswith("semantic_") for name in names) and train["class_names"] != list(CIFAR10_CLASSES):
         raise ValueError(
-            f"configs: semantic noise is defined on the classes {CLASS_NAMES}, in this order; "
+            f"configs: semantic noise is defined on the classes {list(CIFAR10_CLASSES)}, in this order; "
             f"the source has {train['class_names']}"
         )
     fingerprint = _fingerprint(train, test)

@@ -7,6 +7,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 from tqdm.auto import tqdm
 
@@ -14,14 +15,26 @@ from .experiment import (
     DataArguments,
     ExperimentArguments,
     ModelArguments,
+    from_first_process,
     load_splits,
     run_experiment,
     run_settings,
+    settings_difference,
 )
 from .files import replace_text, write_json
 from .losses import get_loss
+from .models import MODELS, saved_config
+from .noise import NoiseSpec
 from .plots import plot_accuracy_vs_noise, plot_runs, results_table, save_figure
-from .trainer import complete_checkpoints
+from .trainer import complete_checkpoints, refuse_data_parallel
+
+
+class Run(NamedTuple):
+    """The arguments of one experiment."""
+
+    data: DataArguments
+    model: ModelArguments
+    args: ExperimentArguments
 
 
 def run_sweep(
@@ -41,48 +54,52 @@ def run_sweep(
     Args:
         losses, noises, models, seeds: what is combined; a run's folder is `<noise>/<model>/<loss>/seed<seed>`.
         data, model, args: everything else; `args.output_dir` is the folder of the whole sweep.
+
+    Raises:
+        ValueError: a list is empty, names something twice or something unknown, or a folder holds another run; all of
+            this before the first run.
     """
+    refuse_data_parallel(args)
+    losses = [get_loss(loss).spec for loss in losses]
+    noises = [str(NoiseSpec.parse(noise)) for noise in noises]
     for name, values in (("losses", losses), ("noises", noises), ("models", models), ("seeds", seeds)):
         if not values or len(set(values)) != len(values):
             raise ValueError(f"{name} must be one or more different values; got {list(values)}")
-    losses = [get_loss(loss).spec for loss in losses]
-    output_dir, is_main = Path(args.output_dir), args.process_index == 0
+    for name in set(models) - set(MODELS):
+        saved_config(name, trust_remote_code=model.trust_remote_code)
+    output_dir = Path(args.output_dir)
     runs = []
     for noise, model_name, seed, loss in itertools.product(noises, models, seeds, losses):
         run_args = copy.copy(args)  # `replace` would run TrainingArguments' set-up of devices and defaults twice
         run_args.loss, run_args.seed = loss, seed
         run_args.output_dir = str(output_dir / noise / _slug(model_name) / _slug(loss) / f"seed{seed}")
-        runs.append((replace(data, noise=noise, noise_seed=seed), replace(model, model=model_name), run_args))
+        runs.append(Run(replace(data, noise=noise, noise_seed=seed), replace(model, model=model_name), run_args))
 
-    finished = {run_args.output_dir: _finished(*run) for run in runs for run_args in [run[-1]]}
+    results = from_first_process(args, lambda: [_finished(run) for run in runs])
     splits = None
-    results = []
-    for run in tqdm(runs, desc="runs", disable=not is_main):
-        run_args = run[-1]
-        result = finished[run_args.output_dir]
-        if result is None:
-            splits = load_splits(data) if splits is None else splits
-            run_args.resume_from_checkpoint = "last" if complete_checkpoints(run_args.output_dir) else None
-            result = run_experiment(*run, splits=splits)
-        results.append(result)
-        if is_main:
-            _write(results, output_dir)
+    for position, run in enumerate(tqdm(runs, desc="runs", disable=args.process_index != 0)):
+        if results[position] is not None:
+            continue
+        splits = load_splits(data) if splits is None else splits
+        started = from_first_process(args, lambda run=run: bool(complete_checkpoints(run.args.output_dir)))
+        run.args.resume_from_checkpoint = "last" if started else None
+        results[position] = run_experiment(*run, splits=splits)
+        if args.process_index == 0:
+            _write([result for result in results if result is not None], output_dir)
+    if args.process_index == 0:
+        _write(results, output_dir)
     return results
 
 
-def _finished(data: DataArguments, model: ModelArguments, args: ExperimentArguments) -> dict | None:
+def _finished(run: Run) -> dict | None:
     """The results of a finished run; None if there are none yet. A `ValueError` if they are of another run."""
-    path = Path(args.output_dir) / "results.json"
+    path = Path(run.args.output_dir) / "results.json"
     if not path.exists():
         return None
     results = json.loads(path.read_text())
-    wanted = run_settings(data, model, args)
-    if results["settings"] != wanted:
-        changed = {key: results["settings"].get(key) for key in wanted if results["settings"].get(key) != wanted[key]}
-        raise ValueError(
-            f"{str(path)!r} is the result of another run: it has {changed}, asked for is "
-            f"{ {key: wanted[key] for key in changed} }; choose another output_dir"
-        )
+    difference = settings_difference(run_settings(*run), results["settings"])
+    if difference:
+        raise ValueError(f"{str(path)!r} is the result of another run: {difference}; choose another output_dir")
     return results
 
 

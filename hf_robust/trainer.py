@@ -20,7 +20,7 @@ from transformers import (
     TrainingArguments,
 )
 
-from .diagnostics import classification_metrics
+from .diagnostics import classification_metrics, first_array
 from .losses import get_loss
 from .vision import EpochShuffleSampler, ImageTensorDataset, ImageTransform, collate_batch
 
@@ -34,8 +34,9 @@ class RobustTrainingArguments(TrainingArguments):
     each optimizer step where the papers' code steps it at each epoch.
 
     Args:
-        loss (`str`, defaults to `"nce+rce"`): a loss name or weighted sum, see [`get_loss`]. NCE+RCE is the strongest
-            of the losses of Ma et al. 2020 on CIFAR-10.
+        loss (`str`, defaults to `"nce+rce"`): a loss name or weighted sum, see [`get_loss`]. NCE+RCE is, with NFL+RCE,
+            the strongest of the losses of Ma et al. 2020 on CIFAR-10.
+        optim_args (`str`, *optional*): by default `"momentum=0.9"` if the optimizer is SGD, nothing otherwise.
         decay_bias_and_norm (`bool`, defaults to `True`): decay biases and normalisation weights too, as the papers'
             code does; `False` is the usual rule of `Trainer`.
     """
@@ -45,7 +46,7 @@ class RobustTrainingArguments(TrainingArguments):
         default=True, metadata={"help": "Weight decay on every parameter, biases and normalisation included."}
     )
     optim: str = field(default="sgd", metadata={"help": "The optimizer."})
-    optim_args: str | None = field(default="momentum=0.9", metadata={"help": "Optional arguments of the optimizer."})
+    optim_args: str | None = field(default=None, metadata={"help": "Default: momentum=0.9 under SGD."})
     learning_rate: float = field(default=0.01, metadata={"help": "The initial learning rate."})
     weight_decay: float = field(default=1e-4, metadata={"help": "Weight decay."})
     lr_scheduler_type: str = field(default="cosine", metadata={"help": "The scheduler type."})
@@ -62,8 +63,15 @@ class RobustTrainingArguments(TrainingArguments):
                 f"label_smoothing_factor={self.label_smoothing_factor} can't be combined with loss={self.loss!r}: "
                 "Trainer would drop it in silence. Allowed: 0."
             )
-        if self.optim != "sgd" and self.optim_args == "momentum=0.9":
-            self.optim_args = None  # momentum=0.9 is SGD's; other optimizers refuse it
+        if not self.average_tokens_across_devices:
+            raise ValueError(
+                "average_tokens_across_devices=False would weigh the labels of a short batch more than others when "
+                "several processes train. Allowed: True."
+            )
+        if self.batch_eval_metrics:
+            raise ValueError("batch_eval_metrics=True is not supported: metrics are those of all images. Use False.")
+        if self.optim == "sgd" and self.optim_args is None:
+            self.optim_args = "momentum=0.9"
         if self.label_names is None:
             # The loss needs the labels even where the model's forward has no such argument, which is Trainer's guide.
             self.label_names = ["labels"]
@@ -75,7 +83,8 @@ class RobustTrainer(Trainer):
 
     The loss is summed over the batch and divided by the number of labels in the whole accumulation window, over all
     processes, so that batch 64, 4 x 16 accumulated and 2 processes of 32 make the same step, a short last window
-    included. Evaluation reports accuracy and plain cross-entropy beside the robust loss.
+    included (but for batch normalisation, whose statistics are those of each process's micro-batch). Evaluation
+    reports accuracy and plain cross-entropy beside the robust loss, all three over the whole data set.
 
     Args:
         args (`RobustTrainingArguments`).
@@ -106,12 +115,9 @@ class RobustTrainer(Trainer):
     ):
         if not isinstance(args, RobustTrainingArguments):
             raise TypeError(f"args must be RobustTrainingArguments; got {type(args).__name__}")
-        if args.n_gpu > 1:
-            raise ValueError(
-                f"one process sees {args.n_gpu} GPUs, which would make Trainer use DataParallel, where the loss is "
-                "not exact. Start one process a GPU with `accelerate launch`, or set CUDA_VISIBLE_DEVICES to one GPU."
-            )
-        if isinstance(train_dataset, ImageTensorDataset) and data_collator is None:
+        refuse_data_parallel(args)
+        makes_batches = any(isinstance(dataset, ImageTensorDataset) for dataset in (train_dataset, eval_dataset))
+        if data_collator is None and (makes_batches or image_transform is not None):
             data_collator = collate_batch
         self.loss = get_loss(args.loss)
         self.image_transform = image_transform
@@ -147,8 +153,9 @@ class RobustTrainer(Trainer):
 
     def _not_finite_message(self) -> str:
         checkpoint = last_good_checkpoint(self.args.output_dir)
+        step = self.state.global_step + self.model.training  # at an evaluation, the step just made
         return (
-            f"logits are not finite at step {self.state.global_step + 1} (epoch {self.state.epoch or 0:.2f}) "
+            f"logits are not finite at step {step} (epoch {self.state.epoch or 0:.2f}) "
             f"with loss {self.args.loss!r}; last good checkpoint: {checkpoint or 'none'}. Try a lower learning_rate."
         )
 
@@ -172,7 +179,19 @@ class RobustTrainer(Trainer):
         # One process takes the short last batch as it is; several must each get as many batches of full size.
         world_size = self.args.world_size
         multiple = world_size * self._train_batch_size if world_size > 1 else 1
-        return EpochShuffleSampler(len(train_dataset), seed, self._current_epoch, multiple)
+        return EpochShuffleSampler(
+            len(train_dataset), seed, self._current_epoch, multiple, drop_last=self.args.dataloader_drop_last
+        )
+
+    def evaluation_loop(self, dataloader, description, *args, metric_key_prefix="eval", **kwargs):
+        output = super().evaluation_loop(dataloader, description, *args, metric_key_prefix=metric_key_prefix, **kwargs)
+        if f"{metric_key_prefix}_cross_entropy" in output.metrics:
+            # Trainer averages the losses of batches; where several processes share an uneven last one, that counts
+            # some images twice. This is the loss of the very logits that the other metrics are made of.
+            logits = torch.as_tensor(first_array(output.predictions)).double()
+            loss = self.loss(logits, torch.as_tensor(output.label_ids)).item()
+            output.metrics[f"{metric_key_prefix}_loss"] = loss
+        return output
 
     def _set_signature_columns_if_needed(self) -> None:
         super()._set_signature_columns_if_needed()
@@ -183,6 +202,15 @@ class RobustTrainer(Trainer):
         if self.args.decay_bias_and_norm:
             return [name for name, _ in model.named_parameters()]
         return super().get_decay_parameter_names(model)
+
+
+def refuse_data_parallel(args: TrainingArguments) -> None:
+    """Raise a `ValueError` where `Trainer` would spread one process's batches over several GPUs."""
+    if args.n_gpu > 1:
+        raise ValueError(
+            f"one process sees {args.n_gpu} GPUs, which would make Trainer use DataParallel, where the loss is not "
+            "exact. Start one process a GPU with `accelerate launch`, or set CUDA_VISIBLE_DEVICES to one GPU."
+        )
 
 
 def _beside_built_in(compute_metrics: Callable | None) -> Callable:
@@ -201,7 +229,7 @@ def complete_checkpoints(output_dir: str | Path) -> list[Path]:
     for folder in Path(output_dir).glob("checkpoint-*"):
         try:
             step = TrainerState.load_from_json(str(folder / "trainer_state.json")).global_step
-        except (OSError, ValueError):
+        except (OSError, ValueError, TypeError):  # TypeError: written by a version with other fields
             continue
         complete.append((step, folder))
     return [folder for _, folder in sorted(complete, reverse=True)]

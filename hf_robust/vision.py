@@ -41,6 +41,8 @@ class ImageTensorDataset(Dataset):
         return len(self.images)
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+        if not 0 <= index < len(self):  # also what ends `for item in dataset`
+            raise IndexError(f"index must be in 0..{len(self) - 1}; got {index}")
         (batch,) = self.__getitems__([index])
         return {key: value[0] for key, value in batch.items()}
 
@@ -81,17 +83,25 @@ class EpochShuffleSampler(Sampler[int]):
         epoch (`Callable[[], int]`): asked at the start of each pass, so that no one has to call `set_epoch`.
         multiple (`int`, defaults to 1): the length is padded to a multiple of this with indices >= N, whose labels
             [`ImageTensorDataset`] ignores.
+        drop_last (`bool`, defaults to `False`): cut to a multiple instead.
     """
 
-    def __init__(self, num_samples: int, seed: int, epoch: Callable[[], int], multiple: int = 1):
-        self.num_samples, self.seed, self.epoch, self.multiple = num_samples, seed, epoch, multiple
+    def __init__(
+        self, num_samples: int, seed: int, epoch: Callable[[], int], multiple: int = 1, drop_last: bool = False
+    ):
+        self.num_samples, self.seed, self.epoch = num_samples, seed, epoch
+        groups = num_samples // multiple if drop_last else -(-num_samples // multiple)
+        self.length = groups * multiple
 
     def __len__(self) -> int:
-        return -(-self.num_samples // self.multiple) * self.multiple
+        return self.length
 
     def __iter__(self) -> Iterator[int]:
-        key = _mix(_mix(torch.tensor(self.seed)) + self.epoch())
+        key = _mix(_mix(_as_int64(self.seed)) + self.epoch())
         order = torch.randperm(self.num_samples, generator=torch.Generator().manual_seed(key.item()))
+        if len(self) <= self.num_samples:
+            yield from order[: len(self)].tolist()
+            return
         padding = order.repeat(-(-len(self) // self.num_samples))[: len(self) - self.num_samples] + self.num_samples
         yield from torch.cat([order, padding]).tolist()
 
@@ -107,8 +117,9 @@ class ImageTransform:
         crop_padding (`int`, defaults to 0): in training, pad this many zero (black) pixels on each side and crop back
             to the original size at a random place; the papers on label noise use 4 for CIFAR.
         horizontal_flip (`bool`, defaults to `False`): in training, mirror with probability 1/2.
-        size (`int`, *optional*): resize to (size, size) (bilinear, anti-aliased) before normalising, for models made
-            for another size.
+        size (`int`, *optional*): resize to (size, size), anti-aliased, for models made for another size.
+        center_crop (`int`, *optional*): then keep the central (center_crop, center_crop).
+        interpolation (`str`, defaults to `"bilinear"`): of the resizing, or `"bicubic"`.
         seed (`int`, defaults to 0): the augmentation's seed.
     """
 
@@ -120,6 +131,8 @@ class ImageTransform:
         crop_padding: int = 0,
         horizontal_flip: bool = False,
         size: int | None = None,
+        center_crop: int | None = None,
+        interpolation: str = "bilinear",
         seed: int = 0,
     ):
         if len(mean) != len(std) or min(std) <= 0:
@@ -128,7 +141,10 @@ class ImageTransform:
             raise ValueError(f"crop_padding must be >= 0; got {crop_padding}")
         self.mean = torch.tensor(mean, dtype=torch.float32).view(1, -1, 1, 1)
         self.std = torch.tensor(std, dtype=torch.float32).view(1, -1, 1, 1)
-        self.crop_padding, self.horizontal_flip, self.size, self.seed = crop_padding, horizontal_flip, size, seed
+        if interpolation not in ("bilinear", "bicubic"):
+            raise ValueError(f"interpolation must be bilinear or bicubic; got {interpolation!r}")
+        self.crop_padding, self.horizontal_flip, self.seed = crop_padding, horizontal_flip, seed
+        self.size, self.center_crop, self.interpolation = size, center_crop, interpolation
 
     def __call__(self, images: torch.Tensor, *, index: torch.Tensor | None = None, epoch: int = 0) -> torch.Tensor:
         """uint8 (B, C, H, W) -> float32 (B, C, H', W'); augmented with `index` int64 (B,), plain without it."""
@@ -141,12 +157,16 @@ class ImageTransform:
             images = self._augment(images, index, epoch)
         pixels = images.float().div_(255)
         if self.size is not None and images.shape[-2:] != (self.size, self.size):
-            pixels = F.interpolate(pixels, (self.size, self.size), mode="bilinear", antialias=True)
-        return pixels.sub_(self.mean).div_(self.std)
+            pixels = F.interpolate(pixels, (self.size, self.size), mode=self.interpolation, antialias=True)
+            pixels.clamp_(0, 1)  # bicubic overshoots; 8-bit images, which it is made for, can't
+        if self.center_crop is not None:
+            top, left = ((side - self.center_crop) // 2 for side in pixels.shape[-2:])
+            pixels = pixels[:, :, top : top + self.center_crop, left : left + self.center_crop]
+        return (pixels - self.mean).div_(self.std)
 
     def _augment(self, images: torch.Tensor, index: torch.Tensor, epoch: int) -> torch.Tensor:
         _, _, height, width = images.shape
-        bits = _mix(_mix(_mix(torch.tensor(self.seed, device=images.device)) + epoch) + index)  # (B,)
+        bits = _mix(_mix(_mix(_as_int64(self.seed)) + epoch).to(images.device) + index)  # (B,)
         places = 2 * self.crop_padding + 1
         top, left, flip = bits % places, (bits >> 20) % places, (bits >> 40) % 2
         rows = top[:, None] + torch.arange(height, device=images.device)  # (B, H)
@@ -166,6 +186,10 @@ def _mix(x: torch.Tensor) -> torch.Tensor:
     x = (x ^ _shift(x, 30)) * _signed(0xBF58476D1CE4E5B9)
     x = (x ^ _shift(x, 27)) * _signed(0x94D049BB133111EB)
     return (x ^ _shift(x, 31)) & 0x7FFFFFFFFFFFFFFF
+
+
+def _as_int64(seed: int) -> torch.Tensor:
+    return torch.tensor(seed & 0x7FFFFFFFFFFFFFFF)  # a Python int may be larger
 
 
 def _signed(constant: int) -> int:

@@ -12,6 +12,7 @@ are not counted; nothing is saved or evaluated.
 import statistics
 import tempfile
 import time
+from argparse import RawDescriptionHelpFormatter
 from dataclasses import dataclass, field
 
 import datasets
@@ -136,7 +137,9 @@ CONTENDERS = {
 
 
 def main() -> None:
-    (args,) = HfArgumentParser(BenchmarkArguments, description=__doc__).parse_args_into_dataclasses()
+    parser = HfArgumentParser(BenchmarkArguments, description=__doc__, formatter_class=RawDescriptionHelpFormatter)
+    (args,) = parser.parse_args_into_dataclasses()
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if args.images % args.batch_size:
         # A short last batch counts as a whole one in ThroughputCallback.
         raise ValueError(f"images must be a multiple of batch_size; got {args.images} and {args.batch_size}")
@@ -160,7 +163,6 @@ def main() -> None:
         median = statistics.median(values)
         print(f"| {name} | {median:.0f} | {min(values):.0f}-{max(values):.0f} | {median / loop:.1%} |")
     if args.json is not None:
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         report = {
             "settings": vars(args),
             "images_per_second": speeds,

@@ -11,6 +11,7 @@ both `AutoModelForImageClassification.from_pretrained("cifar10-resnet20")` and
 `pipeline("image-classification", model="cifar10-resnet20")` work.
 """
 
+from argparse import RawDescriptionHelpFormatter
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -41,5 +42,6 @@ def main(args: ConvertArguments) -> None:
 
 
 if __name__ == "__main__":
-    (arguments,) = HfArgumentParser(ConvertArguments).parse_args_into_dataclasses()
+    parser = HfArgumentParser(ConvertArguments, description=__doc__, formatter_class=RawDescriptionHelpFormatter)
+    (arguments,) = parser.parse_args_into_dataclasses()
     main(arguments)

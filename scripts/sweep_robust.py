@@ -11,6 +11,7 @@ Writes a folder a run, and sweep.json, results.md, accuracy_vs_noise.png and tra
 Every flag of train_robust.py is taken too.
 """
 
+from argparse import RawDescriptionHelpFormatter
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -31,14 +32,23 @@ class SweepArguments:
 
 def main() -> None:
     parser = HfArgumentParser(
-        (SweepArguments, DataArguments, ModelArguments, ExperimentArguments), description=__doc__
+        (SweepArguments, DataArguments, ModelArguments, ExperimentArguments),
+        description=__doc__,
+        formatter_class=RawDescriptionHelpFormatter,
     )
     parser.set_defaults(output_dir="runs/sweep_robust")
     sweep, data, model, args = parser.parse_args_into_dataclasses()
-    for one, many in (("loss", "losses"), ("noise", "noises"), ("model", "models"), ("seed", "seeds")):
+    for one, many in (
+        ("loss", "--losses"),
+        ("noise", "--noises"),
+        ("model", "--models"),
+        ("seed", "--seeds"),
+        ("noise_seed", "--seeds"),
+        ("resume_from_checkpoint", "the same command again"),
+    ):
         holder = next(part for part in (data, model, args) if one in part.__dataclass_fields__)
         if getattr(holder, one) != parser.get_default(one):
-            parser.error(f"--{one}: a sweep takes --{many}")
+            parser.error(f"--{one}: a sweep takes {many}")
     results = run_sweep(sweep.losses, sweep.noises, sweep.models, sweep.seeds, data, model, args)
     if args.process_index == 0:
         print(results_table(results))

@@ -1,16 +1,19 @@
 #!/usr/bin/env python
 """Train one classifier on noisy labels and score it on clean ones.
 
-    accelerate launch scripts/train_robust.py --noise symmetric_40 --loss nce+rce --num_train_epochs 30
+    accelerate launch scripts/train_robust.py --noise symmetric_40 --loss nce+rce --num_train_epochs 30 \\
+        --output_dir runs/digits-sym40
     accelerate launch scripts/train_robust.py --dataset uoft-cs/cifar10 --noise symmetric_40 --model cnn8 \\
         --loss nce+rce --output_dir runs/cifar10-sym40
-    accelerate launch scripts/train_robust.py --dataset USER/noisy-cifar10 --dataset_config human_worst --loss gce
+    accelerate launch scripts/train_robust.py --dataset USER/noisy-cifar10 --dataset_config human_worst --loss gce \\
+        --output_dir runs/cifar10-human
     accelerate launch scripts/train_robust.py --model runs/cifar10-sym40 --dataset uoft-cs/cifar10 --do_train false \\
         --output_dir runs/cifar10-sym40-score
 
 Writes the model, results.json and curves.png to --output_dir. Every flag of TrainingArguments is taken too.
 """
 
+from argparse import RawDescriptionHelpFormatter
 from pathlib import Path
 
 from transformers import HfArgumentParser
@@ -20,7 +23,11 @@ from hf_robust.plots import results_table
 
 
 def main() -> None:
-    parser = HfArgumentParser((DataArguments, ModelArguments, ExperimentArguments), description=__doc__)
+    parser = HfArgumentParser(
+        (DataArguments, ModelArguments, ExperimentArguments),
+        description=__doc__,
+        formatter_class=RawDescriptionHelpFormatter,
+    )
     data, model, args = parser.parse_args_into_dataclasses()
     results = run_experiment(data, model, args)
     if args.process_index == 0:

@@ -6,6 +6,7 @@ import torch
 from sklearn.datasets import load_digits
 
 from hf_robust.data import add_noise, load_image_splits
+from hf_robust.noise import CIFAR10_CLASSES
 
 NAMES = ["ant", "bee", "cat"]
 
@@ -73,6 +74,7 @@ def test_integer_labels_get_names(tmp_path):
     write_data_set(tmp_path, label_type=datasets.Value("int64"), clean=False)
     splits = load_image_splits(str(tmp_path))
     assert splits.label_names == ["0", "1", "2"] and splits.train.clean_labels is None
+    assert load_image_splits(str(tmp_path), max_train_samples=2).label_names == ["0", "1", "2"]
 
 
 @pytest.mark.parametrize(
@@ -101,21 +103,30 @@ def test_missing_label_is_refused(tmp_path):
     splits = write_data_set(tmp_path, clean=False)
     bad = splits["train"].map(lambda row, i: {"label": -1 if i == 4 else row["label"]}, with_indices=True)
     bad.to_parquet(tmp_path / "train.parquet")
-    with pytest.raises(ValueError, match="row 4 has -1"):
+    with pytest.raises(ValueError, match="column 'label'.*-1 at position 4"):
         load_image_splits(str(tmp_path))
 
 
 def test_noise_keeps_images_and_clean_labels():
     train = load_image_splits("digits").train
-    noisy = add_noise(train, "symmetric_40", num_classes=10, seed=1)
+    names = [str(digit) for digit in range(10)]
+    noisy = add_noise(train, "symmetric_40", names, seed=1)
     assert noisy.images is train.images or torch.equal(noisy.images, train.images)
     assert torch.equal(noisy.clean_labels, train.labels)
     flipped = (noisy.labels != train.labels).double().mean().item()
     assert flipped == pytest.approx(0.4, abs=0.5 * 10 / len(train))
-    assert torch.equal(noisy.labels, add_noise(train, "symmetric_40", num_classes=10, seed=1).labels)
+    assert torch.equal(noisy.labels, add_noise(train, "symmetric_40", names, seed=1).labels)
 
 
 def test_noise_on_noise_is_refused(tmp_path):
     write_data_set(tmp_path)
     with pytest.raises(ValueError, match="noisy already"):
-        add_noise(load_image_splits(str(tmp_path)).train, "symmetric_40", num_classes=3)
+        add_noise(load_image_splits(str(tmp_path)).train, "symmetric_40", NAMES)
+
+
+def test_semantic_noise_is_refused_on_other_classes():
+    splits = load_image_splits("digits")
+    with pytest.raises(ValueError, match="semantic_40.*airplane.*'0'"):
+        add_noise(splits.train, "semantic_40", splits.label_names)
+    renamed = add_noise(splits.train, "semantic_40", CIFAR10_CLASSES)
+    assert not torch.equal(renamed.labels, splits.train.labels)

@@ -19,9 +19,8 @@ from datasets import ClassLabel, Dataset, Features, Image, Value, load_dataset, 
 from huggingface_hub import DatasetCard
 
 from hf_robust.cifar10n import HUMAN_CONFIGS, read_human_labels
-from hf_robust.noise import make_noisy_labels, realised_matrix
+from hf_robust.noise import CIFAR10_CLASSES, make_noisy_labels, realised_matrix
 from hf_robust.noisy_cifar10 import (
-    CLASS_NAMES,
     CONFIGS,
     MANIFEST,
     TEST_FILE,
@@ -85,7 +84,7 @@ def rows(count, seed):
 
 
 def write_source(folder, train=None, test=None, features=None):
-    features = features or Features({"img": Image(), "label": ClassLabel(names=CLASS_NAMES)})
+    features = features or Features({"img": Image(), "label": ClassLabel(names=list(CIFAR10_CLASSES))})
     for split, content in {"train": train or rows(NUM_TRAIN, 0), "test": test or rows(NUM_TEST, 1)}.items():
         Dataset.from_dict(content, features=features).to_parquet(folder / f"{split}-00000-of-00001.parquet")
     return folder
@@ -125,7 +124,11 @@ def test_every_config_loads_by_itself(built, source, original, name, tmp_path):
     for split in ("train", "test"):
         assert loaded[split].column_names == ["img", "label", "clean_label"]
         assert isinstance(loaded[split].features["img"], Image) and loaded[split].features["img"].decode
-        assert loaded[split].features["label"].names == loaded[split].features["clean_label"].names == CLASS_NAMES
+        assert (
+            loaded[split].features["label"].names
+            == loaded[split].features["clean_label"].names
+            == list(CIFAR10_CLASSES)
+        )
         assert (image_bytes(loaded[split]), loaded[split]["clean_label"][:]) == splits[split]
     assert loaded["test"]["label"][:] == splits["test"][1]
     assert loaded["train"][0]["img"].size == (32, 32)
@@ -196,7 +199,7 @@ def test_card_metadata(built):
         assert info.download_size == sum(path.stat().st_size for path in files)
         arrow_bytes = sum(pq.read_table(path).nbytes for path in files)  # but for the padding of buffers
         assert abs(info.dataset_size / arrow_bytes - 1) < 1e-3
-        assert info.features["label"].names == CLASS_NAMES
+        assert info.features["label"].names == list(CIFAR10_CLASSES)
     data = DatasetCard.load(folder / "README.md").data
     assert data.license == ["unknown", "cc-by-nc-4.0"]
     assert [c["config_name"] for c in data.configs if c.get("default")] == ["clean"]
@@ -420,7 +423,7 @@ RIGHT = encode(np.zeros((32, 32, 3), np.uint8), "WEBP")
 def test_bad_sources(match, parts, tmp_path):
     (tmp_path / "source").mkdir()
     train, test = parts.get("train", rows(20, 0)), parts.get("test", rows(3, 1))
-    features = {"img": Image(), "label": parts.get("label", ClassLabel(names=CLASS_NAMES))}
+    features = {"img": Image(), "label": parts.get("label", ClassLabel(names=list(CIFAR10_CLASSES)))}
     if parts.get("label") == ClassLabel(names=["a", "b"]):
         train, test = (content | {"label": [i % 2 for i in content["label"]]} for content in (train, test))
     if "extra" in parts:

@@ -10,7 +10,8 @@ import pytest
 from datasets import ClassLabel, Dataset, Features, Image
 
 from hf_robust.chunk_reuse import chunk_reuse
-from hf_robust.noisy_cifar10 import CLASS_NAMES, MANIFEST, TRAIN_FILE, build_noisy_cifar10
+from hf_robust.noise import CIFAR10_CLASSES
+from hf_robust.noisy_cifar10 import MANIFEST, TRAIN_FILE, build_noisy_cifar10
 
 
 @pytest.fixture
@@ -57,7 +58,7 @@ def test_configs_of_one_build_share_their_images(tmp_path):
     rng = np.random.default_rng(0)
     count = 1201
     images = [PIL.Image.fromarray(p) for p in rng.integers(0, 256, (count, 32, 32, 3), dtype=np.uint8)]
-    features = Features({"img": Image(), "label": ClassLabel(names=CLASS_NAMES)})
+    features = Features({"img": Image(), "label": ClassLabel(names=list(CIFAR10_CLASSES))})
     content = {"img": images, "label": rng.integers(0, 10, count).tolist()}
     for split in ("train", "test"):
         (tmp_path / "source").mkdir(exist_ok=True)

@@ -12,10 +12,10 @@ from hf_robust.sweep import run_sweep
 SCRIPTS = Path(__file__).parents[1] / "scripts"
 
 
-def sweep(folder, losses=("ce", "nce+rce"), noises=("symmetric_40",), seeds=(0, 1), **changes):
+def sweep(folder, losses=("ce", "nce+rce"), noises=("symmetric_40",), seeds=(0, 1), models=("cnn_small",), **changes):
     defaults = {"num_train_epochs": 1, "per_device_train_batch_size": 64, "use_cpu": True, "disable_tqdm": True}
     return run_sweep(
-        losses, noises, ["cnn_small"], seeds,
+        losses, noises, models, seeds,
         DataArguments(max_train_samples=150, max_test_samples=40), ModelArguments(),
         ExperimentArguments(output_dir=str(folder), **(defaults | changes)),
     )  # fmt: skip
@@ -35,8 +35,8 @@ def test_every_combination_is_run_with_its_own_seed_and_noise(finished):
     assert {path.name for path in folder.iterdir() if path.is_file()} == {
         "sweep.json", "results.md", "accuracy_vs_noise.png", "training_curves.png",
     }  # fmt: skip
-    counts = [r["noise"]["counts"] for r in results]
-    assert counts[0] == counts[1] != counts[2] == counts[3]  # losses meet the same noise, seeds do not
+    matrices = [r["noise"]["matrix"] for r in results]
+    assert matrices[0] == matrices[1] != matrices[2] == matrices[3]  # losses meet the same noise, seeds do not
 
 
 def test_finished_runs_are_skipped_and_missing_ones_made_again(finished):
@@ -66,6 +66,9 @@ def test_results_of_other_settings_are_not_mixed_in(finished):
         ({"losses": []}, "losses"),
         ({"seeds": (1, 1)}, r"seeds.*\[1, 1\]"),
         ({"losses": ["ce", "nosuch"]}, "nosuch"),
+        ({"losses": ["nce+rce", "nce + 1.0*rce"]}, "losses.*nce"),
+        ({"noises": ["symmetric_40", "symmetric_40.0"]}, "noises.*symmetric_40"),
+        ({"models": ["cnn_small", "cnn9"]}, "cnn9.*cnn_small"),
         ({"noises": ["symmetric_200"]}, "200"),
     ],
 )

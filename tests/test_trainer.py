@@ -145,7 +145,7 @@ def test_two_processes_make_the_same_steps_as_one(tmp_path):
                 torch.testing.assert_close(file.get_tensor(name), value, atol=1e-6, rtol=0)
             scores = json.loads(file.metadata()["scores"])
         expected = reference.evaluate(image_dataset(21))
-        for name in ("eval_accuracy", "eval_cross_entropy"):
+        for name in ("eval_accuracy", "eval_cross_entropy", "eval_loss"):
             assert scores[name] == pytest.approx(expected[name], abs=1e-6)
 
 
@@ -169,8 +169,8 @@ def test_ignored_labels_do_not_count(tmp_path):
     dataset.labels[::3] = -100
     trainer = RobustTrainer(
         model=Net(),
-        args=arguments(tmp_path, max_steps=1, per_device_train_batch_size=84, learning_rate=1.0, optim_args=None,
-                       weight_decay=0, max_grad_norm=0, lr_scheduler_type="constant"),
+        args=arguments(tmp_path, max_steps=1, per_device_train_batch_size=84, learning_rate=1.0,
+                       optim_args="momentum=0", weight_decay=0, max_grad_norm=0, lr_scheduler_type="constant"),
         train_dataset=dataset,
         image_transform=ImageTransform(MEAN, STD),
     )  # fmt: skip
@@ -201,6 +201,21 @@ def test_evaluation_reports_accuracy_loss_and_plain_cross_entropy(tmp_path, batc
     assert scores["eval_cross_entropy"] == pytest.approx(F.cross_entropy(logits, dataset.labels).item(), abs=1e-6)
     mae = 1 - logits.softmax(-1).gather(1, dataset.labels[:, None]).mean().item()
     assert scores["eval_loss"] == pytest.approx(mae, abs=1e-6)
+
+
+def test_evaluates_without_a_training_set(tmp_path):
+    dataset = image_dataset(21)
+    trainer = RobustTrainer(
+        model=Net(), args=arguments(tmp_path), eval_dataset=dataset, image_transform=ImageTransform(MEAN, STD)
+    )
+    part = torch.utils.data.Subset(dataset, range(5))
+    assert trainer.predict(part).predictions == pytest.approx(trainer.predict(dataset).predictions[:5], abs=1e-6)
+
+
+def test_momentum_is_sgds_default_and_no_others(tmp_path):
+    assert arguments(tmp_path, optim="adamw_torch").optim_args is None
+    assert arguments(tmp_path, optim="rmsprop", optim_args="momentum=0.9").optim_args == "momentum=0.9"
+    assert arguments(tmp_path, optim_args="momentum=0.5").optim_args == "momentum=0.5"
 
 
 def test_evaluation_is_not_augmented(tmp_path):
@@ -310,6 +325,10 @@ def test_decay_can_follow_the_usual_rule(tmp_path):
 def test_bad_arguments_are_named_before_training(tmp_path):
     with pytest.raises(ValueError, match="label_smoothing_factor=0.1.*nce"):
         arguments(tmp_path, label_smoothing_factor=0.1)
+    with pytest.raises(ValueError, match="average_tokens_across_devices=False"):
+        arguments(tmp_path, average_tokens_across_devices=False)
+    with pytest.raises(ValueError, match="batch_eval_metrics=True"):
+        arguments(tmp_path, batch_eval_metrics=True)
     with pytest.raises(ValueError, match="nosuch.*nce"):
         arguments(tmp_path, loss="nosuch")
     with pytest.raises(TypeError, match="RobustTrainingArguments.*NoneType"):

@@ -80,6 +80,17 @@ def test_sampler_visits_each_image_once_and_pads_beyond_the_end(n, multiple):
     assert all(index >= n for index in order[n:])
 
 
+def test_sampler_can_drop_the_last_short_group():
+    assert len(list(EpochShuffleSampler(10, 0, lambda: 0, 4, drop_last=True))) == 8
+    assert sorted(EpochShuffleSampler(8, 2**70, lambda: 0, 4, drop_last=True)) == list(range(8))
+
+
+def test_iteration_ends():
+    assert len(list(make_dataset(5))) == 5
+    with pytest.raises(IndexError, match="0..4; got 5"):
+        make_dataset(5)[5]
+
+
 def test_sampler_order_depends_on_seed_and_epoch_and_on_nothing_else():
     def orders(seed, epoch, multiple=1):
         torch.rand(3)  # moves the global generator

@@ -13,12 +13,12 @@ from transformers import (
     ViTImageProcessorPil,
 )
 
+from ..noise import CIFAR10_CLASSES
 from .cnn8 import Cnn8Config, Cnn8ForImageClassification
 from .cnn_small import CnnSmallConfig, CnnSmallForImageClassification
 from .resnet_cifar import ResNetCifarConfig, ResNetCifarForImageClassification
 
 __all__ = [
-    "CIFAR10_LABELS",
     "MODELS",
     "Cnn8Config",
     "Cnn8ForImageClassification",
@@ -29,6 +29,7 @@ __all__ = [
     "convert_resnet20",
     "load_model",
     "make_image_processor",
+    "saved_config",
 ]
 
 for _config, _model in (
@@ -50,8 +51,6 @@ MODELS = {
         ResNetCifarConfig, embedding_size=16, hidden_sizes=(16, 32, 64), depths=(3, 3, 3), shortcut="A"
     ),
 }
-
-CIFAR10_LABELS = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 
 
 def load_model(
@@ -112,12 +111,7 @@ def load_model(
         config = MODELS[name](**(labels or {"num_labels": num_labels}), **config_overrides)
         return AutoModelForImageClassification.from_config(config)
 
-    try:
-        saved = AutoConfig.from_pretrained(name, trust_remote_code=trust_remote_code)
-    except (OSError, ValueError) as error:
-        raise ValueError(
-            f"name_or_path={name!r} is neither one of {list(MODELS)} nor a folder or Hub id with a model: {error}"
-        ) from error
+    saved = saved_config(name, trust_remote_code=trust_remote_code)
     return AutoModelForImageClassification.from_pretrained(
         name,
         num_labels=num_labels,
@@ -127,6 +121,16 @@ def load_model(
         trust_remote_code=trust_remote_code,
         **config_overrides,
     )
+
+
+def saved_config(name_or_path: str, *, trust_remote_code: bool = False) -> PreTrainedConfig:
+    """The config of a saved model, a folder or Hub id; a `ValueError` that lists `MODELS` where there is none."""
+    try:
+        return AutoConfig.from_pretrained(name_or_path, trust_remote_code=trust_remote_code)
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"model {name_or_path!r} is neither one of {list(MODELS)} nor a folder or Hub id with a model: {error}"
+        ) from error
 
 
 def make_image_processor(mean: Sequence[float], std: Sequence[float], size: int) -> ViTImageProcessorPil:
@@ -172,7 +176,7 @@ def convert_resnet20(state_dict: Mapping[str, torch.Tensor]) -> ResNetCifarForIm
     Raises:
         ValueError: a tensor is missing, unexpected or of another shape.
     """
-    model = load_model("resnet20_cifar", num_labels=10, id2label=dict(enumerate(CIFAR10_LABELS)))
+    model = load_model("resnet20_cifar", num_labels=10, id2label=dict(enumerate(CIFAR10_CLASSES)))
     try:
         model.load_state_dict(state_dict, strict=True)
     except RuntimeError as error:
