@@ -240,20 +240,19 @@ def run_experiment(
     if args.process_index == 0:
         write_json(output_dir / "settings.json", settings)
 
-    images_per_second = None
-    if trained:
-        trainer.state = state
-    elif args.do_train:
-        batch = args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size
-        throughput = ThroughputCallback(len(train), -(-len(train) // batch))
+    batch = args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size
+    throughput = ThroughputCallback(len(train), -(-len(train) // batch))
+    if args.do_train:
         trainer.add_callback(throughput)
         if train.clean_labels is not None:
             trainer.add_callback(MemorisationCallback(trainer, train))
-        trainer.train(resume_from_checkpoint=checkpoint)
-        images_per_second = throughput.images_per_second
-    if args.do_train:
+        if trained:
+            trainer.state = state
+        else:
+            trainer.train(resume_from_checkpoint=checkpoint)
         trainer.save_model()
-    if args.do_eval and not (args.do_train and args.eval_strategy == "epoch"):
+    evaluated = {entry["step"] for entry in trainer.state.log_history if "eval_accuracy" in entry}
+    if args.do_eval and trainer.state.global_step not in evaluated:
         trainer.evaluate()
 
     history = epoch_history(trainer.state.log_history)
@@ -263,7 +262,7 @@ def run_experiment(
         "noise": noise_summary(train, len(splits.label_names)) if args.do_train else {"rate": None},
         "memorisation": {key: value for row in history[-1:] for key, value in row.items() if key.startswith("train_")},
         "history": history,
-        "images_per_second": images_per_second,
+        "images_per_second": throughput.images_per_second,  # of this call; None if it trained nothing
         "train_images": len(train) if args.do_train else 0,
         "test_images": len(splits.test),
         "label_names": splits.label_names,
