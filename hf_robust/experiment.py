@@ -6,7 +6,7 @@ import platform
 import re
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import MISSING, asdict, dataclass, field, fields, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -121,6 +121,14 @@ class ExperimentArguments(RobustTrainingArguments):
     )
 
     def __post_init__(self):
+        # What was asked for, before anything is filled in. (A second object with the defaults, to compare with later,
+        # is no way: making one resets the state of the processes.)
+        self.not_default = {
+            item.name: getattr(self, item.name)
+            for item in fields(self)
+            if getattr(self, item.name)
+            != (item.default if item.default_factory is MISSING else item.default_factory())
+        }
         if self.load_best_model_at_end:
             raise ValueError(
                 "load_best_model_at_end=True would choose the model by its score on the test split. Allowed: False."
@@ -137,7 +145,7 @@ RECIPE = (
     "num_train_epochs max_steps per_device_train_batch_size gradient_accumulation_steps do_train"
 ).split()
 NEUTRAL = set(
-    "output_dir do_eval do_predict resume_from_checkpoint log_level log_level_replica log_on_each_node "
+    "output_dir do_predict resume_from_checkpoint log_level log_level_replica log_on_each_node "
     "logging_strategy logging_steps logging_first_step disable_tqdm report_to run_name project trackio_space_id "
     "trackio_bucket_id trackio_static_space_id save_strategy save_steps save_total_limit save_on_each_node "
     "save_only_model enable_jit_checkpoint push_to_hub hub_token hub_private_repo hub_model_id hub_strategy "
@@ -150,17 +158,12 @@ NEUTRAL = set(
 
 def run_settings(data: DataArguments, model: ModelArguments, args: ExperimentArguments) -> dict:
     """Everything that a result depends on, as JSON values. Two runs with equal settings are the same run."""
-    given, defaults = args.to_dict(), type(args)(output_dir=args.output_dir).to_dict()
-    others = {
-        name: value
-        for name, value in given.items()
-        if name not in NEUTRAL and name not in RECIPE and value != defaults[name]
-    }
+    others = {name: value for name, value in args.not_default.items() if name not in NEUTRAL and name not in RECIPE}
     settings = {
         **asdict(data),
         "noise": data.noise_name,
         **asdict(model),
-        **{name: given[name] for name in RECIPE},
+        **{name: getattr(args, name) for name in RECIPE},
         "loss": get_loss(args.loss).spec,
         "processes": args.world_size,
         "other_arguments": others,

@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """Train one classifier on noisy labels and score it on clean ones.
 
-    accelerate launch scripts/train_robust.py --noise symmetric_40 --loss nce+rce --num_train_epochs 30 \\
+    accelerate launch scripts/train_robust.py --noise symmetric_40 --loss nce+rce --num_train_epochs 10 \\
         --output_dir runs/digits-sym40
     accelerate launch scripts/train_robust.py --dataset uoft-cs/cifar10 --noise symmetric_40 --model cnn8 \\
         --loss nce+rce --output_dir runs/cifar10-sym40

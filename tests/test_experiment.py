@@ -326,3 +326,31 @@ def test_killed_in_mid_epoch_and_resumed_ends_with_the_same_weights(tmp_path):
         for row in history:
             del row["train_loss"]  # Trainer averages that of the resumed epoch over the steps since the resume
     assert histories[0] == histories[1]
+
+
+def test_two_processes_run_one_experiment(tmp_path):
+    """Through the script, without batch norm: the same weights and scores as one process."""
+    env = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
+    flags = [
+        str(TRAIN), "--noise", "symmetric_40", "--max_train_samples", "150", "--max_test_samples", "41",
+        "--num_train_epochs", "1", "--config_overrides", "batch_norm=false", "--augmentation", "crop_flip",
+        "--use_cpu", "--ddp_backend", "gloo", "--per_device_train_batch_size", "32",
+        "--output_dir", str(tmp_path / "two"),
+    ]  # fmt: skip
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", *flags]
+    done = subprocess.run(launch, env=env, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stderr[-3000:]
+    one = run(
+        tmp_path / "one",
+        data={"max_train_samples": 150, "max_test_samples": 41, "augmentation": "crop_flip"},
+        model={"config_overrides": "batch_norm=false"},
+        num_train_epochs=1,
+        per_device_train_batch_size=64,
+    )
+    two = json.loads((tmp_path / "two" / "results.json").read_text())
+    assert two["settings"]["processes"] == 2
+    expected, got = (load_file(tmp_path / name / "model.safetensors") for name in ("one", "two"))
+    for name in expected:
+        torch.testing.assert_close(got[name], expected[name], atol=1e-6, rtol=0)
+    for key, value in one["history"][-1].items():
+        assert two["history"][-1][key] == pytest.approx(value, abs=1e-5), key
