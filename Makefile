@@ -10,15 +10,18 @@ DEMO := runs/demo
 
 setup: $(VENV)/.installed
 
-# Rebuilt only when what it installs changes. The stamp is written last: an interrupted set-up is taken up again.
+# Rebuilt only when what it installs changes. Where Python comes without ensurepip, its pip fills the new environment.
+# The stamp is written last: an interrupted set-up is taken up again.
 $(VENV)/.installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python >= 3.10 is needed; this is " + sys.version.split()[0] + ". Name another: make PYTHON=python3.11")'
-	$(PYTHON) -m venv $(VENV)
+	$(PYTHON) -m venv $(VENV) || { $(PYTHON) -m venv --without-pip $(VENV) && \
+	    $(PYTHON) -m pip --python $(BIN)/python install --quiet pip; }
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $@
 
+# Without OMP_NUM_THREADS, accelerate gives a process one thread; one process takes one GPU.
 demo: setup
-	# Without OMP_NUM_THREADS, accelerate gives a process one thread.
+	CUDA_VISIBLE_DEVICES=$${CUDA_VISIBLE_DEVICES-0} \
 	OMP_NUM_THREADS=$$($(BIN)/python -c 'import os; print(os.cpu_count())') \
 	$(BIN)/accelerate launch --num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no \
 	    scripts/sweep_robust.py --dataset digits --losses ce nce+rce --noises symmetric_40 --models cnn_small \

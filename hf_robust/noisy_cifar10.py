@@ -99,6 +99,12 @@ def build_noisy_cifar10(
     fingerprint = _fingerprint(train, test)
     if manifest:
         _check_same(output_dir, manifest, {"source_fingerprint": fingerprint})
+        for name in set(human) & set(manifest["configs"]):
+            if manifest["configs"][name]["matrix"] != realised_matrix(clean, human[name], NUM_CLASSES).tolist():
+                raise ValueError(
+                    f"human_labels: {str(output_dir)!r} has {name} from other labels than those in "
+                    f"{str(human_labels)!r}; give the same file or name another output_dir"
+                )
     else:
         # A folder's full path means nothing to those who read the published manifest.
         name = Path(source).resolve().name if os.path.isdir(source) else source
@@ -257,6 +263,10 @@ def read_manifest(output_dir: Path, must_exist: bool) -> dict | None:
             manifest = json.loads(path.read_text(encoding="utf-8"))
         except json.JSONDecodeError as error:
             raise ValueError(f"output_dir: {str(path)!r} is damaged ({error}); name another folder") from error
+        if not isinstance(manifest, dict) or not {"source_fingerprint", "configs"} <= manifest.keys():
+            raise ValueError(
+                f"output_dir: {str(path)!r} is not a manifest of build_noisy_cifar10; name another folder"
+            )
         return manifest
     if must_exist:
         raise ValueError(f"output_dir: {str(output_dir)!r} has no {MANIFEST}; it was not built by build_noisy_cifar10")

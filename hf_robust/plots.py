@@ -23,8 +23,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-# A loss looks the same in every figure. Colours that colour-blind readers tell apart (Okabe & Ito, without the yellow,
-# which vanishes on white), each with a marker of its own.
+# These losses look the same in every figure. Colours that colour-blind readers tell apart (Okabe & Ito, without the
+# yellow, which vanishes on white), each with a marker of its own.
 STYLES = {
     "ce": ("#D55E00", "o"),
     "nce+rce": ("#0072B2", "s"),
@@ -34,7 +34,8 @@ STYLES = {
     "mae": ("#CC79A7", "P"),
     "fl": ("#000000", "X"),
 }
-SPARE_MARKERS = ("<", ">", "p", "h", "d", "*", "8")  # with the same colours, for losses beyond these
+# With the same colours, for losses beyond these: six, so that seven colours and six markers make 42 pairs.
+SPARE_MARKERS = ("<", ">", "p", "h", "d", "*")
 
 
 def plot_curves(result: dict) -> Figure:

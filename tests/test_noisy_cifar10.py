@@ -270,6 +270,24 @@ def test_second_call_adds_what_is_missing(source, built, human_file, tmp_path):
     assert again == second
 
 
+def test_human_labels_of_two_files_are_not_mixed(source, human_file, tmp_path):
+    build_noisy_cifar10(str(source), tmp_path / "noisy", configs=["human_worst"], seed=3, human_labels=human_file)
+    before = tree(tmp_path / "noisy")
+    columns = human_columns(source)
+    columns["human_worst"] = columns["clean"]
+    pq.write_table(pa.table(columns), tmp_path / "other.parquet")
+    with pytest.raises(ValueError, match="human_worst from other labels.*other.parquet"):
+        build_noisy_cifar10(str(source), tmp_path / "noisy", seed=3, human_labels=tmp_path / "other.parquet")
+    assert tree(tmp_path / "noisy") == before
+
+
+def test_a_foreign_manifest_is_left_alone(source, tmp_path):
+    (tmp_path / MANIFEST).write_text('{"mine": 1}')
+    with pytest.raises(ValueError, match="not a manifest of build_noisy_cifar10"):
+        build_noisy_cifar10(str(source), tmp_path, configs=["clean"])
+    assert (tmp_path / MANIFEST).read_text() == '{"mine": 1}'
+
+
 # Runs builds into <folder>/1, <folder>/2, ...: the n-th is killed right before its n-th rename, where a rename is what
 # makes a step visible. It forks, so that the imports are paid once, and for the fork's sake it goes past the package's
 # root, which imports torch and its threads. The last child outlives all of its renames.

@@ -81,7 +81,8 @@ def test_bad_lists_are_named_before_anything_is_written(tmp_path, changes, messa
 def run_script(name, *flags):
     return subprocess.run(
         [sys.executable, str(SCRIPTS / name), *flags],
-        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+        # Scripts take every GPU that they see.
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "CUDA_VISIBLE_DEVICES": ""},
         capture_output=True,
         text=True,
         timeout=200,

@@ -230,17 +230,23 @@ def test_evaluation_is_not_augmented(tmp_path):
 
 
 def test_trains_a_vision_transformer_on_resized_images(tmp_path):
-    torch.manual_seed(0)
     config = ViTConfig(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16,
                        image_size=8, patch_size=4, num_labels=4)  # fmt: skip
-    model = ViTForImageClassification(config)
-    before = model.classifier.weight.detach().clone()
-    trainer = RobustTrainer(
-        model=model, args=arguments(tmp_path, loss="gce(q=0.5)"), train_dataset=image_dataset(),
-        image_transform=ImageTransform(MEAN, STD, size=8),
-    )  # fmt: skip
-    trainer.train()
-    assert trainer.state.global_step == 6 and not torch.equal(before, model.classifier.weight)
+
+    def run(folder, **changes):
+        torch.manual_seed(0)
+        trainer = RobustTrainer(
+            model=ViTForImageClassification(config), args=arguments(folder, loss="gce(q=0.5)", **changes),
+            train_dataset=image_dataset(), image_transform=ImageTransform(MEAN, STD, size=8),
+        )  # fmt: skip
+        trainer.train()
+        return trainer
+
+    whole = run(tmp_path / "a", num_train_epochs=10)
+    parts = run(tmp_path / "b", num_train_epochs=10, per_device_train_batch_size=8, gradient_accumulation_steps=4)
+    assert_same_weights(whole.model, parts.model, atol=1e-5)
+    losses = [entry["loss"] for entry in whole.state.log_history if "loss" in entry]
+    assert losses[-1] < losses[0]
 
 
 def test_trains_a_text_classifier_on_a_datasets_dataset(tmp_path):
