@@ -8,6 +8,8 @@ import torch.nn.functional as F
 from torch.utils.data import Dataset
 from transformers import EvalPrediction, Trainer, TrainerCallback
 
+from .losses.functional import IGNORE_INDEX
+
 
 def classification_metrics(prediction: EvalPrediction) -> dict[str, float]:
     """Accuracy and plain cross-entropy of logits (N, K) against labels (N,); labels of -100 are left out.
@@ -18,7 +20,7 @@ def classification_metrics(prediction: EvalPrediction) -> dict[str, float]:
     if logits.ndim != 2 or labels.ndim != 1:
         raise ValueError(f"expected logits (N, K) and labels (N,); got {logits.shape} and {labels.shape}")
     logits, labels = torch.as_tensor(logits).double(), torch.as_tensor(labels)
-    counted = labels != -100
+    counted = labels != IGNORE_INDEX
     logits, labels = logits[counted], labels[counted]
     return {
         "accuracy": (logits.argmax(-1) == labels).double().mean().item(),

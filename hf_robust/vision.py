@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch.utils.data import Dataset, Sampler
 
-IGNORED_LABEL = -100
+from .losses.functional import IGNORE_INDEX
 
 
 class ImageTensorDataset(Dataset):
@@ -50,7 +50,7 @@ class ImageTensorDataset(Dataset):
         # A list of one batch, not of B items: collators and the Trainer's column filter expect a list of dicts.
         index = torch.as_tensor(indices, dtype=torch.int64)
         position = index % len(self.images)
-        labels = self.labels[position].masked_fill(index >= len(self.images), IGNORED_LABEL)
+        labels = self.labels[position].masked_fill(index >= len(self.images), IGNORE_INDEX)
         return [{"pixel_values": self.images[position], "labels": labels, "index": position}]
 
     def channel_statistics(self) -> tuple[list[float], list[float]]:
