@@ -91,18 +91,28 @@ def load_image_splits(
 
 
 def add_noise(
-    train: ImageTensorDataset, spec: str, label_names: Sequence[str], *, seed: int = 0, sampling: str = "quota"
+    train: ImageTensorDataset,
+    spec: str,
+    label_names: Sequence[str],
+    *,
+    seed: int = 0,
+    sampling: str = "quota",
+    contaminated: bool = False,
 ) -> ImageTensorDataset:
     """The same images with labels made noisy by `spec`, and the labels they had as `clean_labels`.
 
     Args:
         train (`ImageTensorDataset`): images with clean labels.
         spec, seed, sampling: as for [`make_noisy_labels`].
+        contaminated (`bool`, *optional*, defaults to `False`): `semantic` noise with the flips back of the code of Ma
+            et al. (2020) and their successors, for comparisons with their tables; the default is the exact noise. As
+            for [`make_noisy_labels`].
         label_names (`Sequence[str]`): the K class names in the order of the labels.
 
     Raises:
         ValueError: the labels are noisy already (noise on noise has neither the one rate nor the other), or `semantic`
-            noise, which says what each class of CIFAR-10 is taken for, on other classes.
+            noise, which says what each class of CIFAR-10 is taken for, on other classes, or what
+            [`make_noisy_labels`] refuses, such as `contaminated` with any other noise.
     """
     if NoiseSpec.parse(spec).kind == "semantic" and tuple(label_names) != CIFAR10_CLASSES:
         raise ValueError(
@@ -121,6 +131,7 @@ def add_noise(
         seed=seed,
         images=train.images.permute(0, 2, 3, 1).numpy(),
         sampling=sampling,
+        contaminated=contaminated,
     )
     return ImageTensorDataset(train.images, torch.from_numpy(noisy), train.labels)
 

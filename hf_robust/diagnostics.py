@@ -5,10 +5,11 @@ import time
 import numpy as np
 import torch
 import torch.nn.functional as F
+from sklearn.metrics import roc_auc_score
 from torch.utils.data import Dataset
 from transformers import EvalPrediction, Trainer, TrainerCallback
 
-from .losses.functional import IGNORE_INDEX
+from .losses.base import IGNORE_INDEX
 
 
 def classification_metrics(prediction: EvalPrediction) -> dict[str, float]:
@@ -52,23 +53,58 @@ def memorisation(predicted: np.ndarray, given: np.ndarray, clean: np.ndarray) ->
     return shares
 
 
-class MemorisationCallback(TrainerCallback):
-    """After each evaluation, predicts the training images (evaluation mode, not augmented) and logs [`memorisation`].
+def loss_separation(losses: np.ndarray, flipped: np.ndarray, bins: int = 30) -> dict:
+    """How far the losses of wrongly labelled images lie from those of the others.
 
     Args:
-        trainer (`Trainer`): the trainer that this callback is added to.
+        losses: float (N,), per sample, for the given label.
+        flipped: bool (N,), where the given label is wrong; some and not all.
+        bins: of equal width from the least loss to the 99.5 % quantile; the last one holds what lies beyond.
+
+    Returns:
+        `separation_auc`: the probability that a flipped image has the larger loss, ties counted half; and
+        `loss_histogram`: `edges` (bins + 1) and the counts `clean` and `flipped` (bins).
+    """
+    low, high = float(losses.min()), float(np.quantile(losses, 0.995))
+    edges = np.linspace(low, high if high > low else low + 1, bins + 1)
+    counts = [np.histogram(np.minimum(losses[group], edges[-1]), edges)[0].tolist() for group in (~flipped, flipped)]
+    return {
+        "separation_auc": float(roc_auc_score(flipped, losses)),
+        "loss_histogram": {"edges": edges.tolist(), "clean": counts[0], "flipped": counts[1]},
+    }
+
+
+class MemorisationCallback(TrainerCallback):
+    """After each evaluation, predicts the training images (evaluation mode, not augmented) and logs [`memorisation`]
+    and, of the training loss, [`loss_separation`]. The histogram is in the log history alone, not shown.
+
+    Args:
+        trainer (`RobustTrainer`): the trainer that this callback is added to.
         train_dataset (`Dataset`): must have `labels` and `clean_labels`, int64 (N,), in the order of its items.
+
+    Attributes:
+        logits: (N, K), of the last evaluation; None before the first.
     """
 
     def __init__(self, trainer: Trainer, train_dataset: Dataset):
         if train_dataset.clean_labels is None:
             raise ValueError("train_dataset has no clean_labels: what is memorised can't be told from what is learned")
-        self.trainer, self.dataset = trainer, train_dataset
+        self.trainer, self.dataset, self.logits = trainer, train_dataset, None
 
     def on_evaluate(self, args, state, control, **kwargs):
-        logits = first_array(self.trainer.predict(self.dataset, metric_key_prefix="train").predictions)
-        shares = memorisation(logits.argmax(-1), self.dataset.labels.numpy(), self.dataset.clean_labels.numpy())
+        self.logits = first_array(self.trainer.predict(self.dataset, metric_key_prefix="train").predictions)
+        given, clean = self.dataset.labels, self.dataset.clean_labels
+        shares = memorisation(self.logits.argmax(-1), given.numpy(), clean.numpy())
+        flipped = (given != clean).numpy()
+        histogram = None
+        if flipped.any() and not flipped.all():
+            losses = self.trainer.loss.eval()(torch.as_tensor(self.logits).double(), given, reduction="none")
+            separation = loss_separation(losses.numpy(), flipped)
+            histogram = separation.pop("loss_histogram")
+            shares |= separation
         self.trainer.log({f"train_{name}": share for name, share in shares.items()})
+        if histogram is not None:
+            state.log_history[-1]["loss_histogram"] = histogram
 
 
 class ThroughputCallback(TrainerCallback):

@@ -11,6 +11,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate.utils import broadcast_object_list
 from torch import nn
@@ -20,12 +21,13 @@ from transformers import PreTrainedModel, TrainerState, set_seed
 from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
 from .data import ImageSplits, add_noise, load_image_splits
-from .diagnostics import MemorisationCallback, ThroughputCallback
+from .diagnostics import MemorisationCallback, ThroughputCallback, first_array
+from .estimate import estimate_noise_rate, estimate_transition_matrix
 from .files import write_json
-from .losses import get_loss
+from .losses import RobustLoss, format_loss_spec, get_loss, loss_needs, parse_loss_spec
 from .models import MODELS, load_model, make_image_processor, saved_config
-from .noise import KINDS, SAMPLINGS, NoiseSpec, realised_matrix, realised_rate
-from .plots import plot_curves, save_figure
+from .noise import KINDS, SAMPLINGS, NoiseSpec, realised_matrix, realised_rate, transition_matrix
+from .plots import plot_curves, plot_loss_histograms, plot_transition_matrices, save_figure
 from .trainer import RobustTrainer, RobustTrainingArguments, complete_checkpoints, refuse_data_parallel
 from .vision import ImageTensorDataset, ImageTransform
 
@@ -58,6 +60,12 @@ class DataArguments:
     noise_sampling: str = field(
         default="quota", metadata={"help": "quota: the exact rate in each class; bernoulli: each image by itself."}
     )
+    noise_contaminated: bool = field(
+        default=False,
+        metadata={
+            "help": "semantic noise as the code of several papers makes it: later classes flip earlier flips back."
+        },
+    )
     max_train_samples: int | None = field(default=None, metadata={"help": "Keep the first so many training images."})
     max_test_samples: int | None = field(default=None, metadata={"help": "Keep the first so many test images."})
     augmentation: str | None = field(
@@ -73,6 +81,13 @@ class DataArguments:
             self.noise = str(NoiseSpec.parse(self.noise))
         if self.noise_sampling not in SAMPLINGS:
             raise ValueError(f"noise_sampling must be one of {list(SAMPLINGS)}; got {self.noise_sampling!r}")
+        if self.noise_contaminated and (
+            self.noise is None or not self.noise.startswith("semantic") or self.noise_sampling != "quota"
+        ):
+            raise ValueError(
+                f"noise_contaminated=True is allowed with semantic noise and noise_sampling='quota' alone; got "
+                f"noise={self.noise!r}, noise_sampling={self.noise_sampling!r}"
+            )
         if self.noise_seed < 0:
             raise ValueError(f"noise_seed must be 0 or more; got {self.noise_seed}")
         if self.augmentation is None:
@@ -115,6 +130,13 @@ class ExperimentArguments(RobustTrainingArguments):
     # Batches are small uint8 tensors: pinning costs more than it saves, and warns where there is no accelerator.
     dataloader_pin_memory: bool = field(default=False, metadata={"help": "Pin memory in data loaders."})
     save_total_limit: int | None = field(default=1, metadata={"help": "Checkpoints kept; one is enough to resume."})
+    transition_matrix: str | None = field(
+        default=None,
+        metadata={
+            "help": "For the losses forward and backward: a noise (symmetric_40), 'true' (from the clean labels), a "
+            ".npy or .json file, or the results.json of a run, whose estimate is taken."
+        },
+    )
     resume_from_checkpoint: str | None = field(
         default=None,
         metadata={"help": "'last' for the newest complete checkpoint in output_dir, or a checkpoint folder in it."},
@@ -129,6 +151,11 @@ class ExperimentArguments(RobustTrainingArguments):
             if getattr(self, item.name)
             != (item.default if item.default_factory is MISSING else item.default_factory())
         }
+        if (self.transition_matrix is None) == ("transition_matrix" in loss_needs(self.loss)):
+            raise ValueError(
+                f"transition_matrix={self.transition_matrix!r} with loss={self.loss!r}: the losses forward and "
+                "backward need one, others take none"
+            )
         if self.load_best_model_at_end:
             raise ValueError(
                 "load_best_model_at_end=True would choose the model by its score on the test split. Allowed: False."
@@ -164,7 +191,7 @@ def run_settings(data: DataArguments, model: ModelArguments, args: ExperimentArg
         "noise": data.noise_name,
         **asdict(model),
         **{name: getattr(args, name) for name in RECIPE},
-        "loss": get_loss(args.loss).spec,
+        "loss": format_loss_spec(parse_loss_spec(args.loss)),
         "processes": args.world_size,
         "other_arguments": others,
     }
@@ -199,7 +226,8 @@ def run_experiment(
     """Run one experiment in `args.output_dir` and return what it writes to `results.json`.
 
     Writes `settings.json` and `results.json`, and if it trains the model (safetensors), its image processor,
-    checkpoints and `curves.png`. Where several processes run, each calls this; the first one decides and writes.
+    checkpoints, and the figures `curves.png`, `loss_histograms.png` and `noise.png`. Where several processes run, each
+    calls this; the first one decides and writes.
 
     Args:
         splits (`ImageSplits`, *optional*): what `load_splits(data)` gives, for callers that run several experiments.
@@ -214,6 +242,11 @@ def run_experiment(
             "do_train=False scores a trained model on clean labels; "
             f"got model={model.model!r} and noise={data.noise!r}"
         )
+    if "views" in loss_needs(args.loss) and args.do_train and not AUGMENTATIONS[data.augmentation]:
+        raise ValueError(
+            f"loss={args.loss!r} compares two augmented views of an image, augmentation={data.augmentation!r} makes "
+            f"none; allowed: {[name for name, steps in AUGMENTATIONS.items() if steps]}"
+        )
     if model.model not in MODELS:
         saved_config(model.model, trust_remote_code=model.trust_remote_code)  # a wrong name is said before any work
     output_dir = Path(args.output_dir)
@@ -223,7 +256,14 @@ def run_experiment(
     splits = load_splits(data, train=args.do_train) if splits is None else splits
     train = splits.train
     if data.noise is not None:
-        train = add_noise(train, data.noise, splits.label_names, seed=data.noise_seed, sampling=data.noise_sampling)
+        train = add_noise(
+            train,
+            data.noise,
+            splits.label_names,
+            seed=data.noise_seed,
+            sampling=data.noise_sampling,
+            contaminated=data.noise_contaminated,
+        )
     state = None if checkpoint is None else TrainerState.load_from_json(str(Path(checkpoint) / "trainer_state.json"))
     # Trainer would make one step more where the last checkpoint was written at the very end.
     trained = state is not None and state.global_step >= state.max_steps
@@ -237,6 +277,7 @@ def run_experiment(
         eval_dataset=splits.test,
         processing_class=processor,
         image_transform=image_transform(processor, seed=args.seed, **AUGMENTATIONS[data.augmentation]),
+        loss=make_loss(args, network, train),
     )
     if args.do_train:
         _check_last_batch(network, len(train), args)
@@ -245,10 +286,11 @@ def run_experiment(
 
     batch = args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size
     throughput = ThroughputCallback(len(train), -(-len(train) // batch))
+    memorised = None if train.clean_labels is None else MemorisationCallback(trainer, train)
     if args.do_train:
         trainer.add_callback(throughput)
-        if train.clean_labels is not None:
-            trainer.add_callback(MemorisationCallback(trainer, train))
+        if memorised is not None:
+            trainer.add_callback(memorised)
         if trained:
             trainer.state = state
         else:
@@ -258,11 +300,18 @@ def run_experiment(
     if args.do_eval and trainer.state.global_step not in evaluated:
         trainer.evaluate()
 
+    noise = {"rate": None}
+    if args.do_train:
+        logits = None if memorised is None else memorised.logits
+        if logits is None:  # unknown clean labels, or a run that was resumed at its very end
+            logits = first_array(trainer.predict(train, metric_key_prefix="train").predictions)
+        noise = noise_summary(train, logits)
+
     history = epoch_history(trainer.state.log_history)
     results = {
         "settings": settings,
         "accuracy": accuracy_summary(history),
-        "noise": noise_summary(train, len(splits.label_names)) if args.do_train else {"rate": None},
+        "noise": noise,
         "memorisation": {key: value for row in history[-1:] for key, value in row.items() if key.startswith("train_")},
         "history": history,
         "images_per_second": throughput.images_per_second,  # of this call; None if it trained nothing
@@ -277,6 +326,9 @@ def run_experiment(
     if args.process_index == 0:
         if args.do_train and history:
             save_figure(plot_curves(results), output_dir / "curves.png")
+            save_figure(plot_transition_matrices(results), output_dir / "noise.png")
+            if any("loss_histogram" in row for row in history):
+                save_figure(plot_loss_histograms(results), output_dir / "loss_histograms.png")
         write_json(output_dir / "results.json", results)  # last: its presence says that the run is finished
     trainer.accelerator.wait_for_everyone()
     return results
@@ -428,6 +480,44 @@ def image_transform(processor, **augmentation) -> ImageTransform:
     )
 
 
+def make_loss(args: ExperimentArguments, network: PreTrainedModel, train: ImageTensorDataset) -> RobustLoss:
+    """The loss that `args` names; of a trained network that is only scored, the one that it was trained with."""
+    trained_with = network.config.to_dict().get("robust_loss")
+    if not args.do_train and trained_with is not None and "loss" not in args.not_default:
+        return get_loss(trained_with)
+    matrix = args.transition_matrix
+    if matrix is not None:
+        matrix = resolve_transition_matrix(matrix, train, network.config.num_labels)
+    return get_loss(args.loss, class_weights=args.class_weights, transition_matrix=matrix)
+
+
+def resolve_transition_matrix(name: str, train: ImageTensorDataset, num_classes: int) -> np.ndarray:
+    """The (K, K) matrix that `--transition_matrix` names: see its help.
+
+    Raises:
+        ValueError: no such noise or file, a file without a matrix, or "true" where the clean labels are unknown.
+    """
+    if name == "true":
+        if train.clean_labels is None:
+            raise ValueError(
+                "transition_matrix='true' needs clean labels beside the given ones; the data set has none"
+            )
+        return realised_matrix(train.clean_labels.numpy(), train.labels.numpy(), num_classes)
+    path = Path(name)
+    if path.suffix not in (".json", ".npy"):
+        return transition_matrix(name, num_classes)
+    if not path.is_file():
+        raise ValueError(f"transition_matrix: there is no file {name!r}")
+    if path.suffix == ".npy":
+        return np.load(path, allow_pickle=False)
+    content = json.loads(path.read_text())
+    if isinstance(content, dict):
+        content = content.get("noise", {}).get("estimated_matrix")
+    if content is None:
+        raise ValueError(f"transition_matrix: {name!r} is neither a matrix nor a run's results with an estimated one")
+    return np.asarray(content, np.float64)
+
+
 def epoch_history(log_history: list[dict]) -> list[dict]:
     """`Trainer`'s log, one entry an evaluation: its epoch, loss, learning rate, test scores and training fits.
 
@@ -443,6 +533,8 @@ def epoch_history(log_history: list[dict]) -> list[dict]:
         "train_given_accuracy": "train_given_accuracy",
         "train_memorised": "train_memorised",
         "train_recovered": "train_recovered",
+        "train_separation_auc": "train_separation_auc",
+        "loss_histogram": "loss_histogram",
     }
     by_step: dict[int, dict] = {}
     for entry in log_history:
@@ -459,12 +551,26 @@ def accuracy_summary(history: list[dict]) -> dict:
     return {"last": history[-1]["test_accuracy"], "best": best["test_accuracy"], "best_epoch": best["epoch"]}
 
 
-def noise_summary(train: ImageTensorDataset, num_classes: int) -> dict:
-    """Realised share of wrong labels and their K x K matrix; nothing where the clean ones are unknown."""
-    if train.clean_labels is None:
-        return {"rate": None}
-    clean, given = train.clean_labels.numpy(), train.labels.numpy()
-    return {"rate": realised_rate(clean, given), "matrix": realised_matrix(clean, given, num_classes).tolist()}
+def noise_summary(train: ImageTensorDataset, logits: np.ndarray) -> dict:
+    """The noise as it is and as the model's predictions for the training images, logits (N, K), tell it.
+
+    `rate` and `matrix`: realised share of wrong labels, and their K x K matrix; None where the clean ones are unknown.
+    `estimated_rate`, `estimated_matrix`: by confident learning, see `estimate`. From predictions of images that the
+    model was trained on, it misses what the model has memorised.
+    """
+    given, num_classes = train.labels.numpy(), logits.shape[1]
+    probabilities = torch.from_numpy(logits).double().softmax(1).numpy()
+    summary = {
+        "rate": None,
+        "matrix": None,
+        "estimated_rate": estimate_noise_rate(probabilities, given),
+        "estimated_matrix": estimate_transition_matrix(probabilities, given).tolist(),
+    }
+    if train.clean_labels is not None:
+        clean = train.clean_labels.numpy()
+        summary["rate"] = realised_rate(clean, given)
+        summary["matrix"] = realised_matrix(clean, given, num_classes).tolist()
+    return summary
 
 
 def hardware(device: torch.device) -> str:

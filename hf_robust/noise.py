@@ -19,6 +19,8 @@ CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog
 # CIFAR-10's confusable pairs (Patrini et al. 2017), in its class order: bird -> airplane, cat <-> dog,
 # deer -> horse, truck -> automobile. The other five classes keep their labels.
 SEMANTIC_TARGETS = {2: 0, 3: 5, 4: 7, 5: 3, 9: 1}
+# The order in which the code of Ma et al. (2020) flips them: cat before dog, which contaminated noise depends on.
+CONTAMINATED_ORDER = (9, 2, 3, 5, 4)
 
 
 @dataclass(frozen=True)
@@ -86,7 +88,7 @@ class NoiseSpec:
         return f"{self.kind}_{int(rate) if rate.is_integer() else rate!r}"
 
 
-def transition_matrix(spec: str | NoiseSpec, num_classes: int) -> np.ndarray:
+def transition_matrix(spec: str | NoiseSpec, num_classes: int, *, contaminated: bool = False) -> np.ndarray:
     """The matrix `T[i, j] = P(noisy = j | clean = i)` of a class-conditional noise.
 
     With r = rate / 100: `symmetric` gives r / (K - 1) to each of the K - 1 *other* classes (Ma et al. 2020), so that
@@ -94,19 +96,28 @@ def transition_matrix(spec: str | NoiseSpec, num_classes: int) -> np.ndarray:
     2018); `semantic` gives r to `SEMANTIC_TARGETS[i]` and leaves the five classes without a target clean (Patrini et
     al. 2017), so that on balanced classes half of the rate is the share of wrong labels.
 
+    Contaminated `semantic` noise (see [`make_noisy_labels`]) differs in the row of the cats: r^2 of them are turned to
+    dogs and back, so that r (1 - r) are called dogs and 1 - r + r^2 cats. The dogs' row is the same, r going to cat,
+    and on balanced classes (5 r - r^2) / 10 is the share of wrong labels. This holds for any class sizes, as an
+    expectation, up to the rounding down of the counts.
+
     Args:
         spec (`str` or `NoiseSpec`): the noise.
         num_classes (`int`): K >= 2.
+        contaminated (`bool`, *optional*, defaults to `False`): the matrix of contaminated `semantic` noise.
 
     Returns:
         `np.ndarray`: (K, K) float64, rows (clean class) sum to 1.
 
     Raises:
-        ValueError: bad spec, K < 2, `semantic` with K other than 10, or `instance`, which has no such matrix.
+        ValueError: bad spec, K < 2, `semantic` with K other than 10, `contaminated` with a kind other than `semantic`,
+            or `instance`, which has no such matrix.
     """
     spec = NoiseSpec.parse(spec)
     _check_num_classes(num_classes)
-    rate = spec.rate / 100
+    if contaminated and spec.kind != "semantic":
+        raise ValueError(f"contaminated: True is allowed with semantic_RR alone, got spec {spec}")
+    rate = float(spec.rate) / 100
     if spec.kind == "instance":
         raise ValueError(
             f"spec: {spec} depends on the image, not on the class alone, and has no transition matrix; "
@@ -118,6 +129,12 @@ def transition_matrix(spec: str | NoiseSpec, num_classes: int) -> np.ndarray:
     if spec.kind == "symmetric":
         matrix = np.full((num_classes, num_classes), rate / (num_classes - 1))
         np.fill_diagonal(matrix, 1 - rate)
+        return matrix
+    if contaminated:
+        matrix = np.eye(num_classes)
+        for source in CONTAMINATED_ORDER:  # of all that is called source by now, whatever it was, r goes on
+            matrix[:, SEMANTIC_TARGETS[source]] += rate * matrix[:, source]
+            matrix[:, source] *= 1 - rate
         return matrix
     targets = {
         "clean": {},
@@ -132,7 +149,14 @@ def transition_matrix(spec: str | NoiseSpec, num_classes: int) -> np.ndarray:
 
 
 def make_noisy_labels(
-    labels, spec: str | NoiseSpec, *, num_classes: int, seed: int = 0, images=None, sampling: str = "quota"
+    labels,
+    spec: str | NoiseSpec,
+    *,
+    num_classes: int,
+    seed: int = 0,
+    images=None,
+    sampling: str = "quota",
+    contaminated: bool = False,
 ) -> np.ndarray:
     """Draw noisy labels for `labels`. The result depends on the arguments alone, on any platform.
 
@@ -143,7 +167,12 @@ def make_noisy_labels(
     - `sampling="bernoulli"`: each image for itself with probability rate / 100; its target is drawn from its class's
       row of the transition matrix.
 
-    Classes are always told by the *clean* labels, so that a cat turned dog is never turned back.
+    Classes are told by the *clean* labels, so that a cat turned dog is never turned back, unless `contaminated` asks
+    for it: `semantic` noise as the code of Ma et al. (2020, active passive losses) and of their successors draws it,
+    for comparisons with the tables of those papers. It takes the classes in the order `CONTAMINATED_ORDER` and in each
+    turn relabels `int(rate / 100 * n)` of the n images that carry the label *now*. So dogs are drawn from the dogs and
+    the cats just turned dog, some of which turn back: at a nominal 40 %, 24 % of the cats, 40 % of the dogs and 18.4 %
+    of all labels of balanced classes end up wrong, where the exact noise has 40 %, 40 % and 20 %.
 
     `instance` noise is that of Xia et al. (2020, part-dependent label noise; `get_instance_noisy_label` in their
     code), on raw 0..255 pixels x: flip probability q ~ truncated normal(rate, 0.1) on [0, 1] per image, W ~ N(0, 1)
@@ -159,24 +188,34 @@ def make_noisy_labels(
         seed (`int`, *optional*, defaults to 0): >= 0. Different specs with one seed are independent of each other.
         images (*optional*): (N, ...) uint8, needed by `instance` and not looked at by the others.
         sampling (`str`, *optional*, defaults to `"quota"`): one of `SAMPLINGS`.
+        contaminated (`bool`, *optional*, defaults to `False`): draw `semantic` noise, by quota, with the flips back
+            of that code, from a stream of its own; the default is the exact noise.
 
     Returns:
         `np.ndarray`: (N,) int64 in 0..K-1.
 
     Raises:
-        ValueError: bad spec, sampling, seed, shape or a label outside 0..K-1.
+        ValueError: bad spec, sampling, seed, shape or a label outside 0..K-1, or `contaminated` with a kind other than
+            `semantic` or a sampling other than `"quota"`.
         TypeError: labels that are no integers, images that are not uint8, a seed that is no integer.
     """
     spec = NoiseSpec.parse(spec)
     if sampling not in SAMPLINGS:
         raise ValueError(f"sampling: unknown {sampling!r}; allowed are {', '.join(SAMPLINGS)}")
+    if contaminated and (spec.kind != "semantic" or sampling != "quota"):
+        raise ValueError(
+            "contaminated: True is allowed with semantic_RR and sampling 'quota' alone, "
+            f"got spec {spec} and sampling {sampling!r}"
+        )
     _check_num_classes(num_classes)
     labels = check_labels("labels", labels, num_classes)
-    generator = _generator(spec, seed)
+    generator = _generator(f"{spec} contaminated" if contaminated else str(spec), seed)
     if spec.kind == "instance":
         images = _check_images(images, len(labels))
         return _instance_labels(labels, images, spec.rate, num_classes, generator, sampling)
-    matrix = transition_matrix(spec, num_classes)
+    matrix = transition_matrix(spec, num_classes)  # also refuses semantic noise on anything but 10 classes
+    if contaminated:
+        return _contaminated_labels(labels, float(spec.rate), generator)
     draw = {"quota": _quota_labels, "bernoulli": _bernoulli_labels}[sampling]
     return draw(labels, matrix, spec.rate, generator)
 
@@ -215,14 +254,14 @@ def realised_matrix(clean, noisy, num_classes: int) -> np.ndarray:
 # ---------------------------------------------------------------------------------------------------------- sampling
 
 
-def _generator(spec: NoiseSpec, seed: int) -> np.random.Generator:
-    # The canonical name is hashed (sha256: hash() differs from process to process), so that one seed gives unrelated
-    # draws to different noises, and the same draws to one noise whatever was drawn before.
+def _generator(name: str, seed: int) -> np.random.Generator:
+    # The noise's canonical name is hashed (sha256: hash() differs from process to process), so that one seed gives
+    # unrelated draws to different noises, and the same draws to one noise whatever was drawn before.
     if isinstance(seed, bool) or not isinstance(seed, Integral):
         raise TypeError(f"seed: expected an int >= 0, got {seed!r}")
     if seed < 0:
         raise ValueError(f"seed: expected an int >= 0, got {seed}")
-    digest = hashlib.sha256(f"{spec} {seed}".encode()).digest()
+    digest = hashlib.sha256(f"{name} {seed}".encode()).digest()
     return np.random.Generator(np.random.PCG64(np.random.SeedSequence(int.from_bytes(digest, "big"))))
 
 
@@ -243,6 +282,16 @@ def _quota_labels(labels, matrix, rate, generator):
         share, rest = divmod(flips, len(targets))
         wrong = np.concatenate([np.repeat(targets, share), generator.permutation(targets)[:rest]])
         noisy[generator.permutation(members)[:flips]] = wrong
+    return noisy
+
+
+def _contaminated_labels(labels, rate, generator):
+    # (N,) int64 -> (N,) int64. Looking members up in noisy, not in labels, and rounding down are that code's doing.
+    noisy = labels.copy()
+    for source in CONTAMINATED_ORDER:
+        members = np.flatnonzero(noisy == source)
+        flips = int(rate / 100 * len(members))
+        noisy[generator.permutation(members)[:flips]] = SEMANTIC_TARGETS[source]
     return noisy
 
 

@@ -3,39 +3,62 @@
 A result is what `results.json` of a run holds. Of it these functions read
 
 - `settings`: `loss`, `noise`, `model`, `seed`;
-- `noise["rate"]`: realised share of wrong labels, or None where the clean labels are unknown;
-- `accuracy`: `last` and `best`, test accuracies in 0..1;
+- `noise`: `rate`, the realised share of wrong labels, or None where the clean labels are unknown, and `matrix`, their
+  K x K transition matrix; `estimated_rate` and `estimated_matrix`, what a method made of the noisy labels alone;
+- `label_names`: the K classes;
+- `accuracy`: `last` and `best`, test accuracies in 0..1, and `best_epoch`;
+- `memorisation`: `train_memorised` and `train_separation_auc` of the last epoch;
 - `history`: one dict an evaluation with `epoch` and `test_accuracy`, and where the clean labels of the training images
-  are known `train_clean_accuracy` (all images, clean label) and `train_memorised` (wrongly labelled images, the wrong
-  label); shares in 0..1. Absent or None, a value is left out.
+  are known `train_clean_accuracy` (all images, clean label), `train_memorised` (wrongly labelled images, the wrong
+  label), `train_separation_auc` and `loss_histogram` (see [`plot_loss_histograms`]); shares in 0..1. Absent or None, a
+  value is left out.
+
+The figures of the losses themselves are in `loss_plots` and are had from here as well.
 """
 
 import math
 import os
 import re
 from collections.abc import Iterable
-from itertools import cycle
 from pathlib import Path
 from statistics import mean, stdev
 
-from matplotlib.axes import Axes
+import numpy as np
+from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-# These losses look the same in every figure. Colours that colour-blind readers tell apart (Okabe & Ito, without the
-# yellow, which vanishes on white), each with a marker of its own.
-STYLES = {
-    "ce": ("#D55E00", "o"),
-    "nce+rce": ("#0072B2", "s"),
-    "nce": ("#56B4E9", "^"),
-    "gce": ("#009E73", "D"),
-    "sce": ("#E69F00", "v"),
-    "mae": ("#CC79A7", "P"),
-    "fl": ("#000000", "X"),
-}
-# With the same colours, for losses beyond these: six, so that seven colours and six markers make 42 pairs.
-SPARE_MARKERS = ("<", ">", "p", "h", "d", "*")
+from .loss_plots import (
+    SPARE_MARKERS,
+    STYLES,
+    compact,
+    dress,
+    headline,
+    legend,
+    loss_curve,
+    loss_landscape,
+    loss_styles,
+    plot_loss_histograms,
+)
+
+__all__ = [
+    "SPARE_MARKERS",
+    "STYLES",
+    "details_table",
+    "loss_curve",
+    "loss_landscape",
+    "loss_styles",
+    "plot_accuracy_vs_noise",
+    "plot_curves",
+    "plot_loss_histograms",
+    "plot_runs",
+    "plot_transition_matrices",
+    "results_table",
+    "save_figure",
+]
+
+MOST_NUMBERED = 20  # classes: with more, a matrix's cells are too small for numbers
 
 
 def plot_curves(result: dict) -> Figure:
@@ -48,7 +71,7 @@ def plot_curves(result: dict) -> Figure:
     """
     (result,) = _with_history([result])
     history, settings = result["history"], result["settings"]
-    colour, marker = loss_styles([settings["loss"]])[_compact(settings["loss"])]
+    colour, marker = loss_styles([settings["loss"]])[compact(settings["loss"])]
     fits = {
         "train_clean_accuracy": {"label": "all images: their clean label", "color": colour, "marker": marker},
         "train_memorised": {
@@ -64,9 +87,7 @@ def plot_curves(result: dict) -> Figure:
     columns = 2 if fits else 1
     figure = Figure(figsize=(4.8 * columns, 4.2), layout="constrained")
     axes = figure.subplots(1, columns, squeeze=False)[0]
-    figure.suptitle(
-        f"{_compact(settings['loss'])} on {settings['noise']}, {settings['model']}, seed {settings['seed']}"
-    )
+    figure.suptitle(headline(settings))
 
     epochs, accuracy = _series(history, "test_accuracy")
     best = accuracy.index(max(accuracy))
@@ -81,11 +102,11 @@ def plot_curves(result: dict) -> Figure:
         fillstyle="none",
         label=f"best {accuracy[best]:.1f} %, epoch {epochs[best]:g}",
     )
-    _dress(axes[0], title="Clean test set", xlabel="Epoch", ylabel="Test accuracy (%)")
+    dress(axes[0], title="Clean test set", xlabel="Epoch", ylabel="Test accuracy (%)")
     if fits:
         for key, style in fits.items():
             axes[1].plot(*_series(history, key), markersize=4, **style)
-        _dress(axes[1], title="Training images", xlabel="Epoch", ylabel="Fitted (%)")
+        dress(axes[1], title="Training images", xlabel="Epoch", ylabel="Fitted (%)")
         axes[1].set_ylim(-3, 103)
     for panel in axes:  # below, where no curve can run through it
         panel.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), frameon=False)
@@ -115,7 +136,7 @@ def plot_runs(results: Iterable[dict]) -> Figure:
     for column, ((noise, model), runs) in enumerate(columns.items()):
         for row, (key, ylabel) in enumerate(rows):
             axes = grid[row][column]
-            for loss, seeds in _grouped(runs, lambda r: _compact(r["settings"]["loss"])).items():
+            for loss, seeds in _grouped(runs, lambda r: compact(r["settings"]["loss"])).items():
                 by_epoch: dict[float, list[float]] = {}
                 for run in seeds:
                     for epoch, value in zip(*_series(run["history"], key), strict=True):
@@ -138,7 +159,7 @@ def plot_runs(results: Iterable[dict]) -> Figure:
                     highest = [max(by_epoch[e]) for e in epochs]
                     axes.fill_between(epochs, lowest, highest, color=colour, alpha=0.2, linewidth=0)
             last_row = row == len(rows) - 1
-            _dress(
+            dress(
                 axes,
                 title=(f"{noise}, {model}" if several_models else noise) if row == 0 else "",
                 xlabel="Epoch" if last_row else "",
@@ -148,7 +169,7 @@ def plot_runs(results: Iterable[dict]) -> Figure:
                 axes.set_ylim(-3, 103)
                 if not axes.lines:
                     axes.text(0.5, 0.5, "no wrong labels known", ha="center", transform=axes.transAxes, color="0.4")
-    _legend(figure, styles)
+    legend(figure, styles)
     return figure
 
 
@@ -175,7 +196,7 @@ def plot_accuracy_vs_noise(results: Iterable[dict]) -> Figure:
         for column, kind in enumerate(kinds):
             axes = grid[row][column]
             shown = [r for r in runs if _kind_and_rate(r)[0] in (kind, "clean")]
-            for loss, seeds in _grouped(shown, lambda r: _compact(r["settings"]["loss"])).items():
+            for loss, seeds in _grouped(shown, lambda r: compact(r["settings"]["loss"])).items():
                 by_rate = dict(sorted(_grouped(seeds, lambda r: _kind_and_rate(r)[1]).items()))
                 last = {rate: [100 * r["accuracy"]["last"] for r in group] for rate, group in by_rate.items()}
                 best = [mean(100 * r["accuracy"]["best"] for r in group) for group in by_rate.values()]
@@ -194,7 +215,7 @@ def plot_accuracy_vs_noise(results: Iterable[dict]) -> Figure:
                         capsize=3,
                     )
             title = f"{kind} noise" if kind != "clean" else "clean labels"
-            _dress(
+            dress(
                 axes,
                 title=f"{title}, {model}" if len(models) > 1 else title,
                 xlabel="Noise rate (%)" if row == len(models) - 1 else "",
@@ -207,7 +228,61 @@ def plot_accuracy_vs_noise(results: Iterable[dict]) -> Figure:
         Line2D([], [], color="0.3", label="last epoch"),
         Line2D([], [], color="0.3", alpha=0.6, linestyle="--", label="best epoch"),
     ]
-    _legend(figure, styles, extra)
+    legend(figure, styles, extra)
+    return figure
+
+
+def plot_transition_matrices(result: dict) -> Figure:
+    """The true and the estimated transition matrix of one run's labels, side by side, with their noise rates.
+
+    A row is a clean class, a column a given label, a cell the percentage of the row's images that carry that label.
+    The colour scale goes with the square root, so that single flips show beside the diagonal. Up to 20 classes each
+    cell holds its number. A row of counts is divided by its sum; a row of zeros stays as it is. A matrix that is
+    absent or None is left out.
+
+    Args:
+        result (`dict`): `noise["matrix"]` and `noise["estimated_matrix"]`, (K, K) counts or row shares;
+            `noise["rate"]` and `noise["estimated_rate"]` in 0..1 or None; `label_names`, K strings.
+
+    Raises:
+        ValueError: neither matrix is there, or one is not (K, K).
+    """
+    noise, names = result["noise"], result["label_names"]
+    matrices = {}
+    for title, key, rate_key in (("true", "matrix", "rate"), ("estimated", "estimated_matrix", "estimated_rate")):
+        if noise.get(key) is None:
+            continue
+        matrix = np.asarray(noise[key], dtype=float)
+        if matrix.shape != (len(names), len(names)):
+            raise ValueError(f"noise[{key!r}]: expected shape ({len(names)}, {len(names)}), got {matrix.shape}")
+        rate = noise.get(rate_key)
+        title += "" if rate is None else f": {100 * rate:.1f} % wrong labels"
+        sums = matrix.sum(axis=1, keepdims=True)
+        matrices[title] = 100 * matrix / np.where(sums == 0, 1, sums)
+    if not matrices:
+        raise ValueError("result: its noise holds neither a matrix nor an estimated_matrix")
+
+    numbered = len(names) <= MOST_NUMBERED
+    side = max(3.6, 0.42 * len(names)) if numbered else 8.0
+    ticks = range(0, len(names), math.ceil(len(names) / 50))  # names that do not overlap
+    size = "small" if numbered else "xx-small"
+    figure = Figure(figsize=((side + 1.2) * len(matrices) + 1, side + 1.8), layout="compressed")
+    figure.suptitle(headline(result["settings"]))
+    panels = figure.subplots(1, len(matrices), squeeze=False)[0]
+    for axes, (title, matrix) in zip(panels, matrices.items(), strict=True):
+        image = axes.imshow(matrix, cmap="Blues", norm=PowerNorm(0.5, 0, 100))
+        axes.set_title(title, fontsize="medium")
+        axes.set_xlabel("Given label")
+        axes.set_xticks(ticks, [names[k] for k in ticks], rotation=90, fontsize=size)
+        axes.set_yticks(ticks, [names[k] for k in ticks], fontsize=size)
+        if numbered:
+            for (row, column), share in np.ndenumerate(matrix):
+                text = "0" if share == 0 else f"{share:.1f}"
+                colour = "white" if share > 45 else "black"
+                axes.text(column, row, text, ha="center", va="center", color=colour, fontsize=7.5)
+    panels[0].set_ylabel("Clean label")
+    bar = figure.colorbar(image, ax=list(panels), label="Share of the clean class (%)", shrink=0.8)
+    bar.set_ticks([0, 1, 5, 10, 25, 50, 100])
     return figure
 
 
@@ -224,7 +299,7 @@ def results_table(results: Iterable[dict]) -> str:
     if not results:
         raise ValueError("results: there are none")
     noises = sorted({r["settings"]["noise"] for r in results}, key=_noise_order)
-    rows = _grouped(results, lambda r: (r["settings"]["model"], _compact(r["settings"]["loss"])))
+    rows = _grouped(results, lambda r: (r["settings"]["model"], compact(r["settings"]["loss"])))
     several_models = len({model for model, _ in rows}) > 1
     heads = [*(["model"] if several_models else []), "loss", *noises]
     lines = ["| " + " | ".join(heads) + " |", "|" + " --- |" * len(heads)]
@@ -241,10 +316,57 @@ def results_table(results: Iterable[dict]) -> str:
                 cells.append("–")
         lines.append("| " + " | ".join(cells) + " |")
     caption = "Accuracy on the clean test set in percent: last epoch (best epoch)"
-    if counts - {1}:
-        seeds = "–".join(str(count) for count in sorted({min(counts), max(counts)}))
-        caption += f", mean ± standard deviation over {seeds} seeds"
-    return "\n".join([f"{caption}.", "", *lines])
+    return "\n".join([f"{caption}{_over_seeds(counts)}.", "", *lines])
+
+
+def details_table(results: Iterable[dict]) -> str:
+    """Markdown, a heading and a table a noise: a row a loss (and model, if there are several), by last accuracy.
+
+    Columns: test accuracy of the last epoch and of the best (with its epoch, or its earliest and latest over seeds),
+    the share of wrongly labelled training images predicted as their wrong label, all in percent, and the AUC of the
+    loss as a detector of wrong labels; the latter two of the last epoch. Over several seeds each is `mean ± sample
+    standard deviation` of those that know it. A dash stands where none does; rows without an accuracy come last.
+
+    Raises:
+        ValueError: there are no results.
+    """
+    results = list(results)
+    if not results:
+        raise ValueError("results: there are none")
+    several_models = len({r["settings"]["model"] for r in results}) > 1
+    heads = [*(["model"] if several_models else []), "loss", "last", "best (epoch)", "memorised", "AUC"]
+    sections, counts = [], set()
+    noises = _grouped(results, lambda r: r["settings"]["noise"])
+    for noise in sorted(noises, key=_noise_order):
+        rows = []
+        for (model, loss), runs in _grouped(
+            noises[noise], lambda r: (r["settings"]["model"], compact(r["settings"]["loss"]))
+        ).items():
+            scored = [r["accuracy"] for r in runs if r["accuracy"]]
+            counts |= {len(scored)} - {0}
+            last = [accuracy["last"] for accuracy in scored]
+            best = "–"
+            if scored:
+                epochs = [accuracy["best_epoch"] for accuracy in scored]
+                between = "–".join(f"{epoch:g}" for epoch in sorted({min(epochs), max(epochs)}))
+                best = f"{_mean_and_spread([accuracy['best'] for accuracy in scored])} ({between})"
+            fits = [r.get("memorisation", {}) for r in runs]
+            memorised, auc = (
+                [fit[key] for fit in fits if fit.get(key) is not None]
+                for key in ("train_memorised", "train_separation_auc")
+            )
+            cells = [*([model] if several_models else []), loss, _mean_and_spread(last) if last else "–", best]
+            cells.append(_mean_and_spread(memorised) if memorised else "–")
+            cells.append(_mean_and_spread(auc, scale=1, digits=3) if auc else "–")
+            rows.append((-mean(last) if last else math.inf, "| " + " | ".join(cells) + " |"))
+        rows = [line for _, line in sorted(rows, key=lambda row: row[0])]
+        sections += ["", f"### {noise}", "", "| " + " | ".join(heads) + " |", "|" + " --- |" * len(heads), *rows]
+    caption = (
+        "Accuracy on the clean test set, last epoch and best, and share of the wrongly labelled training images "
+        "predicted as their wrong label (memorised), in percent. AUC: probability that a wrongly labelled training "
+        "image has a larger loss than a correctly labelled one. Memorised and AUC are of the last epoch"
+    )
+    return "\n".join([f"{caption}{_over_seeds(counts)}.", *sections])
 
 
 def save_figure(figure: Figure, path: str | os.PathLike) -> None:
@@ -258,23 +380,6 @@ def save_figure(figure: Figure, path: str | os.PathLike) -> None:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
-
-
-def loss_styles(losses: Iterable[str]) -> dict[str, tuple[str, str]]:
-    """Loss spec without white space -> (colour, marker), in the order of `losses`.
-
-    Losses of `STYLES` always look the same. Others share what is left, in alphabetical order.
-    """
-    losses = list(dict.fromkeys(_compact(loss) for loss in losses))
-    free = [colour for loss, (colour, _) in STYLES.items() if loss not in losses]
-    taken = [colour for loss, (colour, _) in STYLES.items() if loss in losses]
-    others = sorted(set(losses) - set(STYLES))
-    spare = dict(zip(others, zip(cycle(free + taken), cycle(SPARE_MARKERS), strict=False), strict=False))
-    return {loss: STYLES[loss] if loss in STYLES else spare[loss] for loss in losses}
-
-
-def _compact(loss: str) -> str:
-    return re.sub(r"\s", "", loss)
 
 
 def _series(history: list[dict], key: str) -> tuple[list[float], list[float]]:
@@ -322,27 +427,16 @@ def _noise_order(name: str) -> tuple:
     return *_kind_order(name.partition("_")[0]), 0.0, name
 
 
-def _mean_and_spread(shares: list[float]) -> str:
-    percent = [100 * share for share in shares]
-    if len(percent) == 1:
-        return f"{percent[0]:.1f}"
-    return f"{mean(percent):.1f} ± {stdev(percent):.1f}"
+def _mean_and_spread(values: list[float], scale: float = 100, digits: int = 1) -> str:
+    scaled = [scale * value for value in values]
+    if len(scaled) == 1:
+        return f"{scaled[0]:.{digits}f}"
+    return f"{mean(scaled):.{digits}f} ± {stdev(scaled):.{digits}f}"
 
 
-def _dress(axes: Axes, *, title: str, xlabel: str, ylabel: str) -> None:
-    axes.set_title(title, fontsize="medium")
-    axes.set_xlabel(xlabel)
-    axes.set_ylabel(ylabel)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
-    axes.grid(color="0.9", linewidth=0.8)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
-
-
-def _legend(figure: Figure, styles: dict[str, tuple[str, str]], extra: Iterable[Line2D] = ()) -> None:
-    lines = [Line2D([], [], color=colour, marker=marker, label=loss) for loss, (colour, marker) in styles.items()]
-    lines += extra
-    inches = sum(0.56 + 0.085 * len(line.get_label()) for line in lines)  # handle and gaps, and letters of 10 points
-    rows = math.ceil(inches / (0.95 * figure.get_figwidth()))
-    ncols = math.ceil(len(lines) / rows)
-    figure.legend(handles=lines, loc="outside upper center", ncols=ncols, columnspacing=1.2, frameon=False)
+def _over_seeds(counts: set[int]) -> str:
+    # what a caption says of cells that are made of so many seeds
+    if not counts - {1}:
+        return ""
+    seeds = "–".join(str(count) for count in sorted({min(counts), max(counts)}))
+    return f", mean ± standard deviation over {seeds} seeds"

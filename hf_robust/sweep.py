@@ -22,11 +22,15 @@ from .experiment import (
     settings_difference,
 )
 from .files import replace_text, write_json
-from .losses import get_loss
+from .losses import format_loss_spec, loss_needs, parse_loss_spec
 from .models import MODELS, saved_config
 from .noise import NoiseSpec
 from .plots import plot_accuracy_vs_noise, plot_runs, results_table, save_figure
-from .trainer import complete_checkpoints, refuse_data_parallel
+from .trainer import complete_checkpoints, default_weight_decay, refuse_data_parallel
+
+
+# In place of a noise: the labels as the data set has them, noisy or not.
+GIVEN = "given"
 
 
 class Run(NamedTuple):
@@ -52,7 +56,8 @@ def run_sweep(
     draws of everything, and losses are compared on the same noisy labels.
 
     Args:
-        losses, noises, models, seeds: what is combined; a run's folder is `<noise>/<model>/<loss>/seed<seed>`.
+        losses, noises, models, seeds: what is combined; a run's folder is `<noise>/<model>/<loss>/seed<seed>`. The
+            noise `"given"` stands for the labels as the data set has them.
         data, model, args: everything else; `args.output_dir` is the folder of the whole sweep.
 
     Raises:
@@ -60,8 +65,8 @@ def run_sweep(
             this before the first run.
     """
     refuse_data_parallel(args)
-    losses = [get_loss(loss).spec for loss in losses]
-    noises = [str(NoiseSpec.parse(noise)) for noise in noises]
+    losses = [format_loss_spec(parse_loss_spec(loss)) for loss in losses]
+    noises = [noise if noise == GIVEN else str(NoiseSpec.parse(noise)) for noise in noises]
     for name, values in (("losses", losses), ("noises", noises), ("models", models), ("seeds", seeds)):
         if not values or len(set(values)) != len(values):
             raise ValueError(f"{name} must be one or more different values; got {list(values)}")
@@ -72,8 +77,17 @@ def run_sweep(
     for noise, model_name, seed, loss in itertools.product(noises, models, seeds, losses):
         run_args = copy.copy(args)  # `replace` would run TrainingArguments' set-up of devices and defaults twice
         run_args.loss, run_args.seed = loss, seed
-        run_args.output_dir = str(output_dir / noise / _slug(model_name) / _slug(loss) / f"seed{seed}")
-        runs.append(Run(replace(data, noise=noise, noise_seed=seed), replace(model, model=model_name), run_args))
+        if "weight_decay" not in args.not_default:
+            run_args.weight_decay = default_weight_decay(loss)
+        if "transition_matrix" not in loss_needs(loss):
+            run_args.transition_matrix = None
+            run_args.not_default = {k: v for k, v in args.not_default.items() if k != "transition_matrix"}
+        elif args.transition_matrix is None:
+            raise ValueError(f"losses: {loss!r} needs a transition_matrix; got None")
+        run_data = replace(data, noise=None if noise == GIVEN else noise, noise_seed=seed)
+        folder = output_dir / run_data.noise_name / _slug(model_name) / _slug(loss) / f"seed{seed}"
+        run_args.output_dir = str(folder)
+        runs.append(Run(run_data, replace(model, model=model_name), run_args))
 
     results = from_first_process(args, lambda: [_finished(run) for run in runs])
     splits = None

@@ -1,12 +1,13 @@
 """`RobustTrainer`: the `transformers` Trainer with a robust loss, exact over the accumulation window and processes."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sized
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import datasets
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import (
     BaseImageProcessor,
@@ -21,8 +22,15 @@ from transformers import (
 )
 
 from .diagnostics import classification_metrics, first_array
-from .losses import get_loss
+from .losses import RobustLoss, get_loss, loss_needs, parse_loss_spec
 from .vision import EpochShuffleSampler, ImageTensorDataset, ImageTransform, collate_batch
+
+LOSS_STATE = "loss.safetensors"
+
+
+def default_weight_decay(loss: str) -> float:
+    """The weight decay that was published with a loss: 1e-4, or 0 where the loss has an L1 norm of its own."""
+    return 0.0 if "parameters" in loss_needs(loss) else 1e-4
 
 
 @dataclass
@@ -36,19 +44,26 @@ class RobustTrainingArguments(TrainingArguments):
     Args:
         loss (`str`, defaults to `"nce+rce"`): a loss name or weighted sum, see [`get_loss`]. NCE+RCE is, with NFL+RCE,
             the strongest of the losses of Ma et al. 2020 on CIFAR-10.
+        class_weights (`list[float]`, *optional*): one weight >= 0 a class; a loss is then the weighted mean over the
+            accumulation window and all processes, as `F.cross_entropy` takes it over a batch.
+        weight_decay (`float`, *optional*): by default 1e-4, or 0 if the loss has an L1 norm of the parameters of its
+            own (`anl_ce`, `jal_ce`, ...), each as published.
         optim_args (`str`, *optional*): by default `"momentum=0.9"` if the optimizer is SGD, nothing otherwise.
         decay_bias_and_norm (`bool`, defaults to `True`): decay biases and normalisation weights too, as the papers'
             code does; `False` is the usual rule of `Trainer`.
     """
 
     loss: str = field(default="nce+rce", metadata={"help": "Loss name or weighted sum: nce+rce, gce(q=0.7), ..."})
+    class_weights: list[float] | None = field(default=None, metadata={"help": "One weight >= 0 a class."})
     decay_bias_and_norm: bool = field(
         default=True, metadata={"help": "Weight decay on every parameter, biases and normalisation included."}
     )
     optim: str = field(default="sgd", metadata={"help": "The optimizer."})
     optim_args: str | None = field(default=None, metadata={"help": "Default: momentum=0.9 under SGD."})
     learning_rate: float = field(default=0.01, metadata={"help": "The initial learning rate."})
-    weight_decay: float = field(default=1e-4, metadata={"help": "Weight decay."})
+    weight_decay: float | None = field(
+        default=None, metadata={"help": "Default: 1e-4; 0 for losses with an L1 norm of their own (anl_*, jal_*)."}
+    )
     lr_scheduler_type: str = field(default="cosine", metadata={"help": "The scheduler type."})
     max_grad_norm: float = field(default=5.0, metadata={"help": "Maximum gradient norm."})
     num_train_epochs: float = field(default=120, metadata={"help": "Total number of training epochs."})
@@ -57,7 +72,11 @@ class RobustTrainingArguments(TrainingArguments):
     per_device_eval_batch_size: int = field(default=512, metadata={"help": "Evaluation batch size per device."})
 
     def __post_init__(self):
-        get_loss(self.loss)
+        parse_loss_spec(self.loss)
+        if self.weight_decay is None:
+            self.weight_decay = default_weight_decay(self.loss)
+        if self.class_weights is not None:
+            RobustLoss("ce", class_weights=self.class_weights)  # raises for weights that can't be
         if self.label_smoothing_factor != 0:
             raise ValueError(
                 f"label_smoothing_factor={self.label_smoothing_factor} can't be combined with loss={self.loss!r}: "
@@ -86,15 +105,23 @@ class RobustTrainer(Trainer):
     included (but for batch normalisation, whose statistics are those of each process's micro-batch). Evaluation
     reports accuracy and plain cross-entropy beside the robust loss, all three over the whole data set.
 
+    What a loss needs beside logits and labels (see [`RobustLoss`]) is supplied: the samples' indices, a second
+    augmented view, the learning rate, and the L1 norm of the parameters, which counts once an optimizer step. What it
+    remembers is saved with each checkpoint and resumed. The loss, without that, is kept as `robust_loss` in the
+    model's config: `get_loss(model.config.robust_loss)`.
+
     Args:
         args (`RobustTrainingArguments`).
+        loss (`RobustLoss`, *optional*): instead of `args.loss` and `args.class_weights`; for a loss that takes more
+            than a spec, `get_loss("forward", transition_matrix=T)`.
         image_transform (`ImageTransform`, *optional*): turns the uint8 batches of an [`ImageTensorDataset`] into model
             input on the training device; random only while training.
         compute_metrics: called beside the built-in metrics; its result wins where names are equal. Not combined
             with the built-in ones if `preprocess_logits_for_metrics` is given, which hides the logits from them.
 
     The other arguments are those of `Trainer`. Raises `FloatingPointError` at the first step with a logit that is not
-    finite, naming the step and the last good checkpoint.
+    finite, naming the step and the last good checkpoint, and `ValueError` before the first step where the training set
+    can't give what the loss needs.
     """
 
     def __init__(
@@ -107,6 +134,7 @@ class RobustTrainer(Trainer):
         processing_class: BaseImageProcessor | PreTrainedTokenizerBase | None = None,
         model_init: Callable[[], PreTrainedModel] | None = None,
         image_transform: ImageTransform | None = None,
+        loss: RobustLoss | None = None,
         compute_metrics: Callable[[EvalPrediction], dict] | None = None,
         callbacks: list[TrainerCallback] | None = None,
         optimizers: tuple = (None, None),
@@ -119,8 +147,11 @@ class RobustTrainer(Trainer):
         makes_batches = any(isinstance(dataset, ImageTensorDataset) for dataset in (train_dataset, eval_dataset))
         if data_collator is None and (makes_batches or image_transform is not None):
             data_collator = collate_batch
-        self.loss = get_loss(args.loss)
+        self.loss = get_loss(args.loss, class_weights=args.class_weights) if loss is None else loss
         self.image_transform = image_transform
+        self._index = None  # of the batch at hand
+        if train_dataset is not None:
+            self._check_needs(train_dataset)
         if preprocess_logits_for_metrics is None:
             compute_metrics = _beside_built_in(compute_metrics)
         super().__init__(
@@ -138,6 +169,39 @@ class RobustTrainer(Trainer):
             optimizer_cls_and_kwargs=optimizer_cls_and_kwargs,
             preprocess_logits_for_metrics=preprocess_logits_for_metrics,
         )
+        self._note_loss(self.model)
+        if args.world_size > 1:
+            self.loss.set_gather(self._gather_rows)
+        self.add_callback(_LossStepCallback(self))
+
+    def _check_needs(self, train_dataset) -> None:
+        if "index" in self.loss.needs:
+            if not _has_index(train_dataset):
+                raise ValueError(
+                    f"loss {self.loss.spec!r} needs an 'index' column, each sample's place 0..N-1 in the training "
+                    "set, which train_dataset lacks; with datasets: train.add_column('index', range(len(train)))"
+                )
+            self.loss.prepare(len(train_dataset))
+        if "views" in self.loss.needs and not (self.image_transform is not None and self.image_transform.random):
+            raise ValueError(
+                f"loss {self.loss.spec!r} needs two augmented views of each image: give an image_transform with "
+                "crop_padding or horizontal_flip"
+            )
+
+    def _note_loss(self, model: nn.Module | None) -> None:
+        if isinstance(model, PreTrainedModel):
+            model.config.robust_loss = self.loss.to_dict()
+
+    def call_model_init(self, trial=None) -> nn.Module:
+        model = super().call_model_init(trial)
+        self._note_loss(model)
+        return model
+
+    def _gather_rows(self, rows: torch.Tensor) -> torch.Tensor:
+        # Processes may have batches of different size; the padding is dropped again by their numbers of rows.
+        counts = self.accelerator.gather(torch.tensor([len(rows)], device=rows.device)).tolist()
+        padded = self.accelerator.gather(self.accelerator.pad_across_processes(rows))
+        return torch.cat([part[:count] for part, count in zip(padded.chunk(len(counts)), counts, strict=True)])
 
     def _loss_of_outputs(self, outputs, labels, num_items_in_batch=None) -> torch.Tensor:
         if labels is None:
@@ -145,27 +209,61 @@ class RobustTrainer(Trainer):
         logits = outputs["logits"] if isinstance(outputs, Mapping) else outputs[0]
         if not torch.isfinite(logits).all():
             raise FloatingPointError(self._not_finite_message())
+        training = self.model.training
+        self.loss.train(training)
+        extras = {"index": self._index, "epoch": self._current_epoch()} if training else {}
         if num_items_in_batch is None:
-            return self.loss(logits, labels)
+            return self.loss(logits, labels, **extras)
         # A window of nothing but ignored labels has no items; its sum is 0.
-        items = torch.as_tensor(num_items_in_batch, device=logits.device).clamp(min=1)
-        return self.loss(logits, labels, reduction="sum") / items
+        items = torch.as_tensor(num_items_in_batch, device=logits.device)
+        items = items.masked_fill(items == 0, 1)
+        loss = self.loss(logits, labels, reduction="sum", **extras)
+        if training and self.loss.l1:
+            # Each batch adds its share of the window, so that an optimizer step adds the whole once.
+            loss = loss + self.loss.num_items(labels) * self.loss.penalty(self.model.parameters())
+        return loss / items
+
+    def _get_num_items_in_batch(self, batch_samples: list, device: torch.device):
+        if self.loss.class_weights is None or not batch_samples or "labels" not in batch_samples[0]:
+            return super()._get_num_items_in_batch(batch_samples, device)
+        weight = sum(self.loss.num_items(batch["labels"].to(device)) for batch in batch_samples)
+        return self.accelerator.gather(weight).sum() if self.args.world_size > 1 else weight
 
     def _not_finite_message(self) -> str:
         checkpoint = last_good_checkpoint(self.args.output_dir)
         step = self.state.global_step + self.model.training  # at an evaluation, the step just made
         return (
             f"logits are not finite at step {step} (epoch {self.state.epoch or 0:.2f}) "
-            f"with loss {self.args.loss!r}; last good checkpoint: {checkpoint or 'none'}. Try a lower learning_rate."
+            f"with loss {self.loss.spec!r}; last good checkpoint: {checkpoint or 'none'}. Try a lower learning_rate."
         )
 
     def _prepare_inputs(self, inputs: dict) -> dict:
         inputs = super()._prepare_inputs(inputs)
-        index = inputs.pop("index", None)
-        if self.image_transform is not None:
-            draws = {"index": index, "epoch": self._current_epoch()} if self.model.training else {}
-            inputs["pixel_values"] = self.image_transform(inputs["pixel_values"], **draws)
+        self._index = inputs.pop("index", None)
+        if self.image_transform is None:
+            return inputs
+        images = inputs["pixel_values"]
+        if not self.model.training:
+            inputs["pixel_values"] = self.image_transform(images)
+            return inputs
+        draws = {"index": self._index, "epoch": self._current_epoch()}
+        views = 2 if "views" in self.loss.needs else 1
+        inputs["pixel_values"] = torch.cat([self.image_transform(images, **draws, view=view) for view in range(views)])
         return inputs
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        super()._save_optimizer_and_scheduler(output_dir)
+        state = {name: tensor.cpu().contiguous() for name, tensor in self.loss.state_dict().items()}
+        if state and self.args.should_save:
+            save_file(state, Path(output_dir) / LOSS_STATE)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if checkpoint is not None and self.loss.stateful:
+            path = Path(checkpoint) / LOSS_STATE
+            # Read into memory: a tensor of `load_file` may be the file's own pages.
+            state = {name: tensor.clone() for name, tensor in load_file(path).items()} if path.exists() else {}
+            self.loss.load_state_dict(state)
 
     def _current_epoch(self) -> int:
         # state.epoch is fractional within an epoch, whole at its end, and restored by a resume.
@@ -189,7 +287,7 @@ class RobustTrainer(Trainer):
             # Trainer averages the losses of batches; where several processes share an uneven last one, that counts
             # some images twice. This is the loss of the very logits that the other metrics are made of.
             logits = torch.as_tensor(first_array(output.predictions)).double()
-            loss = self.loss(logits, torch.as_tensor(output.label_ids)).item()
+            loss = self.loss.eval()(logits, torch.as_tensor(output.label_ids)).item()
             output.metrics[f"{metric_key_prefix}_loss"] = loss
         return output
 
@@ -202,6 +300,22 @@ class RobustTrainer(Trainer):
         if self.args.decay_bias_and_norm:
             return [name for name, _ in model.named_parameters()]
         return super().get_decay_parameter_names(model)
+
+
+class _LossStepCallback(TrainerCallback):
+    def __init__(self, trainer: RobustTrainer):
+        self.trainer = trainer
+
+    def on_step_end(self, args, state, control, **kwargs):
+        self.trainer.loss.step(self.trainer.lr_scheduler.get_last_lr()[0])
+
+
+def _has_index(dataset) -> bool:
+    if isinstance(dataset, ImageTensorDataset):
+        return True
+    if isinstance(dataset, datasets.Dataset):
+        return "index" in dataset.column_names
+    return isinstance(dataset, Sized) and "index" in dataset[0]
 
 
 def refuse_data_parallel(args: TrainingArguments) -> None:

@@ -6,7 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch.utils.data import Dataset, Sampler
 
-from .losses.functional import IGNORE_INDEX
+from .hashing import as_int64, mix
+from .losses.base import IGNORE_INDEX
 
 
 class ImageTensorDataset(Dataset):
@@ -97,7 +98,7 @@ class EpochShuffleSampler(Sampler[int]):
         return self.length
 
     def __iter__(self) -> Iterator[int]:
-        key = _mix(_mix(_as_int64(self.seed)) + self.epoch())
+        key = mix(mix(as_int64(self.seed)) + self.epoch())
         order = torch.randperm(self.num_samples, generator=torch.Generator().manual_seed(key.item()))
         if len(self) <= self.num_samples:
             yield from order[: len(self)].tolist()
@@ -146,15 +147,25 @@ class ImageTransform:
         self.crop_padding, self.horizontal_flip, self.seed = crop_padding, horizontal_flip, seed
         self.size, self.center_crop, self.interpolation = size, center_crop, interpolation
 
-    def __call__(self, images: torch.Tensor, *, index: torch.Tensor | None = None, epoch: int = 0) -> torch.Tensor:
-        """uint8 (B, C, H, W) -> float32 (B, C, H', W'); augmented with `index` int64 (B,), plain without it."""
+    @property
+    def random(self) -> bool:
+        """Whether training images are augmented."""
+        return bool(self.crop_padding or self.horizontal_flip)
+
+    def __call__(
+        self, images: torch.Tensor, *, index: torch.Tensor | None = None, epoch: int = 0, view: int = 0
+    ) -> torch.Tensor:
+        """uint8 (B, C, H, W) -> float32 (B, C, H', W'); augmented with `index` int64 (B,), plain without it.
+
+        `view` numbers several draws for one image in one epoch.
+        """
         if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != self.mean.shape[1]:
             raise ValueError(
                 f"images must be uint8 (B, {self.mean.shape[1]}, H, W); got {images.dtype} {tuple(images.shape)}"
             )
         self.mean, self.std = self.mean.to(images.device), self.std.to(images.device)
-        if index is not None and (self.crop_padding or self.horizontal_flip):
-            images = self._augment(images, index, epoch)
+        if index is not None and self.random:
+            images = self._augment(images, index, epoch, view)
         pixels = images.float().div_(255)
         if self.size is not None and images.shape[-2:] != (self.size, self.size):
             pixels = F.interpolate(pixels, (self.size, self.size), mode=self.interpolation, antialias=True)
@@ -164,9 +175,10 @@ class ImageTransform:
             pixels = pixels[:, :, top : top + self.center_crop, left : left + self.center_crop]
         return (pixels - self.mean).div_(self.std)
 
-    def _augment(self, images: torch.Tensor, index: torch.Tensor, epoch: int) -> torch.Tensor:
+    def _augment(self, images: torch.Tensor, index: torch.Tensor, epoch: int, view: int) -> torch.Tensor:
         _, _, height, width = images.shape
-        bits = _mix(_mix(_mix(_as_int64(self.seed)) + epoch).to(images.device) + index)  # (B,)
+        draw = epoch + (view << 32)
+        bits = mix(mix(mix(as_int64(self.seed)) + draw).to(images.device) + index)  # (B,)
         places = 2 * self.crop_padding + 1
         top, left, flip = bits % places, (bits >> 20) % places, (bits >> 40) % 2
         rows = top[:, None] + torch.arange(height, device=images.device)  # (B, H)
@@ -178,23 +190,3 @@ class ImageTransform:
         sample = torch.arange(len(images), device=images.device)[:, None, None, None]
         channel = torch.arange(images.shape[1], device=images.device)[None, :, None, None]
         return padded[sample, channel, rows[:, None, :, None], columns[:, None, None, :]]
-
-
-def _mix(x: torch.Tensor) -> torch.Tensor:
-    """SplitMix64's output function (Steele et al. 2014) on int64, top bit cleared: the same bits on every device."""
-    x = x + _signed(0x9E3779B97F4A7C15)
-    x = (x ^ _shift(x, 30)) * _signed(0xBF58476D1CE4E5B9)
-    x = (x ^ _shift(x, 27)) * _signed(0x94D049BB133111EB)
-    return (x ^ _shift(x, 31)) & 0x7FFFFFFFFFFFFFFF
-
-
-def _as_int64(seed: int) -> torch.Tensor:
-    return torch.tensor(seed & 0x7FFFFFFFFFFFFFFF)  # a Python int may be larger
-
-
-def _signed(constant: int) -> int:
-    return constant - (1 << 64)  # all three constants have their top bit set: the same 64 bits as an int64
-
-
-def _shift(x: torch.Tensor, bits: int) -> torch.Tensor:
-    return (x >> bits) & ((1 << (64 - bits)) - 1)  # logical, where int64's own shift keeps the sign

@@ -26,7 +26,8 @@ from hf_robust.sweep import run_sweep
 class SweepArguments:
     losses: list[str] = field(default_factory=lambda: ["ce", "nce+rce"], metadata={"help": "Loss specs."})
     noises: list[str] = field(
-        default_factory=lambda: ["symmetric_40"], metadata={"help": "Noise specs, put on clean labels."}
+        default_factory=lambda: ["symmetric_40"],
+        metadata={"help": "Noise specs, put on clean labels; 'given': none, for a --dataset_config that is noisy."},
     )
     models: list[str] = field(default_factory=lambda: ["cnn_small"], metadata={"help": "Networks."})
     seeds: list[int] = field(default_factory=lambda: [0], metadata={"help": "Seeds of weights, order and noise."})

@@ -6,7 +6,7 @@ import torch
 from sklearn.datasets import load_digits
 
 from hf_robust.data import add_noise, load_image_splits
-from hf_robust.noise import CIFAR10_CLASSES
+from hf_robust.noise import CIFAR10_CLASSES, make_noisy_labels
 
 NAMES = ["ant", "bee", "cat"]
 
@@ -130,3 +130,16 @@ def test_semantic_noise_is_refused_on_other_classes():
         add_noise(splits.train, "semantic_40", splits.label_names)
     renamed = add_noise(splits.train, "semantic_40", CIFAR10_CLASSES)
     assert not torch.equal(renamed.labels, splits.train.labels)
+
+
+def test_contaminated_noise_is_passed_on():
+    train = load_image_splits("digits").train
+    noisy = add_noise(train, "semantic_40", CIFAR10_CLASSES, seed=3, contaminated=True)
+    expected = make_noisy_labels(train.labels, "semantic_40", num_classes=10, seed=3, contaminated=True)
+    assert noisy.labels.tolist() == expected.tolist() and torch.equal(noisy.clean_labels, train.labels)
+    cats, dogs = ((noisy.labels != train.labels)[train.labels == label].float().mean() for label in (3, 5))
+    assert cats < 0.32 < 0.35 < dogs  # 24 % and 40 %, of some 145 images each
+    with pytest.raises(ValueError, match="contaminated: .* got spec symmetric_40"):
+        add_noise(train, "symmetric_40", CIFAR10_CLASSES, contaminated=True)
+    with pytest.raises(ValueError, match="contaminated: .* sampling 'bernoulli'"):
+        add_noise(train, "semantic_40", CIFAR10_CLASSES, sampling="bernoulli", contaminated=True)

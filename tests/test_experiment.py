@@ -352,5 +352,7 @@ def test_two_processes_run_one_experiment(tmp_path):
     expected, got = (load_file(tmp_path / name / "model.safetensors") for name in ("one", "two"))
     for name in expected:
         torch.testing.assert_close(got[name], expected[name], atol=1e-6, rtol=0)
+    histograms = [results["history"][-1].pop("loss_histogram") for results in (one, two)]
+    assert histograms[0]["edges"] == pytest.approx(histograms[1]["edges"], abs=1e-5)
     for key, value in one["history"][-1].items():
         assert two["history"][-1][key] == pytest.approx(value, abs=1e-5), key

@@ -346,10 +346,10 @@ def test_functions_are_the_terms_of_the_module():
     logits, labels = random_batch(16, 10, 3)
     labels[3] = -100
     for info in list_losses():
-        torch.testing.assert_close(info.function(logits, labels), get_loss(info.name)(logits, labels, "none"))
+        torch.testing.assert_close(info.build(logits, labels), get_loss(info.name)(logits, labels, "none"))
     weighted = 10 * functional.nce(logits, labels) + 0.1 * functional.gce(logits, labels, q=0.3)
     torch.testing.assert_close(get_loss("10*nce + 0.1*gce(q=0.3)")(logits, labels, "none"), weighted)
-    logp, logp_y, keep = functional.log_probs(logits, labels)
+    logp, logp_y, keep = LOGPROBS(logits, labels)
     assert keep.tolist() == [i != 3 for i in range(16)]
     torch.testing.assert_close(
         functional.fl.core(logp, logp_y, gamma=2)[keep], functional.fl(logits, labels, gamma=2)[keep]

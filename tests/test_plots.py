@@ -7,10 +7,12 @@ from PIL import Image
 
 from hf_robust.plots import (
     STYLES,
+    details_table,
     loss_styles,
     plot_accuracy_vs_noise,
     plot_curves,
     plot_runs,
+    plot_transition_matrices,
     results_table,
     save_figure,
 )
@@ -243,6 +245,117 @@ def test_table_over_seeds_and_models():
     ]
 
 
+# --- table of details ----------------------------------------------------------------------------------------------
+
+
+def test_details_have_a_section_a_noise_and_rows_by_last_accuracy():
+    results = [
+        run("ce", "symmetric_40", test=(0.456, 0.423)) | {"memorisation": {"train_memorised": 0.8125}},
+        run("nce + rce", "symmetric_40", test=(0.55, 0.549))
+        | {"memorisation": {"train_memorised": 0.02, "train_separation_auc": 0.97654}},
+        {**run("mae", "symmetric_40"), "accuracy": {}},
+        run("ce", "clean", test=(0.61,)) | {"memorisation": {"train_memorised": None, "train_separation_auc": None}},
+    ]
+    caption, *lines = details_table(results).splitlines()
+    assert "in percent" in caption and "AUC" in caption and "±" not in caption
+    assert lines == [
+        "",
+        "### clean",
+        "",
+        "| loss | last | best (epoch) | memorised | AUC |",
+        "| --- | --- | --- | --- | --- |",
+        "| ce | 61.0 | 61.0 (1) | – | – |",
+        "",
+        "### symmetric_40",
+        "",
+        "| loss | last | best (epoch) | memorised | AUC |",
+        "| --- | --- | --- | --- | --- |",
+        "| nce+rce | 54.9 | 55.0 (1) | 2.0 | 0.977 |",
+        "| ce | 42.3 | 45.6 (1) | 81.2 | – |",
+        "| mae | – | – | – | – |",
+    ]
+
+
+def test_details_over_seeds_and_models():
+    last = [0.5, 0.6, 0.4]
+    auc = [0.75, 0.65, None]
+    results = [
+        run(seed=s, model="cnn8", test=(0.1, 0.7, value) if s else (0.8, 0.7, value))
+        | {"memorisation": {"train_memorised": 0.1 * s, "train_separation_auc": auc[s]}}
+        for s, value in enumerate(last)
+    ]
+    results.append(run(model="cnn_small", test=(0.55,)))
+    caption, *lines = details_table(results).splitlines()
+    assert caption.endswith(", mean ± standard deviation over 1–3 seeds.")
+    best, spread = statistics.stdev([80, 70, 70]), statistics.stdev([0.75, 0.65])
+    assert lines[-3:] == [
+        "| --- | --- | --- | --- | --- | --- |",
+        "| cnn_small | ce | 55.0 | 55.0 (1) | – | – |",
+        f"| cnn8 | ce | 50.0 ± 10.0 | 73.3 ± {best:.1f} (1–2) | 10.0 ± 10.0 | 0.700 ± {spread:.3f} |",
+    ]
+
+
+# --- transition matrices -------------------------------------------------------------------------------------------
+
+
+def matrices(**noise):
+    names = ["cat", "dog", "ship"]
+    return {**run("nce + rce"), "noise": {"rate": None, "matrix": None, **noise}, "label_names": names}
+
+
+def panels(figure):
+    """Title -> (heat map in percent, numbers in the cells by rows)."""
+    return {
+        axes.get_title(): (axes.images[0].get_array(), [text.get_text() for text in axes.texts])
+        for axes in figure.axes
+        if axes.images
+    }
+
+
+def test_true_and_estimated_matrix_stand_side_by_side():
+    true = [[60, 40, 0], [0, 100, 0], [25, 25, 150]]  # counts: the rows are divided by their sums
+    estimated = [[0.6, 0.3, 0.1], [0, 1, 0], [0.125, 0.125, 0.75]]
+    figure = plot_transition_matrices(
+        matrices(matrix=true, rate=0.2251, estimated_matrix=estimated, estimated_rate=0.2)
+    )
+    assert figure.get_suptitle() == "nce+rce on symmetric_40, cnn_small, seed 0"
+    shown = panels(figure)
+    assert list(shown) == ["true: 22.5 % wrong labels", "estimated: 20.0 % wrong labels"]
+    (left, left_numbers), (right, right_numbers) = shown.values()
+    np.testing.assert_allclose(left, [[60, 40, 0], [0, 100, 0], [12.5, 12.5, 75]])
+    np.testing.assert_allclose(right, 100 * np.array(estimated))
+    assert left_numbers == ["60.0", "40.0", "0", "0", "100.0", "0", "12.5", "12.5", "75.0"]
+    assert right_numbers[:3] == ["60.0", "30.0", "10.0"]
+    for axes in figure.axes[:2]:
+        for ticks in (axes.get_xticklabels(), axes.get_yticklabels()):
+            assert [tick.get_text() for tick in ticks] == ["cat", "dog", "ship"]
+    # A row is the clean class, as in the matrix.
+    assert (figure.axes[0].get_ylabel(), figure.axes[0].get_xlabel()) == ("Clean label", "Given label")
+    assert len({axes.images[0].norm.vmax for axes in figure.axes[:2]}) == 1  # one colour scale
+
+
+def test_an_unknown_matrix_or_rate_is_left_out():
+    shown = panels(plot_transition_matrices(matrices(estimated_matrix=np.eye(3).tolist(), estimated_rate=None)))
+    assert list(shown) == ["estimated"]
+    empty_class = panels(plot_transition_matrices(matrices(matrix=[[0, 0, 0], [1, 1, 0], [0, 0, 2]])))
+    np.testing.assert_array_equal(empty_class["true"][0], [[0, 0, 0], [50, 50, 0], [0, 0, 100]])
+
+
+def test_many_classes_have_no_numbers():
+    for classes, numbers in ((20, 400), (21, 0), (100, 0)):
+        result = matrices(matrix=np.eye(classes).tolist()) | {"label_names": [f"class{k}" for k in range(classes)]}
+        figure = plot_transition_matrices(result)
+        assert len(panels(figure)["true"][1]) == numbers
+        assert len(figure.axes[0].get_xticklabels()) <= 50
+
+
+def test_matrices_that_are_missing_or_of_another_size_are_refused():
+    with pytest.raises(ValueError, match="neither a matrix nor an estimated_matrix"):
+        plot_transition_matrices(matrices())
+    with pytest.raises(ValueError, match=r"noise\['estimated_matrix'\]: expected shape \(3, 3\), got \(2, 2\)"):
+        plot_transition_matrices(matrices(estimated_matrix=[[1, 0], [0, 1]]))
+
+
 # --- files and bad input -------------------------------------------------------------------------------------------
 
 
@@ -277,8 +390,9 @@ def test_results_without_numbers_are_refused():
                 plot(results)
     with pytest.raises(ValueError, match="no history holds a test_accuracy"):
         plot_curves(nothing)
-    with pytest.raises(ValueError, match="results: there are none"):
-        results_table([])
+    for table in (results_table, details_table):
+        with pytest.raises(ValueError, match="results: there are none"):
+            table([])
     assert results_table([nothing]).splitlines()[-1] == "| ce | – |"
     unknown_rate = run(noise="plain_text", rate=None)
     with pytest.raises(ValueError, match="noise rate"):

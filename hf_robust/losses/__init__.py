@@ -1,23 +1,23 @@
-"""Losses for learning with noisy labels: `get_loss("nce + rce")(logits, labels)`."""
+"""Losses for learning with noisy labels: `get_loss("nce + rce")(logits, labels)`.
 
-from .functional import ce, fl, gce, mae, nce, nfl, rce, sce
+`functional` holds the closed-form losses as functions, `list_losses` the table of all.
+"""
+
+from .correction import check_transition_matrix
 from .module import RobustLoss, get_loss
-from .spec import LossInfo, LossTerm, format_loss_spec, list_losses, parse_loss_spec
+from .spec import LossTerm, format_loss_spec, loss_needs, parse_loss_spec, published_spec
+from .table import PUBLISHED_SUMS, LossInfo, list_losses
 
 __all__ = [
+    "PUBLISHED_SUMS",
     "LossInfo",
     "LossTerm",
     "RobustLoss",
-    "ce",
-    "fl",
+    "check_transition_matrix",
     "format_loss_spec",
-    "gce",
     "get_loss",
     "list_losses",
-    "mae",
-    "nce",
-    "nfl",
+    "loss_needs",
     "parse_loss_spec",
-    "rce",
-    "sce",
+    "published_spec",
 ]

@@ -1,17 +1,30 @@
-"""`python -m hf_robust.losses` prints the table of losses."""
+"""`python -m hf_robust.losses` prints the tables of losses and of published sums."""
 
-from .spec import format_value, list_losses
+from .spec import format_value
+from .table import PUBLISHED_SUMS, list_losses
 
 
 def main() -> None:
-    rows = [("name", "formula", "parameters", "symmetric", "paper")]
+    rows = [("name", "formula", "parameters", "cifar10", "cifar100", "symmetric", "needs", "paper")]
     for info in list_losses():
         params = ", ".join(f"{name}={format_value(value)}" for name, value in info.params.items())
-        rows.append((info.name, info.formula, params or "-", "yes" if info.symmetric else "no", info.paper))
+        published = [info.published.get(dataset, "-") for dataset in ("cifar10", "cifar100")]
+        needs = ", ".join(info.needs)
+        symmetric = "yes" if info.symmetric else "no"
+        rows.append((info.name, info.formula, params or "-", *published, symmetric, needs or "-", info.paper))
+    print("p = softmax(z) of the logits z, y = given label, K classes")
+    print("cifar10, cifar100: published parameters where they differ from the defaults")
+    print("symmetric: the sum over all labels is constant; needs: beside logits and labels, see RobustLoss\n")
+    print_table(rows)
+    print("\nPublished sums\n")
+    sums = [(names, specs.get("cifar10", "-"), specs.get("cifar100", "-")) for names, specs in PUBLISHED_SUMS.items()]
+    print_table([("sum", "cifar10", "cifar100"), *sums])
+
+
+def print_table(rows: list[tuple[str, ...]]) -> None:
+    """Print rows of strings, the first of them the head, in columns."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    rows.insert(1, tuple("-" * width for width in widths))
-    print("p = softmax(logits), y = given label; symmetric: the sum over all labels is constant\n")
-    for row in rows:
+    for row in [rows[0], tuple("-" * width for width in widths), *rows[1:]]:
         print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
 
 

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Sequence
+
+import numpy as np
+import torch
 from torch import Tensor, nn
 
-from .functional import log_probs
-from .spec import LOSSES, format_loss_spec, parse_loss_spec
+from .base import IGNORE_INDEX, LossInputs, StatefulLoss
+from .correction import check_transition_matrix
+from .spec import LOSSES, format_loss_spec, loss_needs, parse_loss_spec
 
 _REDUCTIONS = ("mean", "sum", "none")
 
@@ -16,40 +21,157 @@ class RobustLoss(nn.Module):
     >>> loss = RobustLoss("10*nce + 0.1*rce")
     >>> loss(logits, labels)
 
-    `terms` are the parsed terms, `spec` is the canonical spec string. No parameters, no buffers.
+    `terms` are the parsed terms, `spec` is the canonical spec string. No parameters; what losses such as ELR remember
+    is in buffers, and so in `state_dict`. `needs` says what the losses look at beside logits and labels:
+
+    - `"index"`: the samples' places in the training set, as `index` of every training batch;
+    - `"views"`: logits of two augmented views of every training batch, one after the other;
+    - `"parameters"`: `penalty(model.parameters())` is to be added once an optimizer step;
+    - `"learning_rate"`: `step(learning_rate)` is to be called after every optimizer step;
+    - `"transition_matrix"`: the argument of that name.
+
+    `RobustTrainer` supplies all of it. In evaluation mode (`loss.eval()`) logits and labels are enough.
+
+    Args:
+        spec (`str`): as for `parse_loss_spec`.
+        class_weights (`Sequence[float]`, *optional*): one weight >= 0 a class; the mean is the weighted mean, as in
+            `F.cross_entropy`.
+        transition_matrix (`np.ndarray`, *optional*): (K, K), T[i, j] = P(given = j | clean = i), for forward and
+            backward correction.
+
+    Raises:
+        ValueError: the spec can't be read, weights are negative, not finite or all zero, or the matrix is missing,
+            not wanted, not one of probabilities, or singular.
     """
 
-    def __init__(self, spec: str):
+    def __init__(
+        self,
+        spec: str,
+        *,
+        class_weights: Sequence[float] | None = None,
+        transition_matrix: np.ndarray | Sequence[Sequence[float]] | None = None,
+    ):
         super().__init__()
         self.terms = parse_loss_spec(spec)
+        self.needs = loss_needs(spec)
+        given = {}
+        if transition_matrix is not None:
+            given["transition_matrix"] = check_transition_matrix(transition_matrix)
+        if (transition_matrix is None) == ("transition_matrix" in self.needs):
+            raise ValueError(
+                f"loss {self.spec!r} "
+                + ("needs a" if transition_matrix is None else "takes no")
+                + " transition_matrix"
+            )
+        self.transition_matrix = given.get("transition_matrix")
+        # By position: a sum may hold a loss twice, with other parameters and a state of its own.
+        self.stateful: dict[str, StatefulLoss] = nn.ModuleDict()
+        for position, (_, name, params) in enumerate(self.terms):
+            if LOSSES[name].stateful:
+                matrix = given if "transition_matrix" in LOSSES[name].needs else {}
+                self.stateful[str(position)] = LOSSES[name].build(**params, **matrix)
+        self.register_buffer("class_weights", _as_weights(class_weights), persistent=False)
 
     @property
     def spec(self) -> str:
         return format_loss_spec(self.terms)
 
+    @property
+    def l1(self) -> float:
+        """The factor of the L1 norm of all parameters, sum of weight * delta over the terms that have one."""
+        return sum(
+            weight * params["delta"] for weight, name, params in self.terms if "parameters" in LOSSES[name].needs
+        )
+
     def extra_repr(self) -> str:
         return repr(self.spec)
 
-    def forward(self, logits: Tensor, labels: Tensor, reduction: str = "mean") -> Tensor:
+    def to_dict(self) -> dict:
+        """The loss as JSON values, without what it remembers; `get_loss` makes the loss of it again."""
+        config: dict = {"spec": self.spec}
+        if self.class_weights is not None:
+            config["class_weights"] = self.class_weights.tolist()
+        if self.transition_matrix is not None:
+            config["transition_matrix"] = self.transition_matrix.tolist()
+        return config
+
+    def prepare(self, num_samples: int) -> None:
+        """Before training: say how many samples the training set has (for losses that need `index`)."""
+        for loss in self.stateful.values():
+            loss.prepare(num_samples)
+
+    def set_gather(self, gather: Callable[[Tensor], Tensor]) -> None:
+        """With several processes: `gather` makes of a (B, ...) tensor the rows of all processes."""
+        for loss in self.stateful.values():
+            loss.gather = gather
+
+    def step(self, learning_rate: float) -> None:
+        """After each optimizer step, with the learning rate of the next."""
+        for loss in self.stateful.values():
+            loss.step(learning_rate)
+
+    def penalty(self, parameters: Iterable[Tensor]) -> Tensor | float:
+        """delta sum |theta| over all parameters; 0.0 for a loss without such a term."""
+        return self.l1 * sum(parameter.abs().sum() for parameter in parameters) if self.l1 else 0.0
+
+    def num_items(self, labels: Tensor) -> Tensor:
+        """What the sum is divided by to give the mean: the number, or weight, of labels that are not -100."""
+        keep = labels != IGNORE_INDEX
+        if self.class_weights is None:
+            return keep.sum()
+        return (self.class_weights.to(labels.device)[labels.masked_fill(~keep, 0)] * keep).sum()
+
+    def forward(
+        self, logits: Tensor, labels: Tensor, reduction: str = "mean", *, index: Tensor | None = None, epoch: int = 0
+    ) -> Tensor:
         """Loss of a batch.  # (B, K) float, (B,) int64 -> () or, with reduction "none", (B,)
 
         The result is float32, or float64 for float64 logits, under autocast too. Samples with label -100 are ignored
         as in `F.cross_entropy`: zero in "none", absent from "sum", not counted by "mean" (which is NaN if no sample is
-        left). Raises what `functional.log_probs` raises; labels on an accelerator are not checked for their range.
+        left). A loss that needs views takes logits (2 B, K) in training mode. Raises what `LossInputs` raises, and
+        `ValueError` for an `index` that is needed and missing, or class weights of another number of classes; labels
+        on an accelerator are not checked for their range.
         """
         if reduction not in _REDUCTIONS:
             raise ValueError(f"reduction must be one of {', '.join(_REDUCTIONS)}, got {reduction!r}")
-        logp, logp_y, keep = log_probs(logits, labels)
-        terms = (weight * LOSSES[name].function.core(logp, logp_y, **params) for weight, name, params in self.terms)
-        losses = sum(terms).masked_fill(~keep, 0.0)
+        if self.training and index is None and "index" in self.needs:
+            raise ValueError(f"loss {self.spec!r} needs index, the samples' places in the training set; got None")
+        views = 2 if self.training and "views" in self.needs else 1
+        x = LossInputs(logits, labels, views=views, index=index, epoch=epoch)
+        losses = sum(weight * self._term(position, x) for position, (weight, _, _) in enumerate(self.terms))
+        losses = losses.masked_fill(~x.keep, 0.0)
+        if self.class_weights is not None:
+            if len(self.class_weights) != x.num_classes:
+                raise ValueError(
+                    f"class_weights must have one weight a class: got {len(self.class_weights)} for {x.num_classes}"
+                )
+            losses = losses * self.class_weights.to(losses)[x.labels]
         if reduction == "none":
             return losses
-        return losses.sum() if reduction == "sum" else losses.sum() / keep.sum()
+        return losses.sum() if reduction == "sum" else losses.sum() / self.num_items(labels)
+
+    def _term(self, position: int, x: LossInputs) -> Tensor:
+        _, name, params = self.terms[position]
+        if LOSSES[name].stateful:
+            return self.stateful[str(position)](x)
+        return LOSSES[name].build.core(x, **params)
 
 
-def get_loss(spec: str | RobustLoss) -> RobustLoss:
-    """The loss of a spec string; a `RobustLoss` is returned as it is.
+def _as_weights(class_weights: Sequence[float] | None) -> Tensor | None:
+    if class_weights is None:
+        return None
+    weights = torch.tensor(class_weights, dtype=torch.float32)
+    if weights.ndim != 1 or not ((weights >= 0) & weights.isfinite()).all() or not weights.any():
+        raise ValueError(f"class_weights must be finite, >= 0 and not all 0, one a class; got {list(class_weights)}")
+    return weights
 
-    Raises `ValueError` for a spec that cannot be read (see `parse_loss_spec`), `TypeError` for anything else.
+
+def get_loss(spec: str | dict | RobustLoss, **kwargs) -> RobustLoss:
+    """The loss of a spec string, or of what [`RobustLoss.to_dict`] gave; a `RobustLoss` is returned as it is.
+
+    A trained model's config holds the latter: `get_loss(model.config.robust_loss)` is the loss it was trained with.
+    The keyword arguments, for a spec string, are those of [`RobustLoss`], which raises for what can't be read.
     """
-    return spec if isinstance(spec, RobustLoss) else RobustLoss(spec)
+    if isinstance(spec, RobustLoss):
+        return spec
+    return RobustLoss(**spec) if isinstance(spec, dict) else RobustLoss(spec, **kwargs)

@@ -1,57 +1,13 @@
-"""The table of losses and their spec strings: `nce + rce`, `10*nce + 0.1*rce`, `gce(q=0.7)`."""
+"""Spec strings of losses: `nce + rce`, `10*nce + 0.1*rce`, `gce(q=0.7)`."""
 
 from __future__ import annotations
 
-import inspect
 import re
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable
 from typing import NamedTuple, NoReturn
 
-from . import functional
-from .functional import POSITIVE, check_params
-
-
-@dataclass(frozen=True)
-class LossInfo:
-    """One row of the table of losses."""
-
-    function: Callable  # of `functional`
-    formula: str  # p = softmax(logits), y = given label, K = number of classes
-    paper: str
-    symmetric: bool  # the sum of the loss over all labels is the same for every p
-
-    @property
-    def name(self) -> str:
-        return self.function.__name__
-
-    @property
-    def params(self) -> dict[str, float | bool]:
-        """Parameters and their defaults, from the function's signature."""
-        parameters = inspect.signature(self.function).parameters.values()
-        return {p.name: p.default for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY}
-
-
-_MA = "Ma et al. 2020, arXiv:2006.13554"
-_WANG = "Wang et al. 2019, arXiv:1908.06112"
-
-LOSSES: dict[str, LossInfo] = {
-    "ce": LossInfo(functional.ce, "-log p_y", "maximum likelihood", symmetric=False),
-    "fl": LossInfo(
-        functional.fl, "-(1-p_y)^gamma log p_y", "Lin et al. 2017, arXiv:1708.02002, eq. 4", symmetric=False
-    ),
-    "nce": LossInfo(functional.nce, "log p_y / sum_k log p_k", _MA, symmetric=True),
-    "nfl": LossInfo(functional.nfl, "FL_y / sum_k FL_k", _MA, symmetric=True),
-    "mae": LossInfo(functional.mae, "1 - p_y", "Ghosh et al. 2017, arXiv:1712.09482", symmetric=True),
-    "rce": LossInfo(functional.rce, "-ln(1e-4) (1 - p_y)", _WANG, symmetric=True),
-    "sce": LossInfo(functional.sce, "alpha CE + beta RCE", _WANG, symmetric=False),
-    "gce": LossInfo(functional.gce, "(1 - p_y^q) / q", "Zhang & Sabuncu 2018, arXiv:1805.07836", symmetric=False),
-}
-
-
-def list_losses() -> list[LossInfo]:
-    """All losses that a spec string may name, each with name, formula, paper, params (defaults) and symmetric."""
-    return list(LOSSES.values())
+from .base import POSITIVE, check_params
+from .table import LOSSES, PUBLISHED_SUMS
 
 
 class LossTerm(NamedTuple):
@@ -59,7 +15,7 @@ class LossTerm(NamedTuple):
 
     weight: float
     name: str
-    params: dict[str, float | bool]
+    params: dict[str, float | bool | None]
 
 
 _TOKEN = re.compile(r"\s*(?:((?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)|([A-Za-z_]\w*)|([-+*(),=])|$)")
@@ -73,9 +29,9 @@ def parse_loss_spec(spec: str) -> tuple[LossTerm, ...]:
         spec = term ('+' term)*
         term = [weight '*'] name ['(' [key '=' value (',' key '=' value)*] ')']
 
-    A weight is a number > 0, a value a number or true/false. A parameter that is not given has its default, so that
-    equal losses give equal results. Raises `ValueError` with the spec, the position (from 0), what came and what is
-    allowed there; `TypeError` if the spec is no string.
+    A weight is a number > 0, a value a number, true, false or none. A parameter that is not given has its default, so
+    that equal losses give equal results. Raises `ValueError` with the spec, the position (from 0), what came and what
+    is allowed there; `TypeError` if the spec is no string.
     """
     if not isinstance(spec, str):
         raise TypeError(f"a loss spec must be a string such as 'nce + rce', got {spec!r}")
@@ -116,13 +72,14 @@ def parse_loss_spec(spec: str) -> tuple[LossTerm, ...]:
         # Whole numbers stay whole, for parameters that count something; by float(), so that 400 digits are infinite.
         return sign * (int(value) if text.isdigit() and value.is_integer() else value), at
 
-    def take_value() -> float | bool:
+    def take_value() -> float | bool | None:
+        words = {"true": True, "false": False, "none": None}
         if next_is("name"):
             text, at = take("name", "a value")
-            if text not in ("true", "false"):
-                fail(at, f"expected a number, true or false, got {text!r}")
-            return text == "true"
-        return take_number("a number, true or false")[0]
+            if text not in words:
+                fail(at, f"expected a number, true, false or none, got {text!r}")
+            return words[text]
+        return take_number("a number, true, false or none")[0]
 
     def take_term() -> LossTerm:
         weight = 1.0
@@ -144,7 +101,7 @@ def parse_loss_spec(spec: str) -> tuple[LossTerm, ...]:
                 take("=", f"'=' after {key}")
                 value = take_value()
                 try:
-                    check_params(name, info.function.domains, {key: value})
+                    check_params(name, info.domains, {key: value})
                 except ValueError as error:
                     raise ValueError(f"loss spec {spec!r}, position {at}: {error}") from None
                 given[key] = value
@@ -160,9 +117,14 @@ def parse_loss_spec(spec: str) -> tuple[LossTerm, ...]:
     return tuple(terms)
 
 
-def format_value(value: float | bool) -> str:
-    """A parameter's value as a spec string writes it: `0.5`, `2`, `true`."""
-    return str(value).lower() if isinstance(value, bool) else str(value).removesuffix(".0")
+def loss_needs(spec: str) -> frozenset[str]:
+    """What the losses of a spec need beside logits and labels, see `RobustLoss`."""
+    return frozenset(need for term in parse_loss_spec(spec) for need in LOSSES[term.name].needs)
+
+
+def format_value(value: float | bool | None) -> str:
+    """A parameter's value as a spec string writes it: `0.5`, `2`, `true`, `none`."""
+    return str(value).lower() if value is None or isinstance(value, bool) else str(value).removesuffix(".0")
 
 
 def format_loss_spec(terms: Iterable[LossTerm]) -> str:
@@ -177,3 +139,26 @@ def format_loss_spec(terms: Iterable[LossTerm]) -> str:
         prefix = "" if weight == 1 else f"{format_value(weight)}*"
         parts.append(f"{prefix}{name}" + (f"({', '.join(changed)})" if changed else ""))
     return " + ".join(parts)
+
+
+def published_spec(spec: str, dataset: str) -> str:
+    """`spec` with the parameters that were published for `dataset`, canonical.
+
+    A loss or sum that is named without weights and parameters (`nce+agce`) becomes its published form
+    (`nce + 4*agce(a=6, q=1.5)`); one that has a weight or parameter of its own stays as it is, as does one of which
+    nothing was published.
+
+    Args:
+        spec (`str`): as for `parse_loss_spec`, which raises for it.
+        dataset (`str`): `"cifar10"` or `"cifar100"`; a `ValueError` for another.
+    """
+    if dataset not in ("cifar10", "cifar100"):
+        raise ValueError(f"dataset must be cifar10 or cifar100, got {dataset!r}")
+    terms = parse_loss_spec(spec)
+    canonical = format_loss_spec(terms)
+    names = canonical.replace(" ", "")
+    if len(terms) == 1 and names in LOSSES:
+        return format_loss_spec(parse_loss_spec(LOSSES[names].published.get(dataset, names)))
+    if names in PUBLISHED_SUMS:
+        return format_loss_spec(parse_loss_spec(PUBLISHED_SUMS[names].get(dataset, canonical)))
+    return canonical

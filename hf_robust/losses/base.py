@@ -1,0 +1,246 @@
+"""What every loss is built on: its inputs, checked once, and its parameters' domains.
+
+A loss is a pure function `core(x, *, params) -> (B,)` of a [`LossInputs`]; `loss_function` makes the public function
+`loss(logits, labels, *, params)` of it, with the core as its attribute. A sum of losses calls the cores with the same
+inputs and so computes one log-softmax.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+IGNORE_INDEX = -100
+
+
+class Domain(NamedTuple):
+    """The values that a parameter takes: in words, and as a test."""
+
+    text: str
+    contains: Callable[[object], bool]
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def at_least(low: float) -> Domain:
+    """Finite numbers >= low."""
+    return Domain(f"a finite number >= {low:g}", lambda value: _is_number(value) and low <= value < math.inf)
+
+
+def above(low: float) -> Domain:
+    """Finite numbers > low."""
+    return Domain(f"a finite number > {low:g}", lambda value: _is_number(value) and low < value < math.inf)
+
+
+def whole_number(low: int) -> Domain:
+    """Whole numbers >= low."""
+    return Domain(
+        f"a whole number >= {low}",
+        lambda value: _is_number(value) and low <= value < math.inf and float(value).is_integer(),
+    )
+
+
+FLAG = Domain("true or false", lambda value: isinstance(value, bool))
+NON_NEGATIVE = at_least(0)
+POSITIVE = above(0)
+UNIT_INTERVAL = Domain("a number in (0, 1]", lambda value: _is_number(value) and 0 < value <= 1)
+OPEN_UNIT_INTERVAL = Domain("a number in (0, 1)", lambda value: _is_number(value) and 0 < value < 1)
+BELOW_ONE = Domain("a number in [0, 1)", lambda value: _is_number(value) and 0 <= value < 1)
+
+
+def check_params(loss: str, domains: dict[str, Domain], params: dict[str, object]) -> None:
+    """Raise `ValueError` if the loss has no such parameter or the parameter does not take such a value."""
+    for name, value in params.items():
+        if name not in domains:
+            valid = f"its parameters are {', '.join(domains)}" if domains else "it has none"
+            raise ValueError(f"{loss} has no parameter {name!r}; {valid}")
+        if not domains[name].contains(value):
+            raise ValueError(f"{name} of {loss} must be {domains[name].text}, got {value!r}")
+
+
+def check_batch(logits: Tensor, labels: Tensor, views: int = 1) -> None:
+    """Raise unless logits are float (views * B, K) with K >= 2 and labels int64 (B,) in 0..K-1 or -100."""
+    if not logits.is_floating_point():
+        raise TypeError(f"logits must be floating point, got {logits.dtype}")
+    if logits.ndim != 2:
+        raise ValueError(f"logits must have shape (B, K), got {tuple(logits.shape)}")
+    if logits.shape[1] < 2:
+        raise ValueError(
+            f"logits must have K >= 2 columns, got shape {tuple(logits.shape)}; give a binary problem two columns"
+        )
+    if labels.is_floating_point() or labels.ndim != 1:
+        error = TypeError if labels.is_floating_point() else ValueError
+        raise error(
+            f"labels must be int64 class indices of shape (B,), got {labels.dtype} of shape {tuple(labels.shape)}; "
+            "multi-label and soft targets are not supported"
+        )
+    if labels.dtype != torch.int64:
+        raise TypeError(f"labels must be int64, got {labels.dtype}; convert them with labels.long()")
+    if labels.shape[0] * views != logits.shape[0]:
+        per_label = "one entry per row of logits" if views == 1 else f"one entry per {views} rows (views) of logits"
+        raise ValueError(f"labels must have {per_label}: got {len(labels)} for {len(logits)} rows")
+    # On an accelerator this would wait for the device at every step, and compiled code cannot branch on values; there
+    # `gather` itself stops at an index outside 0..K-1.
+    if labels.device.type == "cpu" and not torch.compiler.is_compiling():
+        outside = ((labels < 0) | (labels >= logits.shape[1])) & (labels != IGNORE_INDEX)
+        if outside.any():
+            index = int(outside.nonzero()[0])
+            raise ValueError(
+                f"labels must be in 0..{logits.shape[1] - 1} or {IGNORE_INDEX} (ignored), "
+                f"got {int(labels[index])} at index {index}"
+            )
+
+
+class LossInputs:
+    """A batch as the losses see it, checked.
+
+    Args:
+        logits (`Tensor`): (B, K) float16, bfloat16, float32 or float64, any finite values, K >= 2.
+        labels (`Tensor`): (B,) int64 in 0..K-1, or -100 where a sample is to be ignored.
+        views (`int`, defaults to 1): with V > 1 `logits` are (V * B, K), all samples of the first view first.
+        index (`Tensor`, *optional*): (B,) int64, the samples' places in the training set.
+        epoch (`int`, defaults to 0).
+
+    Attributes:
+        logits: (B, K) float32, or float64 for float64 logits; of the first view.
+        labels: (B,) int64, 0 where a sample is ignored.
+        keep: (B,) bool, False where a sample is ignored.
+        logp, logp_y: (B, K) log-probabilities of the first view and (B,) their entries at the labels, computed when
+            first asked for. Half precision is converted inside the log-softmax: in bfloat16 1 - p would have 8 bits.
+        other_views: (V - 1) tensors (B, K), the logits of the other views.
+
+    Raises `TypeError` for a wrong dtype and `ValueError` for a wrong shape, K < 2 and, for labels on the CPU outside
+    compiled code, a label that is neither in 0..K-1 nor -100.
+    """
+
+    def __init__(self, logits: Tensor, labels: Tensor, *, views: int = 1, index: Tensor | None = None, epoch: int = 0):
+        check_batch(logits, labels, views)
+        if index is not None and (index.dtype != torch.int64 or index.shape != labels.shape):
+            raise ValueError(
+                f"index must be int64 of shape {tuple(labels.shape)}, got {index.dtype} of {tuple(index.shape)}"
+            )
+        self.dtype = torch.float64 if logits.dtype == torch.float64 else torch.float32
+        self._logits, *self.other_views = logits.chunk(views) if views > 1 else (logits,)
+        self.keep = labels != IGNORE_INDEX
+        self.labels = labels.masked_fill(~self.keep, 0)
+        self.index, self.epoch = index, epoch
+        self._logp = self._logp_y = None
+
+    @property
+    def logits(self) -> Tensor:
+        return self._logits.to(self.dtype)
+
+    @property
+    def num_classes(self) -> int:
+        return self._logits.shape[1]
+
+    @property
+    def logp(self) -> Tensor:
+        if self._logp is None:
+            self._logp = torch.log_softmax(self._logits, dim=1, dtype=self.dtype)
+        return self._logp
+
+    @property
+    def logp_y(self) -> Tensor:
+        if self._logp_y is None:
+            self._logp_y = self.at_labels(self.logp)
+        return self._logp_y
+
+    def at_labels(self, values: Tensor) -> Tensor:  # (B, K) -> (B,)
+        """The entries at the labels."""
+        return values.gather(1, self.labels.unsqueeze(1)).squeeze(1)
+
+
+def loss_function(**domains: Domain) -> Callable:
+    """Decorator: make the public loss on logits and labels of a core on [`LossInputs`]; the core stays as `.core`.
+
+    The public function takes (B, K) logits and (B,) labels as [`LossInputs`] describes them and returns (B,) float32
+    (float64 for float64 logits), zero where the label is -100. Its `.domains` maps each parameter to the values that
+    it takes; others raise `ValueError`.
+    """
+
+    def build(core: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        @functools.wraps(core)
+        def loss(logits: Tensor, labels: Tensor, **params) -> Tensor:
+            check_params(core.__name__, domains, params)
+            x = LossInputs(logits, labels)
+            return core(x, **params).masked_fill(~x.keep, 0.0)
+
+        signature = inspect.signature(core)
+        x, *keywords = signature.parameters.values()
+        kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
+        arguments = [inspect.Parameter(name, kind, annotation="Tensor") for name in ("logits", "labels")]
+        loss.__signature__ = signature.replace(parameters=[*arguments, *keywords])
+        loss.core = core
+        loss.domains = domains
+        return loss
+
+    return build
+
+
+def expm1(x: Tensor) -> Tensor:
+    """exp(x) - 1 whose float32 gradient is precise too."""
+    # torch takes expm1's result + 1 as its derivative, which in float32 rounds exp(x) to a multiple of 6e-8: the
+    # gradient of 1 - p_y, which is p_y, would be up to 3 % off at p_y = 1e-6 and 0 below 3e-8. So expm1 serves near 0,
+    # where its value is needed, and exp elsewhere.
+    return torch.where(x > -1, torch.expm1(x), torch.exp(x) - 1)
+
+
+def row_blocks(matrix: Tensor) -> list[slice]:
+    """Blocks of rows for several elementwise passes in a row: each fits the cache of the CPU core that works on it.
+
+    One block where that does not pay: on an accelerator, and in compiled code, which fuses the passes itself.
+    """
+    if matrix.device.type != "cpu" or torch.compiler.is_compiling():
+        return [slice(None)]
+    rows = max(1, BLOCK_ELEMENTS * torch.get_num_threads() // matrix.shape[1])
+    return [slice(start, start + rows) for start in range(0, len(matrix), rows)]
+
+
+# A block and its two or three temporaries in float32 take about 1 MB of cache.
+BLOCK_ELEMENTS = 65536
+
+
+class StatefulLoss(nn.Module):
+    """A loss that needs more than logits and labels: `module(x: LossInputs) -> (B,)` per-sample losses.
+
+    In training mode it may look at `x.index`, `x.epoch` and `x.other_views` and keep a state, which lies in buffers of
+    any shape: `state_dict` saves and `load_state_dict` restores it. In evaluation mode it gives what its docstring
+    says from logits and labels alone.
+
+    Attributes:
+        needs (`tuple[str, ...]`): of "index", "views", "learning_rate", "transition_matrix"; a trainer supplies them.
+        domains (`dict[str, Domain]`): of its parameters, the keyword arguments of the constructor.
+        gather: what makes of a (B, ...) tensor the rows of all processes; a trainer with several sets it.
+    """
+
+    needs: tuple[str, ...] = ()
+    domains: dict[str, Domain] = {}
+
+    def __init__(self):
+        super().__init__()
+        self.gather: Callable[[Tensor], Tensor] = _identity
+
+    def prepare(self, num_samples: int) -> None:
+        """Called before training: the training set has `num_samples` samples."""
+
+    def step(self, learning_rate: float) -> None:
+        """Called after each optimizer step, with the learning rate of the next."""
+
+    def _load_from_state_dict(self, state_dict, prefix, *args, **kwargs):
+        for name in self._buffers:
+            if prefix + name in state_dict:  # the shape may be another, or the buffer still None
+                self._buffers[name] = torch.empty_like(state_dict[prefix + name])
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+
+
+def _identity(rows: Tensor) -> Tensor:
+    return rows

@@ -1,0 +1,42 @@
+"""Negative learning: a label that the sample certainly or probably does not have, and the model is told so."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ..hashing import as_int64, mix
+from .base import LossInputs, StatefulLoss, expm1, whole_number
+
+
+class Nlnl(StatefulLoss):
+    """Negative learning, mean over `num_negative` labels c != y of -log(1 - p_c), 1 - p_c >= 1e-5.
+
+    The labels c are drawn uniformly from the K - 1 others, with replacement and anew in every epoch, by a hash of
+    (seed, epoch, index): the same on one process or many. This is the first of the paper's three stages (negative,
+    selective negative, selective positive learning); its weights by class frequency are `class_weights`. The paper
+    takes 1 negative label on CIFAR-10, 110 on CIFAR-100. In evaluation mode: the mean over all c != y.
+
+    Kim et al. 2019, "NLNL: Negative Learning for Noisy Labels", arXiv:1908.07387, eq. 2.
+    """
+
+    needs = ("index",)
+    domains = {"num_negative": whole_number(1), "seed": whole_number(0)}
+
+    def __init__(self, *, num_negative: int = 1, seed: int = 0):
+        super().__init__()
+        self.num_negative, self.seed = int(num_negative), int(seed)
+
+    def forward(self, x: LossInputs) -> Tensor:
+        if not self.training:
+            losses = _minus_log_rest(x.logp)
+            return (losses.sum(1) - x.at_labels(losses)) / (x.num_classes - 1)
+        key = mix(mix(as_int64(self.seed)) + x.epoch).to(x.index.device)
+        draws = torch.arange(self.num_negative, device=x.index.device)
+        bits = mix(mix(key + x.index).unsqueeze(1) + draws)  # (B, num_negative)
+        negative = (x.labels.unsqueeze(1) + 1 + bits % (x.num_classes - 1)) % x.num_classes
+        return _minus_log_rest(x.logp.gather(1, negative)).mean(1)
+
+
+def _minus_log_rest(logp: Tensor) -> Tensor:
+    return -torch.log((-expm1(logp)).clamp(min=1e-5))

@@ -1,0 +1,203 @@
+"""The table of losses: what each is, where it comes from, what it needs, and the parameters that were published."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from . import functional as f
+from .base import Domain, StatefulLoss
+from .correction import Backward, Forward
+from .elr import Elr
+from .gjs import Gjs
+from .nlnl import Nlnl
+from .ogc import OgcCe, OgcFl, OgcGce
+
+
+@dataclass(frozen=True)
+class LossInfo:
+    """One row of the table of losses."""
+
+    name: str
+    build: Callable | type[StatefulLoss]  # of `functional`, or a module
+    formula: str  # p = softmax(logits), y = given label, K = number of classes
+    paper: str
+    symmetric: bool = False  # the sum of the loss over all labels is the same for every p
+    needs: tuple[str, ...] = ()  # beside logits and labels: index, views, parameters, learning_rate, transition_matrix
+    published: dict[str, str] = field(default_factory=dict)  # data set -> spec; where no other than the defaults: none
+
+    @property
+    def params(self) -> dict[str, float | bool | None]:
+        """Parameters and their defaults, from the signature."""
+        parameters = inspect.signature(self.build).parameters.values()
+        return {p.name: p.default for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY}
+
+    @property
+    def domains(self) -> dict[str, Domain]:
+        """The values that each parameter takes."""
+        return self.build.domains
+
+    @property
+    def stateful(self) -> bool:
+        """Whether it is a module that may look at more than logits and labels."""
+        return isinstance(self.build, type)
+
+
+_MA = "Ma et al. 2020, arXiv:2006.13554"
+_WANG = "Wang et al. 2019, arXiv:1908.06112"
+_ZHOU = "Zhou et al. 2021, arXiv:2106.03110"
+_YE = "Ye et al. 2023, arXiv:2412.02373"
+_EPS = "Wang et al. 2024, NeurIPS (epsilon-softmax)"
+_JAL = "Wang et al. 2025, arXiv:2507.17692"
+_JS = "Englesson & Azizpour 2021, arXiv:2105.04522"
+_OGC = "Ye et al. 2025, arXiv:2412.08941"
+_PATRINI = "Patrini et al. 2017, arXiv:1609.03683"
+_L1 = " + delta ||theta||_1"
+
+_ROWS = [
+    LossInfo("ce", f.ce, "-log p_y", "maximum likelihood"),
+    LossInfo("fl", f.fl, "-(1-p_y)^gamma log p_y", "Lin et al. 2017, arXiv:1708.02002"),
+    LossInfo("ls", f.ls, "-(1-epsilon) log p_y - epsilon mean_k log p_k", "Szegedy et al. 2016, arXiv:1512.00567"),
+    LossInfo("mae", f.mae, "1 - p_y", "Ghosh et al. 2017, arXiv:1712.09482", symmetric=True),
+    LossInfo("rce", f.rce, "-ln(1e-4) (1 - p_y)", _WANG, symmetric=True),
+    LossInfo(
+        "sce",
+        f.sce,
+        "alpha CE + beta RCE",
+        _WANG,
+        published={"cifar10": "sce(alpha=0.1, beta=1)", "cifar100": "sce(alpha=6, beta=0.1)"},
+    ),
+    LossInfo("gce", f.gce, "(1 - p_y^q) / q", "Zhang & Sabuncu 2018, arXiv:1805.07836"),
+    LossInfo("nce", f.nce, "log p_y / sum_k log p_k", _MA, symmetric=True),
+    LossInfo("nfl", f.nfl, "FL_y / sum_k FL_k", _MA, symmetric=True),
+    LossInfo(
+        "ngce",
+        f.ngce,
+        "(1 - p_y^q) / (K - sum_k p_k^q)",
+        _MA,
+        symmetric=True,
+        published={"cifar10": "ngce(q=0.1)", "cifar100": "ngce(q=0.7)"},
+    ),
+    LossInfo("nmae", f.nmae, "(1 - p_y) / (K - 1)", _MA, symmetric=True),
+    LossInfo("nrce", f.nrce, "(1 - p_y) / (K - 1)", _MA, symmetric=True),
+    LossInfo("agce", f.agce, "((a+1)^q - (a+p_y)^q) / q", _ZHOU),
+    LossInfo("aul", f.aul, "((a-p_y)^q - (a-1)^q) / q", _ZHOU),
+    LossInfo("ael", f.ael, "exp(-p_y / a)", _ZHOU),
+    LossInfo("nnce", f.nnce, "1 - (A + log p_y) / sum_k (A + log p_k), A = -ln 1e-7", _YE, symmetric=True),
+    LossInfo("nnfl", f.nnfl, "1 - (A - FL_y) / sum_k (A - FL_k), A = FL(1e-7)", _YE, symmetric=True),
+    LossInfo(
+        "anl_ce",
+        f.anl_ce,
+        "alpha NCE + beta NNCE" + _L1,
+        _YE,
+        symmetric=True,
+        needs=("parameters",),
+        published={"cifar100": "anl_ce(alpha=10, beta=1, delta=5e-7)"},
+    ),
+    LossInfo(
+        "anl_fl",
+        f.anl_fl,
+        "alpha NFL + beta NNFL" + _L1,
+        _YE,
+        symmetric=True,
+        needs=("parameters",),
+        published={"cifar100": "anl_fl(alpha=10, beta=1, delta=5e-7)"},
+    ),
+    LossInfo("ce_eps", f.ce_eps, "-log q_y, q = (p + m e_argmax(p)) / (m+1)", _EPS),
+    LossInfo("fl_eps", f.fl_eps, "-(1-q_y)^gamma log q_y, q as in ce_eps", _EPS),
+    LossInfo(
+        "amse",
+        f.amse,
+        "||a e_y - p||^2 / K",
+        _JAL,
+        published={"cifar100": "amse(a=20)"},
+    ),
+    LossInfo(
+        "jal_ce",
+        f.jal_ce,
+        "alpha NCE + beta AMSE" + _L1,
+        _JAL,
+        needs=("parameters",),
+        published={"cifar100": "jal_ce(alpha=5, a=20, delta=5e-6)"},
+    ),
+    LossInfo(
+        "jal_fl",
+        f.jal_fl,
+        "alpha NFL + beta AMSE" + _L1,
+        _JAL,
+        needs=("parameters",),
+        published={"cifar100": "jal_fl(alpha=5, a=20, delta=5e-6)"},
+    ),
+    LossInfo("taylor_ce", f.taylor_ce, "sum_{i=1..t} (1-p_y)^i / i", "Feng et al. 2020, IJCAI"),
+    LossInfo(
+        "phuber_ce",
+        f.phuber_ce,
+        "-log p_y, for p_y < 1/tau its tangent",
+        "Menon et al. 2020, ICLR (PHuber)",
+    ),
+    LossInfo("js", f.js, "[pi KL(e_y||m) + (1-pi) KL(p||m)] / Z, m = pi e_y + (1-pi) p", _JS),
+    LossInfo(
+        "bi_tempered",
+        f.bi_tempered,
+        "-log_t1 q_y - (1 - sum_k q_k^(2-t1)) / (2-t1), q = exp_t2(z - lambda)",
+        "Amid et al. 2019, arXiv:1906.03361",
+    ),
+    LossInfo(
+        "logit_clip",
+        f.logit_clip,
+        "CE(delta z / ||z||) where ||z|| > tau, else CE(z)",
+        "Wei et al. 2023, arXiv:2212.04055",
+        published={"cifar10": "logit_clip(tau=0.4, delta=2.5)"},
+    ),
+    LossInfo(
+        "ldr_kl",
+        f.ldr_kl,
+        "lam log mean_k exp((c 1[k!=y] + s_k - s_y) / lam), s = softplus(z) / mean",
+        "Zhu et al. 2023, arXiv:2112.14869",
+        published={"cifar100": "ldr_kl(lam=1)"},
+    ),
+    LossInfo(
+        "elr",
+        Elr,
+        "CE + lam log(1 - <t_i, p>), t_i = running average of p",
+        "Liu et al. 2020, arXiv:2007.00151",
+        needs=Elr.needs,
+    ),
+    LossInfo("gjs", Gjs, "JS of label, p(view 1), p(view 2)", _JS, needs=Gjs.needs),
+    LossInfo("ogc_ce", OgcCe, "CE, |dL/dp_y| clipped at a threshold that adapts", _OGC, needs=OgcCe.needs),
+    LossInfo("ogc_fl", OgcFl, "FL, |dL/dp_y| clipped at a threshold that adapts", _OGC, needs=OgcFl.needs),
+    LossInfo("ogc_gce", OgcGce, "GCE, |dL/dp_y| clipped at a threshold that adapts", _OGC, needs=OgcGce.needs),
+    LossInfo("forward", Forward, "-log (T^t p)_y", _PATRINI, needs=Forward.needs),
+    LossInfo("backward", Backward, "sum_j (T^-1)[y, j] CE_j", _PATRINI, needs=Backward.needs),
+    LossInfo(
+        "nlnl",
+        Nlnl,
+        "-log(1 - p_c), c a random label other than y",
+        "Kim et al. 2019, arXiv:1908.07387",
+        needs=Nlnl.needs,
+        published={"cifar100": "nlnl(num_negative=110)"},
+    ),
+]
+
+LOSSES: dict[str, LossInfo] = {info.name: info for info in _ROWS}
+
+# Sums that were published, by the names in them: data set -> spec. The code of epsilon-softmax adds the full L1
+# distance, 2 (1 - p_y), with weight 5: 10 times `mae`.
+PUBLISHED_SUMS: dict[str, dict[str, str]] = {
+    "nce+rce": {"cifar10": "nce + rce", "cifar100": "10*nce + 0.1*rce"},
+    "nfl+rce": {"cifar10": "nfl + rce", "cifar100": "10*nfl + 0.1*rce"},
+    "nce+mae": {"cifar10": "nce + mae", "cifar100": "10*nce + mae"},
+    "nfl+mae": {"cifar10": "nfl + mae", "cifar100": "10*nfl + mae"},
+    "nce+aul": {"cifar10": "nce + 4*aul(a=6.3, q=1.5)", "cifar100": "10*nce + 0.015*aul(a=6, q=3)"},
+    "nce+agce": {"cifar10": "nce + 4*agce(a=6, q=1.5)", "cifar100": "10*nce + 0.1*agce(a=1.8, q=3)"},
+    "nce+ael": {"cifar10": "nce + 4*ael(a=5)", "cifar100": "10*nce + 0.1*ael(a=1.5)"},
+    "ce_eps+mae": {"cifar10": "0.01*ce_eps + 10*mae"},
+    "fl_eps+mae": {"cifar10": "0.01*fl_eps + 10*mae"},
+}
+
+
+def list_losses() -> list[LossInfo]:
+    """All losses that a spec string may name; each has name, formula, paper, params (defaults), symmetric, needs and
+    published (specs by data set where these differ from the defaults)."""
+    return list(LOSSES.values())
