@@ -151,11 +151,6 @@ class ExperimentArguments(RobustTrainingArguments):
             if getattr(self, item.name)
             != (item.default if item.default_factory is MISSING else item.default_factory())
         }
-        if (self.transition_matrix is None) == ("transition_matrix" in loss_needs(self.loss)):
-            raise ValueError(
-                f"transition_matrix={self.transition_matrix!r} with loss={self.loss!r}: the losses forward and "
-                "backward need one, others take none"
-            )
         if self.load_best_model_at_end:
             raise ValueError(
                 "load_best_model_at_end=True would choose the model by its score on the test split. Allowed: False."
@@ -241,6 +236,11 @@ def run_experiment(
         raise ValueError(
             "do_train=False scores a trained model on clean labels; "
             f"got model={model.model!r} and noise={data.noise!r}"
+        )
+    if (args.transition_matrix is None) == ("transition_matrix" in loss_needs(args.loss)):
+        raise ValueError(
+            f"transition_matrix={args.transition_matrix!r} with loss={args.loss!r}: the losses forward and backward "
+            "need one, others take none"
         )
     if "views" in loss_needs(args.loss) and args.do_train and not AUGMENTATIONS[data.augmentation]:
         raise ValueError(

@@ -28,7 +28,6 @@ from .noise import NoiseSpec
 from .plots import plot_accuracy_vs_noise, plot_runs, results_table, save_figure
 from .trainer import complete_checkpoints, default_weight_decay, refuse_data_parallel
 
-
 # In place of a noise: the labels as the data set has them, noisy or not.
 GIVEN = "given"
 
