@@ -175,6 +175,11 @@ class RobustTrainer(Trainer):
         self.add_callback(_LossStepCallback(self))
 
     def _check_needs(self, train_dataset) -> None:
+        if self.image_transform is not None and self.image_transform.random and not _has_index(train_dataset):
+            raise ValueError(
+                "image_transform with crop_padding or horizontal_flip draws by each sample's 'index' in the training "
+                "set, a column which train_dataset lacks; with datasets: train.add_column('index', range(len(train)))"
+            )
         if "index" in self.loss.needs:
             if not _has_index(train_dataset):
                 raise ValueError(
@@ -259,11 +264,20 @@ class RobustTrainer(Trainer):
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         super()._load_optimizer_and_scheduler(checkpoint)
-        if checkpoint is not None and self.loss.stateful:
-            path = Path(checkpoint) / LOSS_STATE
-            # Read into memory: a tensor of `load_file` may be the file's own pages.
-            state = {name: tensor.clone() for name, tensor in load_file(path).items()} if path.exists() else {}
-            self.loss.load_state_dict(state)
+        if checkpoint is None:
+            return
+        path = Path(checkpoint) / LOSS_STATE
+        # Read into memory: a tensor of `load_file` may be the file's own pages.
+        state = {name: tensor.clone() for name, tensor in load_file(path).items()} if path.exists() else {}
+        # By name, for `load_state_dict` misses no buffer that has no value yet: ELR would begin anew in silence.
+        if set(state) != _state_names(self.loss):
+            kept = f"keeps {', '.join(sorted(state))}" if path.exists() else "is missing"
+            wanted = ", ".join(sorted(_state_names(self.loss))) or "nothing"
+            raise ValueError(
+                f"checkpoint {checkpoint} can't be resumed with loss {self.loss.spec!r}, which remembers {wanted}: "
+                f"its {LOSS_STATE} {kept}. It was saved with another loss or is incomplete."
+            )
+        self.loss.load_state_dict(state)
 
     def _current_epoch(self) -> int:
         # state.epoch is fractional within an epoch, whole at its end, and restored by a resume.
@@ -308,6 +322,15 @@ class _LossStepCallback(TrainerCallback):
 
     def on_step_end(self, args, state, control, **kwargs):
         self.trainer.loss.step(self.trainer.lr_scheduler.get_last_lr()[0])
+
+
+def _state_names(loss: RobustLoss) -> set[str]:
+    """The names in the `state_dict` of a loss that has seen a batch."""
+    return {
+        f"{prefix}.{name}" if prefix else name
+        for prefix, module in loss.named_modules()
+        for name in module._buffers.keys() - module._non_persistent_buffers_set
+    }
 
 
 def _has_index(dataset) -> bool:

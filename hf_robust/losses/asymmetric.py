@@ -30,8 +30,7 @@ def aul(x: LossInputs, *, a: float = 5.5, q: float = 3.0) -> Tensor:
 
 
 def _power_difference(u: Tensor, q: float) -> Tensor:  # (1 + u)^q - 1
-    # Not `expm1` of `base`: its argument may be positive.
-    return torch.expm1(q * torch.log1p(u))
+    return expm1(q * torch.log1p(u))
 
 
 @loss_function(a=POSITIVE)

@@ -41,6 +41,13 @@ class Elr(StatefulLoss):
         elif self.targets.shape[1] != x.num_classes:
             raise ValueError(f"logits must have the {self.targets.shape[1]} classes of before, got {x.num_classes}")
         self.targets = self.targets.to(x.logp.device)
+        if x.index.device.type == "cpu":  # elsewhere indexing itself stops, and looking would wait for the device
+            outside = (x.index < 0) | (x.index >= len(self.targets))
+            if outside.any():
+                raise ValueError(
+                    f"index must be in 0..{len(self.targets) - 1}, the places in the training set, "
+                    f"got {int(x.index[outside][0])}; a part of a data set is to be numbered anew"
+                )
         p = x.logp.exp().clamp(1e-4, 1 - 1e-4)
         with torch.no_grad():
             rows = self.beta * self.targets[x.index] + (1 - self.beta) * (p / p.sum(1, keepdim=True)).float()

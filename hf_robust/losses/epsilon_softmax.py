@@ -21,7 +21,8 @@ def _epsilon_log_probability(x: LossInputs, m: float) -> tuple[Tensor, Tensor]:
     predicted = x.logp.argmax(1) == x.labels
     rest = -expm1(x.logp_y) / (m + 1)
     log_other = x.logp_y - math.log1p(m)
-    logp = torch.where(predicted, torch.log1p(-rest), log_other.clamp(min=LOG_P_MIN))
+    near_one = torch.log1p(-rest.masked_fill(~predicted, 0))  # elsewhere rest may be 1, of infinite gradient
+    logp = torch.where(predicted, near_one, log_other.clamp(min=LOG_P_MIN))
     return logp, torch.where(predicted, rest, -expm1(log_other))
 
 

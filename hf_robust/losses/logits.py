@@ -79,7 +79,7 @@ def _clipped_cross_entropy(
     scale = torch.where(clipped, delta / norm.clamp(min=tau), 1.0)
     z = z * scale
     z_y = z.gather(1, at)
-    loss = _log_sum_exp(z, grad) - z_y
+    loss = _log_mean_exp(z, grad) + math.log(z.shape[1]) - z_y
     grad.scatter_add_(1, at, torch.full_like(loss, -1))
     # Along z itself the loss of a clipped row does not change: that part of the gradient is taken out.
     along = torch.linalg.vecdot(grad, z).unsqueeze(1) / delta**2
@@ -87,12 +87,12 @@ def _clipped_cross_entropy(
     return loss
 
 
-def _log_sum_exp(z: Tensor, softmax: Tensor) -> Tensor:  # (b, K) -> (b, 1), and the softmax written to its place
+def _log_mean_exp(z: Tensor, softmax: Tensor) -> Tensor:  # (b, K) -> (b, 1), and the softmax written to its place
     most = z.amax(1, keepdim=True)
     torch.sub(z, most, out=softmax).exp_()
     total = softmax.sum(1, keepdim=True)
     softmax.mul_(1 / total)
-    return most + total.log()
+    return most + (total / z.shape[1]).log()
 
 
 @loss_function(c=NON_NEGATIVE, lam=POSITIVE)
@@ -117,7 +117,7 @@ def _ldr_kl(z: Tensor, at: Tensor, grad: Tensor, c: float, lam: float) -> Tensor
     factor = 1 / s.mean(1, keepdim=True)
     s.mul_(factor)
     gap = torch.add(s, c - s.gather(1, at), out=grad).mul_(1 / lam).scatter_(1, at, 0.0)
-    loss = lam * (_log_sum_exp(gap, grad) - math.log(z.shape[1]))
+    loss = lam * _log_mean_exp(gap, grad)
     grad.scatter_add_(1, at, torch.full_like(loss, -1))  # dL/ds
     along = torch.linalg.vecdot(grad, s).unsqueeze(1) / z.shape[1]
     grad.sub_(along).mul_(slope.mul_(factor))

@@ -83,8 +83,8 @@ class RobustLoss(nn.Module):
             weight * params["delta"] for weight, name, params in self.terms if "parameters" in LOSSES[name].needs
         )
 
-    def extra_repr(self) -> str:
-        return repr(self.spec)
+    def __repr__(self) -> str:
+        return f"RobustLoss({self.spec!r})"
 
     def to_dict(self) -> dict:
         """The loss as JSON values, without what it remembers; `get_loss` makes the loss of it again."""
@@ -174,4 +174,6 @@ def get_loss(spec: str | dict | RobustLoss, **kwargs) -> RobustLoss:
     """
     if isinstance(spec, RobustLoss):
         return spec
-    return RobustLoss(**spec) if isinstance(spec, dict) else RobustLoss(spec, **kwargs)
+    if isinstance(spec, dict) and "spec" in spec:
+        return RobustLoss(**spec)
+    return RobustLoss(spec, **kwargs)

@@ -22,9 +22,8 @@ def nnce(x: LossInputs) -> Tensor:
 
     Ye et al. 2023, "Active Negative Loss Functions for Learning with Noisy Labels", NeurIPS 2023, arXiv:2412.02373.
     """
-    gap_y = x.logp_y.clamp(min=LOG_P_MIN) - LOG_P_MIN
-    gaps = x.logp.clamp(min=LOG_P_MIN).sum(1) - x.num_classes * LOG_P_MIN
-    return 1 - gap_y / gaps
+    # Each gap by itself: a sum of K terms of 16 less K times 16 would leave little of float32.
+    return 1 - (x.logp_y - LOG_P_MIN).relu() / (x.logp - LOG_P_MIN).relu_().sum(1)
 
 
 @loss_function(gamma=NON_NEGATIVE, detach=FLAG)
@@ -37,16 +36,16 @@ def nnfl(x: LossInputs, *, gamma: float = 0.5, detach: bool = False) -> Tensor:
 
     Ye et al. 2023, "Active Negative Loss Functions for Learning with Noisy Labels", NeurIPS 2023, arXiv:2412.02373.
     """
-    _, total = FocalSum.apply(x.logp, gamma, detach, LOG_P_MIN)
-    return _nnfl(x, gamma, detach, total)
+    _, gaps = FocalSum.apply(x.logp, gamma, detach, LOG_P_MIN)
+    return _nnfl(x, gamma, detach, gaps)
 
 
-def _nnfl(x: LossInputs, gamma: float, detach: bool, total: Tensor) -> Tensor:
-    # total: -sum_k FL_k
+def _nnfl(x: LossInputs, gamma: float, detach: bool, gaps: Tensor) -> Tensor:
+    # gaps: sum_k (A - FL_k)
     most = -((-math.expm1(LOG_P_MIN)) ** gamma) * LOG_P_MIN
     logp_y = x.logp_y.clamp(min=LOG_P_MIN)
     focal_y = focal_weight(-expm1(logp_y), gamma, detach) * -logp_y
-    return 1 - (most - focal_y) / (x.num_classes * most + total)
+    return 1 - (most - focal_y) / gaps
 
 
 @loss_function(alpha=NON_NEGATIVE, beta=NON_NEGATIVE, delta=NON_NEGATIVE)
@@ -75,6 +74,6 @@ def anl_fl(
 
     Ye et al. 2023, "Active Negative Loss Functions for Learning with Noisy Labels", NeurIPS 2023, arXiv:2412.02373.
     """
-    total, floored_total = FocalSum.apply(x.logp, gamma, detach, LOG_P_MIN)
+    total, gaps = FocalSum.apply(x.logp, gamma, detach, LOG_P_MIN)
     active = focal_weight(-expm1(x.logp_y), gamma, detach) * x.logp_y / total
-    return alpha * active + beta * _nnfl(x, gamma, detach, floored_total)
+    return alpha * active + beta * _nnfl(x, gamma, detach, gaps)

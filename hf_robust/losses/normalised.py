@@ -16,7 +16,9 @@ RCE_LOG_ZERO = math.log(1e-4)
 
 
 class FocalSum(torch.autograd.Function):
-    """sum_k (1-p_k)^gamma log p_k, and the same sum of max(p_k, exp(floor)).  # (B, K) log-probs -> (B,), (B,)
+    """sum_k f(p_k) with f(p) = (1-p)^gamma log p, and sum_k f(max(p_k, low)) - f(low) with low = exp(floor).
+
+    # (B, K) log-probabilities -> (B,), (B,); the second is undefined without a floor
 
     The gradient is formed beside the values and is the one tensor kept. Autograd would keep five for the first sum.
     """
@@ -25,7 +27,7 @@ class FocalSum(torch.autograd.Function):
     def forward(ctx, logp: Tensor, gamma: float, detach: bool, floor: float | None = None) -> tuple[Tensor, Tensor]:
         ctx.set_materialize_grads(False)
         ctx.floor = floor
-        total, floored_total = logp.new_empty(2, len(logp))
+        total, gaps = logp.new_empty(2, len(logp))
         grad = torch.empty_like(logp) if ctx.needs_input_grad[0] else None
         for rows in row_blocks(logp):
             block = logp[rows]
@@ -37,26 +39,26 @@ class FocalSum(torch.autograd.Function):
             terms = weight * block
             total[rows] = terms.sum(1)
             if floor is not None:  # the terms grow with p
-                floored_total[rows] = terms.clamp(min=(-math.expm1(floor)) ** gamma * floor).sum(1)
+                gaps[rows] = (terms - (-math.expm1(floor)) ** gamma * floor).relu_().sum(1)
             if grad is not None and detach:
                 grad[rows] = weight
             elif grad is not None:
                 # d/dlogp of (1-p)^gamma logp = (1-p)^gamma (1 - gamma p logp / (1-p)); the weight's is the second.
                 torch.addcmul(weight, terms.div_(rest), p, value=-gamma, out=grad[rows])
-        ctx.save_for_backward(grad, logp if floor is not None else None)
-        return total, floored_total
+        ctx.save_for_backward(grad, *([] if floor is None else [logp]))
+        return total, gaps
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad_total: Tensor | None, grad_floored: Tensor | None):
-        grad, logp = ctx.saved_tensors
-        if grad_floored is None:
-            return grad * grad_total.unsqueeze(1), None, None, None
-        result = torch.empty_like(grad)
+    def backward(ctx, grad_total: Tensor | None, grad_gaps: Tensor | None):
+        grad, *rest = ctx.saved_tensors
+        if ctx.floor is None or grad_gaps is None:
+            return None if grad_total is None else grad * grad_total.unsqueeze(1), None, None, None
+        (logp,), result = rest, torch.empty_like(grad)
         for rows in row_blocks(grad):
             # 0 where the probability counts as exp(floor); the kernel of ReLU's gradient does it in one pass
             block = torch.ops.aten.threshold_backward(grad[rows], logp[rows], ctx.floor)
-            torch.mul(block, grad_floored[rows].unsqueeze(1), out=result[rows])
+            torch.mul(block, grad_gaps[rows].unsqueeze(1), out=result[rows])
             if grad_total is not None:
                 result[rows].addcmul_(grad[rows], grad_total[rows].unsqueeze(1))
         return result, None, None, None
