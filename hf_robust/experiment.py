@@ -81,12 +81,9 @@ class DataArguments:
             self.noise = str(NoiseSpec.parse(self.noise))
         if self.noise_sampling not in SAMPLINGS:
             raise ValueError(f"noise_sampling must be one of {list(SAMPLINGS)}; got {self.noise_sampling!r}")
-        if self.noise_contaminated and (
-            self.noise is None or not self.noise.startswith("semantic") or self.noise_sampling != "quota"
-        ):
+        if self.noise_contaminated and self.noise_sampling != "quota":
             raise ValueError(
-                f"noise_contaminated=True is allowed with semantic noise and noise_sampling='quota' alone; got "
-                f"noise={self.noise!r}, noise_sampling={self.noise_sampling!r}"
+                f"noise_contaminated=True is allowed with noise_sampling='quota' alone; got {self.noise_sampling!r}"
             )
         if self.noise_seed < 0:
             raise ValueError(f"noise_seed must be 0 or more; got {self.noise_seed}")
@@ -174,7 +171,7 @@ NEUTRAL = set(
     "hub_always_push hub_revision per_device_eval_batch_size eval_accumulation_steps dataloader_num_workers "
     "dataloader_pin_memory dataloader_persistent_workers dataloader_prefetch_factor "
     "dataloader_multiprocessing_context use_cpu local_rank ddp_backend ddp_timeout ddp_bucket_cap_mb "
-    "skip_memory_metrics debug".split()
+    "skip_memory_metrics debug include_num_input_tokens_seen".split()
 )
 
 
@@ -215,6 +212,20 @@ def load_splits(data: DataArguments, train: bool = True) -> ImageSplits:
     )
 
 
+def noisy_train(data: DataArguments, splits: ImageSplits) -> ImageTensorDataset:
+    """The training images with the noise that `data` names, if any."""
+    if data.noise is None:
+        return splits.train
+    return add_noise(
+        splits.train,
+        data.noise,
+        splits.label_names,
+        seed=data.noise_seed,
+        sampling=data.noise_sampling,
+        contaminated=data.noise_contaminated,
+    )
+
+
 def run_experiment(
     data: DataArguments, model: ModelArguments, args: ExperimentArguments, splits: ImageSplits | None = None
 ) -> dict:
@@ -232,6 +243,8 @@ def run_experiment(
             is overwritten.
     """
     refuse_data_parallel(args)
+    if data.noise_contaminated and (data.noise is None or NoiseSpec.parse(data.noise).kind != "semantic"):
+        raise ValueError(f"noise_contaminated=True is allowed with semantic noise alone; got noise={data.noise!r}")
     if not args.do_train and (data.noise is not None or model.model in MODELS):
         raise ValueError(
             "do_train=False scores a trained model on clean labels; "
@@ -254,16 +267,7 @@ def run_experiment(
     checkpoint = from_first_process(args, lambda: claim_output_dir(output_dir, settings, args.resume_from_checkpoint))
 
     splits = load_splits(data, train=args.do_train) if splits is None else splits
-    train = splits.train
-    if data.noise is not None:
-        train = add_noise(
-            train,
-            data.noise,
-            splits.label_names,
-            seed=data.noise_seed,
-            sampling=data.noise_sampling,
-            contaminated=data.noise_contaminated,
-        )
+    train = noisy_train(data, splits)
     state = None if checkpoint is None else TrainerState.load_from_json(str(Path(checkpoint) / "trainer_state.json"))
     # Trainer would make one step more where the last checkpoint was written at the very end.
     trained = state is not None and state.global_step >= state.max_steps
@@ -280,7 +284,7 @@ def run_experiment(
         loss=make_loss(args, network, train),
     )
     if args.do_train:
-        _check_last_batch(network, len(train), args)
+        check_last_batch(network, len(train), args)
     if args.process_index == 0:
         write_json(output_dir / "settings.json", settings)
 
@@ -391,7 +395,8 @@ def claim_output_dir(output_dir: Path, settings: dict, resume: str | None = None
     return resume
 
 
-def _check_last_batch(network: nn.Module, num_images: int, args: ExperimentArguments) -> None:
+def check_last_batch(network: nn.Module, num_images: int, args: ExperimentArguments) -> None:
+    """Raise a `ValueError` where batch normalisation would meet a last training batch of one image."""
     batch = args.per_device_train_batch_size
     alone = args.world_size == 1 and num_images % batch == 1 and not args.dataloader_drop_last
     if alone and any(isinstance(module, nn.BatchNorm1d) for module in network.modules()):

@@ -21,7 +21,7 @@ from sklearn.model_selection import StratifiedKFold
 from tqdm.auto import tqdm
 from transformers import set_seed
 
-from .data import ImageSplits, add_noise
+from .data import ImageSplits
 from .diagnostics import first_array
 from .estimate import estimate_noise_rate, estimate_transition_matrix
 from .experiment import (
@@ -29,7 +29,7 @@ from .experiment import (
     DataArguments,
     ExperimentArguments,
     ModelArguments,
-    _check_last_batch,
+    check_last_batch,
     claim_output_dir,
     from_first_process,
     hardware,
@@ -38,6 +38,7 @@ from .experiment import (
     load_processor,
     load_splits,
     make_loss,
+    noisy_train,
     run_settings,
     settings_difference,
     versions,
@@ -122,17 +123,8 @@ def out_of_fold_probabilities(
     from_first_process(args, lambda: _claim(output_dir, settings))
 
     splits = load_splits(replace(data, max_test_samples=1))
-    train = splits.train
-    if data.noise is not None:
-        train = add_noise(
-            train,
-            data.noise,
-            splits.label_names,
-            seed=data.noise_seed,
-            sampling=data.noise_sampling,
-            contaminated=data.noise_contaminated,
-        )
-        splits = replace(splits, train=train)
+    train = noisy_train(data, splits)
+    splits = replace(splits, train=train)
     given, num_classes = train.labels.numpy(), len(splits.label_names)
     folds = assign_folds(given, num_folds, args.seed)
     held_out = [np.flatnonzero(folds == fold) for fold in range(num_folds)]
@@ -145,7 +137,7 @@ def out_of_fold_probabilities(
         if parts[fold] is None:
             trainer = _fold_trainer(splits, folds != fold, data, model, args)
             for index in held_out:  # of all folds, whose sizes may differ by one, before the first is trained
-                _check_last_batch(trainer.model, len(train) - len(index), args)
+                check_last_batch(trainer.model, len(train) - len(index), args)
             if args.process_index == 0:
                 write_json(output_dir / "settings.json", settings)
             trainer.train()
@@ -266,7 +258,6 @@ def _fold_trainer(
 
 def _predict(trainer: RobustTrainer, images: ImageTensorDataset) -> np.ndarray:
     """Class probabilities, (n, K) float64."""
-    trainer.args.dataloader_drop_last = False  # Trainer would drop images of the prediction too
     logits = first_array(trainer.predict(images).predictions)
     return torch.as_tensor(logits).double().softmax(dim=-1).numpy()
 

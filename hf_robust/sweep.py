@@ -66,6 +66,8 @@ def run_sweep(
     refuse_data_parallel(args)
     losses = [format_loss_spec(parse_loss_spec(loss)) for loss in losses]
     noises = [noise if noise == GIVEN else str(NoiseSpec.parse(noise)) for noise in noises]
+    if data.noise_contaminated and not any(noise.startswith("semantic") for noise in noises):
+        raise ValueError(f"noise_contaminated=True is allowed with semantic noise alone; got noises={noises}")
     for name, values in (("losses", losses), ("noises", noises), ("models", models), ("seeds", seeds)):
         if not values or len(set(values)) != len(values):
             raise ValueError(f"{name} must be one or more different values; got {list(values)}")
@@ -83,7 +85,10 @@ def run_sweep(
             run_args.not_default = {k: v for k, v in args.not_default.items() if k != "transition_matrix"}
         elif args.transition_matrix is None:
             raise ValueError(f"losses: {loss!r} needs a transition_matrix; got None")
-        run_data = replace(data, noise=None if noise == GIVEN else noise, noise_seed=seed)
+        contaminated = data.noise_contaminated and noise.startswith("semantic")  # of the noises, what has this form
+        run_data = replace(
+            data, noise=None if noise == GIVEN else noise, noise_seed=seed, noise_contaminated=contaminated
+        )
         folder = output_dir / run_data.noise_name / _slug(model_name) / _slug(loss) / f"seed{seed}"
         run_args.output_dir = str(folder)
         runs.append(Run(run_data, replace(model, model=model_name), run_args))

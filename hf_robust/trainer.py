@@ -295,6 +295,15 @@ class RobustTrainer(Trainer):
             len(train_dataset), seed, self._current_epoch, multiple, drop_last=self.args.dataloader_drop_last
         )
 
+    def _get_dataloader(self, dataset, description, batch_size, sampler_fn=None, is_training=False, **kwargs):
+        # `dataloader_drop_last` is of training: Trainer would drop images from evaluations too.
+        drop_last = self.args.dataloader_drop_last
+        self.args.dataloader_drop_last = drop_last and is_training
+        try:
+            return super()._get_dataloader(dataset, description, batch_size, sampler_fn, is_training, **kwargs)
+        finally:
+            self.args.dataloader_drop_last = drop_last
+
     def evaluation_loop(self, dataloader, description, *args, metric_key_prefix="eval", **kwargs):
         output = super().evaluation_loop(dataloader, description, *args, metric_key_prefix=metric_key_prefix, **kwargs)
         if f"{metric_key_prefix}_cross_entropy" in output.metrics:

@@ -3,22 +3,23 @@
 
     accelerate launch scripts/sweep_robust.py --losses ce nce+rce --noises symmetric_20 symmetric_40 symmetric_60 \\
         --num_train_epochs 30 --output_dir runs/digits
-    accelerate launch scripts/sweep_robust.py --dataset uoft-cs/cifar10 --models cnn8 --seeds 0 1 2 \\
-        --losses ce gce nce nce+rce --noises symmetric_20 symmetric_40 asymmetric_40 --output_dir runs/cifar10
+    accelerate launch scripts/sweep_robust.py --recipe cifar10-cnn8 --seeds 0 1 2 \\
+        --losses ce gce nce+agce anl_ce --noises symmetric_20 symmetric_40 asymmetric_40 --output_dir runs/cifar10
 
 Finished runs are skipped and a killed one goes on from its last checkpoint: run the same command again.
 Writes a folder a run, and sweep.json, results.md, accuracy_vs_noise.png and training_curves.png to --output_dir.
 Every flag of train_robust.py is taken too.
+--recipe sets data set, network, training arguments and each loss's hyper-parameters as published; flags that are given
+win.
 """
 
 from argparse import RawDescriptionHelpFormatter
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from transformers import HfArgumentParser
-
 from hf_robust.experiment import DataArguments, ExperimentArguments, ModelArguments
 from hf_robust.plots import results_table
+from hf_robust.recipes import RecipeParser
 from hf_robust.sweep import run_sweep
 
 
@@ -34,7 +35,7 @@ class SweepArguments:
 
 
 def main() -> None:
-    parser = HfArgumentParser(
+    parser = RecipeParser(
         (SweepArguments, DataArguments, ModelArguments, ExperimentArguments),
         description=__doc__,
         formatter_class=RawDescriptionHelpFormatter,

