@@ -1,5 +1,7 @@
 """One experiment from arguments to `results.json`: data, noise, model, training, what was learned and memorised."""
 
+import copy
+import hashlib
 import json
 import math
 import platform
@@ -97,7 +99,8 @@ class DataArguments:
         """What the results call the noise: the one that was added, or else the one that the config is named after."""
         config = self.dataset_config or "clean"
         named_after_noise = config.partition("_")[0] in (*KINDS, "human")
-        return self.noise or (config if named_after_noise else "clean")
+        contaminated = "contaminated_" if self.noise_contaminated else ""
+        return contaminated + self.noise if self.noise else (config if named_after_noise else "clean")
 
 
 @dataclass
@@ -178,6 +181,9 @@ NEUTRAL = set(
 def run_settings(data: DataArguments, model: ModelArguments, args: ExperimentArguments) -> dict:
     """Everything that a result depends on, as JSON values. Two runs with equal settings are the same run."""
     others = {name: value for name, value in args.not_default.items() if name not in NEUTRAL and name not in RECIPE}
+    if args.transition_matrix is not None and _is_file_name(args.transition_matrix):
+        digest = hashlib.sha256(Path(args.transition_matrix).read_bytes()).hexdigest()
+        others["transition_matrix"] = f"sha256:{digest}"  # the file may change, or be moved
     settings = {
         **asdict(data),
         "noise": data.noise_name,
@@ -226,22 +232,8 @@ def noisy_train(data: DataArguments, splits: ImageSplits) -> ImageTensorDataset:
     )
 
 
-def run_experiment(
-    data: DataArguments, model: ModelArguments, args: ExperimentArguments, splits: ImageSplits | None = None
-) -> dict:
-    """Run one experiment in `args.output_dir` and return what it writes to `results.json`.
-
-    Writes `settings.json` and `results.json`, and if it trains the model (safetensors), its image processor,
-    checkpoints, and the figures `curves.png`, `loss_histograms.png` and `noise.png`. Where several processes run, each
-    calls this; the first one decides and writes.
-
-    Args:
-        splits (`ImageSplits`, *optional*): what `load_splits(data)` gives, for callers that run several experiments.
-
-    Raises:
-        ValueError: bad arguments, or an output folder that holds another run, a finished one, or other files; nothing
-            is overwritten.
-    """
+def check_arguments(data: DataArguments, model: ModelArguments, args: ExperimentArguments) -> None:
+    """Raise a `ValueError` for what can't be run, as far as it can be told without the data."""
     refuse_data_parallel(args)
     if data.noise_contaminated and (data.noise is None or NoiseSpec.parse(data.noise).kind != "semantic"):
         raise ValueError(f"noise_contaminated=True is allowed with semantic noise alone; got noise={data.noise!r}")
@@ -250,18 +242,61 @@ def run_experiment(
             "do_train=False scores a trained model on clean labels; "
             f"got model={model.model!r} and noise={data.noise!r}"
         )
-    if (args.transition_matrix is None) == ("transition_matrix" in loss_needs(args.loss)):
+    needs, matrix = loss_needs(args.loss), args.transition_matrix
+    if args.do_train and (matrix is None) == ("transition_matrix" in needs):
         raise ValueError(
-            f"transition_matrix={args.transition_matrix!r} with loss={args.loss!r}: the losses forward and backward "
-            "need one, others take none"
+            f"transition_matrix={matrix!r} with loss={args.loss!r}: the losses forward and backward need one, others "
+            "take none"
         )
-    if "views" in loss_needs(args.loss) and args.do_train and not AUGMENTATIONS[data.augmentation]:
+    if matrix is not None and matrix != "true":
+        if not _is_file_name(matrix):
+            NoiseSpec.parse(matrix)
+        elif not Path(matrix).is_file():
+            raise ValueError(f"transition_matrix: there is no file {matrix!r}")
+    if "views" in needs and args.do_train and not AUGMENTATIONS[data.augmentation]:
         raise ValueError(
             f"loss={args.loss!r} compares two augmented views of an image, augmentation={data.augmentation!r} makes "
             f"none; allowed: {[name for name, steps in AUGMENTATIONS.items() if steps]}"
         )
     if model.model not in MODELS:
         saved_config(model.model, trust_remote_code=model.trust_remote_code)  # a wrong name is said before any work
+
+
+def with_trained_loss(model: ModelArguments, args: ExperimentArguments) -> ExperimentArguments:
+    """The arguments with the loss of the network's training, where it is only scored and no loss was asked for."""
+    if args.do_train or "loss" in args.not_default or model.model in MODELS:
+        return args
+    config = saved_config(model.model, trust_remote_code=model.trust_remote_code)
+    trained_with = config.to_dict().get("robust_loss")
+    if trained_with is None:
+        return args
+    args = copy.copy(args)  # `replace` would run TrainingArguments' set-up of devices twice
+    args.loss = trained_with["spec"]
+    return args
+
+
+def _is_file_name(matrix: str) -> bool:
+    return Path(matrix).suffix in (".json", ".npy")
+
+
+def run_experiment(
+    data: DataArguments, model: ModelArguments, args: ExperimentArguments, splits: ImageSplits | None = None
+) -> dict:
+    """Run one experiment in `args.output_dir` and return what it writes to `results.json`.
+
+    Writes `settings.json` and `results.json`, and if it trains the model (safetensors), its image processor,
+    checkpoints, and if it evaluates the figures `curves.png`, `noise.png` and, where wrong labels are known,
+    `loss_histograms.png`. Where several processes run, each calls this; the first one decides and writes.
+
+    Args:
+        splits (`ImageSplits`, *optional*): what `load_splits(data)` gives, for callers that run several experiments.
+
+    Raises:
+        ValueError: bad arguments, or an output folder that holds another run, a finished one, or other files; nothing
+            is overwritten.
+    """
+    args = with_trained_loss(model, args)
+    check_arguments(data, model, args)
     output_dir = Path(args.output_dir)
     settings = run_settings(data, model, args)
     checkpoint = from_first_process(args, lambda: claim_output_dir(output_dir, settings, args.resume_from_checkpoint))
@@ -297,6 +332,7 @@ def run_experiment(
             trainer.add_callback(memorised)
         if trained:
             trainer.state = state
+            trainer.load_loss_state(checkpoint)
         else:
             trainer.train(resume_from_checkpoint=checkpoint)
         trainer.save_model()
@@ -309,7 +345,7 @@ def run_experiment(
         logits = None if memorised is None else memorised.logits
         if logits is None:  # unknown clean labels, or a run that was resumed at its very end
             logits = first_array(trainer.predict(train, metric_key_prefix="train").predictions)
-        noise = noise_summary(train, logits)
+        noise = noise_summary(train, torch.as_tensor(logits).double().softmax(1).numpy())
 
     history = epoch_history(trainer.state.log_history)
     results = {
@@ -489,7 +525,7 @@ def make_loss(args: ExperimentArguments, network: PreTrainedModel, train: ImageT
     """The loss that `args` names; of a trained network that is only scored, the one that it was trained with."""
     trained_with = network.config.to_dict().get("robust_loss")
     if not args.do_train and trained_with is not None and "loss" not in args.not_default:
-        return get_loss(trained_with)
+        return get_loss(trained_with)  # with its class weights and transition matrix
     matrix = args.transition_matrix
     if matrix is not None:
         matrix = resolve_transition_matrix(matrix, train, network.config.num_labels)
@@ -500,7 +536,7 @@ def resolve_transition_matrix(name: str, train: ImageTensorDataset, num_classes:
     """The (K, K) matrix that `--transition_matrix` names: see its help.
 
     Raises:
-        ValueError: no such noise or file, a file without a matrix, or "true" where the clean labels are unknown.
+        ValueError: no such noise, a file without a matrix, or "true" where the clean labels are unknown.
     """
     if name == "true":
         if train.clean_labels is None:
@@ -509,18 +545,20 @@ def resolve_transition_matrix(name: str, train: ImageTensorDataset, num_classes:
             )
         return realised_matrix(train.clean_labels.numpy(), train.labels.numpy(), num_classes)
     path = Path(name)
-    if path.suffix not in (".json", ".npy"):
+    if not _is_file_name(name):
         return transition_matrix(name, num_classes)
-    if not path.is_file():
-        raise ValueError(f"transition_matrix: there is no file {name!r}")
     if path.suffix == ".npy":
         return np.load(path, allow_pickle=False)
     content = json.loads(path.read_text())
     if isinstance(content, dict):
-        content = content.get("noise", {}).get("estimated_matrix")
-    if content is None:
-        raise ValueError(f"transition_matrix: {name!r} is neither a matrix nor a run's results with an estimated one")
-    return np.asarray(content, np.float64)
+        noise = content.get("noise")
+        content = noise.get("estimated_matrix") if isinstance(noise, dict) else None
+    try:
+        return np.asarray(content, np.float64).reshape(num_classes, num_classes)
+    except (TypeError, ValueError):
+        raise ValueError(
+            f"transition_matrix: {name!r} holds neither a matrix of {num_classes} classes nor a run's results with one"
+        ) from None
 
 
 def epoch_history(log_history: list[dict]) -> list[dict]:
@@ -556,15 +594,14 @@ def accuracy_summary(history: list[dict]) -> dict:
     return {"last": history[-1]["test_accuracy"], "best": best["test_accuracy"], "best_epoch": best["epoch"]}
 
 
-def noise_summary(train: ImageTensorDataset, logits: np.ndarray) -> dict:
-    """The noise as it is and as the model's predictions for the training images, logits (N, K), tell it.
+def noise_summary(train: ImageTensorDataset, probabilities: np.ndarray) -> dict:
+    """The noise as it is and as predictions for the training images, class probabilities (N, K), tell it.
 
     `rate` and `matrix`: realised share of wrong labels, and their K x K matrix; None where the clean ones are unknown.
     `estimated_rate`, `estimated_matrix`: by confident learning, see `estimate`. From predictions of images that the
     model was trained on, it misses what the model has memorised.
     """
-    given, num_classes = train.labels.numpy(), logits.shape[1]
-    probabilities = torch.from_numpy(logits).double().softmax(1).numpy()
+    given, num_classes = train.labels.numpy(), probabilities.shape[1]
     summary = {
         "rate": None,
         "matrix": None,

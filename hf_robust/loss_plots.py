@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from .losses import get_loss
+from .losses import get_loss, loss_needs
 
 # These losses look the same in every figure. Colours that colour-blind readers tell apart (Okabe & Ito, without the
 # yellow, which vanishes on white), each with a marker of its own.
@@ -56,6 +56,9 @@ def loss_curve(loss: str, p: Sequence[float], num_classes: int = 10) -> tuple[np
     if p.ndim != 1 or not ((p > 0) & (p < 1)).all():
         raise ValueError(f"p: expected shape (N,) and values in (0, 1), got {p!r}")
     _check_num_classes(num_classes)
+    needs = sorted(loss_needs(loss) - {"parameters"})  # the L1 norm that is added is no function of p_y
+    if needs:
+        raise ValueError(f"loss {loss!r} needs more than logits and labels ({', '.join(needs)}): it has no curve")
     lead = np.log(p) - np.log((1 - p) / (num_classes - 1))  # of z_y over each other logit
     logits = np.repeat(-lead[:, None] / num_classes, num_classes, axis=1)
     logits[:, 0] += lead

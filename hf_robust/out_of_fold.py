@@ -23,12 +23,12 @@ from transformers import set_seed
 
 from .data import ImageSplits
 from .diagnostics import first_array
-from .estimate import estimate_noise_rate, estimate_transition_matrix
 from .experiment import (
     AUGMENTATIONS,
     DataArguments,
     ExperimentArguments,
     ModelArguments,
+    check_arguments,
     check_last_batch,
     claim_output_dir,
     from_first_process,
@@ -38,15 +38,14 @@ from .experiment import (
     load_processor,
     load_splits,
     make_loss,
+    noise_summary,
     noisy_train,
     run_settings,
     settings_difference,
     versions,
 )
 from .files import replace_text, write_json
-from .models import MODELS, saved_config
-from .noise import realised_matrix, realised_rate
-from .trainer import RobustTrainer, refuse_data_parallel
+from .trainer import RobustTrainer
 from .vision import ImageTensorDataset
 
 
@@ -114,10 +113,8 @@ def out_of_fold_probabilities(
     Raises:
         ValueError: bad arguments, or an output folder that holds another run or other files; nothing is overwritten.
     """
-    refuse_data_parallel(args)
     _check_arguments(args, num_folds)
-    if model.model not in MODELS:
-        saved_config(model.model, trust_remote_code=model.trust_remote_code)  # a wrong name is said before any work
+    check_arguments(data, model, args)
     output_dir = Path(args.output_dir)
     settings = _settings(data, model, args, num_folds)
     from_first_process(args, lambda: _claim(output_dir, settings))
@@ -271,18 +268,11 @@ def _subset(images: ImageTensorDataset, kept: np.ndarray) -> ImageTensorDataset:
 
 def _summary(splits: ImageSplits, probabilities: np.ndarray, issues: np.ndarray) -> dict:
     """What `results.json` says of `issues`, (n,) indices of labels that look wrong, and of the probabilities."""
-    train, num_classes = splits.train, len(splits.label_names)
+    train = splits.train
     given, predicted = train.labels.numpy(), probabilities.argmax(axis=1)
-    noise = {
-        "rate": None,
-        "matrix": None,
-        "estimated_rate": estimate_noise_rate(probabilities, given),
-        "estimated_matrix": estimate_transition_matrix(probabilities, given).tolist(),
-    }
     known = right = clean_accuracy = None
     if train.clean_labels is not None:
         clean = train.clean_labels.numpy()
-        noise |= {"rate": realised_rate(clean, given), "matrix": realised_matrix(clean, given, num_classes).tolist()}
         flipped = given != clean
         known, right = int(flipped.sum()), int(flipped[issues].sum())
         clean_accuracy = float(np.mean(predicted == clean))
@@ -294,7 +284,7 @@ def _summary(splits: ImageSplits, probabilities: np.ndarray, issues: np.ndarray)
             "precision": right / len(issues) if known is not None and len(issues) else None,
             "recall": right / known if known else None,
         },
-        "noise": noise,
+        "noise": noise_summary(train, probabilities),
         "accuracy": {"clean": clean_accuracy, "given": float(np.mean(predicted == given))},
         "label_names": splits.label_names,
     }

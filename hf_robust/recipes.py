@@ -110,7 +110,7 @@ class RecipeParser(HfArgumentParser):
             try:
                 if many:
                     parsed.losses = [recipe_loss(recipe, loss) for loss in parsed.losses]
-                else:
+                elif parsed.loss is not None:
                     parsed.loss = recipe_loss(recipe, parsed.loss)
             except ValueError as error:
                 self.error(str(error))

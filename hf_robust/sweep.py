@@ -4,7 +4,8 @@ import copy
 import itertools
 import json
 import re
-from collections.abc import Sequence
+from argparse import ArgumentParser
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -15,6 +16,7 @@ from .experiment import (
     DataArguments,
     ExperimentArguments,
     ModelArguments,
+    check_arguments,
     from_first_process,
     load_splits,
     run_experiment,
@@ -23,10 +25,9 @@ from .experiment import (
 )
 from .files import replace_text, write_json
 from .losses import format_loss_spec, loss_needs, parse_loss_spec
-from .models import MODELS, saved_config
 from .noise import NoiseSpec
 from .plots import plot_accuracy_vs_noise, plot_runs, results_table, save_figure
-from .trainer import complete_checkpoints, default_weight_decay, refuse_data_parallel
+from .trainer import complete_checkpoints, default_weight_decay
 
 # In place of a noise: the labels as the data set has them, noisy or not.
 GIVEN = "given"
@@ -63,7 +64,6 @@ def run_sweep(
         ValueError: a list is empty, names something twice or something unknown, or a folder holds another run; all of
             this before the first run.
     """
-    refuse_data_parallel(args)
     losses = [format_loss_spec(parse_loss_spec(loss)) for loss in losses]
     noises = [noise if noise == GIVEN else str(NoiseSpec.parse(noise)) for noise in noises]
     if data.noise_contaminated and not any(noise.startswith("semantic") for noise in noises):
@@ -71,8 +71,8 @@ def run_sweep(
     for name, values in (("losses", losses), ("noises", noises), ("models", models), ("seeds", seeds)):
         if not values or len(set(values)) != len(values):
             raise ValueError(f"{name} must be one or more different values; got {list(values)}")
-    for name in set(models) - set(MODELS):
-        saved_config(name, trust_remote_code=model.trust_remote_code)
+    if args.transition_matrix is not None and not any("transition_matrix" in loss_needs(loss) for loss in losses):
+        raise ValueError(f"transition_matrix={args.transition_matrix!r}: none of the losses {losses} takes one")
     output_dir = Path(args.output_dir)
     runs = []
     for noise, model_name, seed, loss in itertools.product(noises, models, seeds, losses):
@@ -83,8 +83,6 @@ def run_sweep(
         if "transition_matrix" not in loss_needs(loss):
             run_args.transition_matrix = None
             run_args.not_default = {k: v for k, v in args.not_default.items() if k != "transition_matrix"}
-        elif args.transition_matrix is None:
-            raise ValueError(f"losses: {loss!r} needs a transition_matrix; got None")
         contaminated = data.noise_contaminated and noise.startswith("semantic")  # of the noises, what has this form
         run_data = replace(
             data, noise=None if noise == GIVEN else noise, noise_seed=seed, noise_contaminated=contaminated
@@ -92,6 +90,7 @@ def run_sweep(
         folder = output_dir / run_data.noise_name / _slug(model_name) / _slug(loss) / f"seed{seed}"
         run_args.output_dir = str(folder)
         runs.append(Run(run_data, replace(model, model=model_name), run_args))
+        check_arguments(*runs[-1])
 
     results = from_first_process(args, lambda: [_finished(run) for run in runs])
     splits = None
@@ -107,6 +106,27 @@ def run_sweep(
     if args.process_index == 0:
         _write(results, output_dir)
     return results
+
+
+# Flags of one run that a sweep replaces, and by what.
+REPLACED_FLAGS = {
+    "loss": "--losses",
+    "noise": "--noises",
+    "model": "--models",
+    "seed": "--seeds",
+    "noise_seed": "--seeds",
+    "resume_from_checkpoint": "the same command again",
+}
+
+
+def refuse_replaced_flags(parser: ArgumentParser, run: Run, flags: Iterable[str] = tuple(REPLACED_FLAGS)) -> None:
+    """End with the parser's error where the arguments of one run say what the lists of a sweep are for."""
+    for flag in flags:
+        holder = next(part for part in run if flag in part.__dataclass_fields__)
+        # A loss that is not given has been filled in since.
+        given = flag in holder.not_default if holder is run.args else getattr(holder, flag) != parser.get_default(flag)
+        if given:
+            parser.error(f"--{flag}: a sweep takes {REPLACED_FLAGS[flag]}")
 
 
 def _finished(run: Run) -> dict | None:

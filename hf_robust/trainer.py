@@ -42,18 +42,20 @@ class RobustTrainingArguments(TrainingArguments):
     each optimizer step where the papers' code steps it at each epoch.
 
     Args:
-        loss (`str`, defaults to `"nce+rce"`): a loss name or weighted sum, see [`get_loss`]. NCE+RCE is, with NFL+RCE,
-            the strongest of the losses of Ma et al. 2020 on CIFAR-10.
+        loss (`str`, *optional*): a loss name or weighted sum, see [`get_loss`]. By default `"nce+rce"`, which is, with
+            `"nfl+rce"`, the strongest of the losses of Ma et al. 2020 on CIFAR-10.
         class_weights (`list[float]`, *optional*): one weight >= 0 a class; a loss is then the weighted mean over the
             accumulation window and all processes, as `F.cross_entropy` takes it over a batch.
-        weight_decay (`float`, *optional*): by default 1e-4, or 0 if the loss has an L1 norm of the parameters of its
-            own (`anl_ce`, `jal_ce`, ...), each as published.
+        weight_decay (`float`, *optional*): by default 1e-4, or 0 if `loss` has an L1 norm of the parameters of its own
+            (`anl_ce`, `jal_ce`, ...), each as published. With a loss object, say it.
         optim_args (`str`, *optional*): by default `"momentum=0.9"` if the optimizer is SGD, nothing otherwise.
         decay_bias_and_norm (`bool`, defaults to `True`): decay biases and normalisation weights too, as the papers'
             code does; `False` is the usual rule of `Trainer`.
     """
 
-    loss: str = field(default="nce+rce", metadata={"help": "Loss name or weighted sum: nce+rce, gce(q=0.7), ..."})
+    loss: str | None = field(
+        default=None, metadata={"help": "Loss name or weighted sum: gce(q=0.7), 10*nce+0.1*rce, ... Default: nce+rce."}
+    )
     class_weights: list[float] | None = field(default=None, metadata={"help": "One weight >= 0 a class."})
     decay_bias_and_norm: bool = field(
         default=True, metadata={"help": "Weight decay on every parameter, biases and normalisation included."}
@@ -72,6 +74,7 @@ class RobustTrainingArguments(TrainingArguments):
     per_device_eval_batch_size: int = field(default=512, metadata={"help": "Evaluation batch size per device."})
 
     def __post_init__(self):
+        self.loss = "nce+rce" if self.loss is None else self.loss
         parse_loss_spec(self.loss)
         if self.weight_decay is None:
             self.weight_decay = default_weight_decay(self.loss)
@@ -102,8 +105,10 @@ class RobustTrainer(Trainer):
 
     The loss is summed over the batch and divided by the number of labels in the whole accumulation window, over all
     processes, so that batch 64, 4 x 16 accumulated and 2 processes of 32 make the same step, a short last window
-    included (but for batch normalisation, whose statistics are those of each process's micro-batch). Evaluation
-    reports accuracy and plain cross-entropy beside the robust loss, all three over the whole data set.
+    included. Two things are outside that: batch normalisation, whose statistics are those of each process's
+    micro-batch, and data sets other than [`ImageTensorDataset`] on several processes, of which accelerate repeats
+    samples to fill the last batch. Evaluation reports accuracy and plain cross-entropy beside the robust loss, all
+    three over the whole data set.
 
     What a loss needs beside logits and labels (see [`RobustLoss`]) is supplied: the samples' indices, a second
     augmented view, the learning rate, and the L1 norm of the parameters, which counts once an optimizer step. What it
@@ -170,6 +175,8 @@ class RobustTrainer(Trainer):
             preprocess_logits_for_metrics=preprocess_logits_for_metrics,
         )
         self._note_loss(self.model)
+        if isinstance(self.model, PreTrainedModel):
+            self.loss.check_num_classes(self.model.config.num_labels)
         if args.world_size > 1:
             self.loss.set_gather(self._gather_rows)
         self.add_callback(_LossStepCallback(self))
@@ -186,7 +193,6 @@ class RobustTrainer(Trainer):
                     f"loss {self.loss.spec!r} needs an 'index' column, each sample's place 0..N-1 in the training "
                     "set, which train_dataset lacks; with datasets: train.add_column('index', range(len(train)))"
                 )
-            self.loss.prepare(len(train_dataset))
         if "views" in self.loss.needs and not (self.image_transform is not None and self.image_transform.random):
             raise ValueError(
                 f"loss {self.loss.spec!r} needs two augmented views of each image: give an image_transform with "
@@ -216,9 +222,12 @@ class RobustTrainer(Trainer):
             raise FloatingPointError(self._not_finite_message())
         training = self.model.training
         self.loss.train(training)
-        extras = {"index": self._index, "epoch": self._current_epoch()} if training else {}
+        extras = {"epoch": self._current_epoch()} if training else {}
+        if training and "index" in self.loss.needs:
+            extras["index"] = self._index
         if num_items_in_batch is None:
-            return self.loss(logits, labels, **extras)
+            penalty = self.loss.penalty(self.model.parameters()) if training else 0.0
+            return self.loss(logits, labels, **extras) + penalty
         # A window of nothing but ignored labels has no items; its sum is 0.
         items = torch.as_tensor(num_items_in_batch, device=logits.device)
         items = items.masked_fill(items == 0, 1)
@@ -252,8 +261,10 @@ class RobustTrainer(Trainer):
             inputs["pixel_values"] = self.image_transform(images)
             return inputs
         draws = {"index": self._index, "epoch": self._current_epoch()}
-        views = 2 if "views" in self.loss.needs else 1
-        inputs["pixel_values"] = torch.cat([self.image_transform(images, **draws, view=view) for view in range(views)])
+        pixels = self.image_transform(images, **draws)
+        if "views" in self.loss.needs:
+            pixels = torch.cat([pixels, self.image_transform(images, **draws, view=1)])
+        inputs["pixel_values"] = pixels
         return inputs
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
@@ -264,8 +275,11 @@ class RobustTrainer(Trainer):
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         super()._load_optimizer_and_scheduler(checkpoint)
-        if checkpoint is None:
-            return
+        if checkpoint is not None:
+            self.load_loss_state(checkpoint)
+
+    def load_loss_state(self, checkpoint: str | Path) -> None:
+        """Restore what the loss remembers from a checkpoint folder; a `ValueError` where that holds another's."""
         path = Path(checkpoint) / LOSS_STATE
         # Read into memory: a tensor of `load_file` may be the file's own pages.
         state = {name: tensor.clone() for name, tensor in load_file(path).items()} if path.exists() else {}
@@ -328,6 +342,10 @@ class RobustTrainer(Trainer):
 class _LossStepCallback(TrainerCallback):
     def __init__(self, trainer: RobustTrainer):
         self.trainer = trainer
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        if state.global_step == 0 and isinstance(self.trainer.train_dataset, Sized):  # else it was just restored
+            self.trainer.loss.prepare(len(self.trainer.train_dataset))
 
     def on_step_end(self, args, state, control, **kwargs):
         self.trainer.loss.step(self.trainer.lr_scheduler.get_last_lr()[0])

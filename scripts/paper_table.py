@@ -28,7 +28,7 @@ from hf_robust.loss_plots import compact
 from hf_robust.losses import parse_loss_spec
 from hf_robust.noise import CIFAR10_CLASSES
 from hf_robust.recipes import recipe_flags, recipe_loss
-from hf_robust.sweep import run_sweep
+from hf_robust.sweep import REPLACED_FLAGS, Run, refuse_replaced_flags, run_sweep
 from hf_robust.trainer import default_weight_decay
 
 RECIPE = "cifar10-cnn8"
@@ -209,16 +209,8 @@ def main() -> None:
     )
     parser.set_defaults(output_dir="runs/paper_table", **recipe_flags(RECIPE))
     table, data, model, args = parser.parse_args_into_dataclasses()
-    for one, many in (
-        ("loss", "--losses"),
-        ("noise", "--noises"),
-        ("seed", "--seeds"),
-        ("noise_seed", "--seeds"),
-        ("resume_from_checkpoint", "the same command again"),
-    ):
-        holder = next(part for part in (data, model, args) if one in part.__dataclass_fields__)
-        if getattr(holder, one) != parser.get_default(one):
-            parser.error(f"--{one}: the table takes {many}")
+    flags = [flag for flag in REPLACED_FLAGS if flag != "model"]
+    refuse_replaced_flags(parser, Run(data, model, args), flags)
     if not args.do_eval:
         parser.error("--do_eval: the table is of test accuracies")
     try:

@@ -20,7 +20,7 @@ from pathlib import Path
 from hf_robust.experiment import DataArguments, ExperimentArguments, ModelArguments
 from hf_robust.plots import results_table
 from hf_robust.recipes import RecipeParser
-from hf_robust.sweep import run_sweep
+from hf_robust.sweep import Run, refuse_replaced_flags, run_sweep
 
 
 @dataclass
@@ -42,17 +42,7 @@ def main() -> None:
     )
     parser.set_defaults(output_dir="runs/sweep_robust")
     sweep, data, model, args = parser.parse_args_into_dataclasses()
-    for one, many in (
-        ("loss", "--losses"),
-        ("noise", "--noises"),
-        ("model", "--models"),
-        ("seed", "--seeds"),
-        ("noise_seed", "--seeds"),
-        ("resume_from_checkpoint", "the same command again"),
-    ):
-        holder = next(part for part in (data, model, args) if one in part.__dataclass_fields__)
-        if getattr(holder, one) != parser.get_default(one):
-            parser.error(f"--{one}: a sweep takes {many}")
+    refuse_replaced_flags(parser, Run(data, model, args))
     results = run_sweep(sweep.losses, sweep.noises, sweep.models, sweep.seeds, data, model, args)
     if args.process_index == 0:
         print(results_table(results))

@@ -27,7 +27,7 @@ from hf_robust.experiment import (
 )
 from hf_robust.files import write_json
 from hf_robust.models import convert_resnet20, make_image_processor
-from hf_robust.noise import make_noisy_labels
+from hf_robust.noise import make_noisy_labels, transition_matrix
 
 TRAIN = Path(__file__).parents[1] / "scripts" / "train_robust.py"
 SMALL = {"max_train_samples": 200, "max_test_samples": 60}
@@ -171,6 +171,60 @@ def test_a_folder_with_another_run_or_other_files_is_left_alone(finished, tmp_pa
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
 
 
+def test_a_trained_network_is_scored_with_the_loss_of_its_training(tmp_path):
+    run(tmp_path / "trained", loss="gce", class_weights=[1.0] * 9 + [2.0])
+    score = {"data": {"noise": None}, "model": {"model": str(tmp_path / "trained")}, "do_train": False}
+    own = run(tmp_path / "own", **score)
+    asked = run(tmp_path / "asked", loss="nce+rce", **score)  # the default, but asked for
+    assert own["settings"]["loss"] == "gce" and asked["settings"]["loss"] == "nce + rce"
+    trained = json.loads((tmp_path / "trained" / "results.json").read_text())
+    assert own["history"][-1]["test_loss"] == pytest.approx(trained["history"][-1]["test_loss"], rel=1e-6)
+    assert asked["history"][-1]["test_loss"] > 1.5 * own["history"][-1]["test_loss"]
+
+
+def test_matrices_come_from_a_noise_a_file_or_a_run_and_a_changed_file_is_another_run(tmp_path):
+    exact = transition_matrix("symmetric_40", 10)
+    np.save(tmp_path / "matrix.npy", exact)
+    first = run(tmp_path / "a", loss="forward", transition_matrix=str(tmp_path / "matrix.npy"), num_train_epochs=1)
+    named = run(tmp_path / "b", loss="forward", transition_matrix="symmetric_40", num_train_epochs=1)
+    assert first["history"][-1]["train_loss"] == named["history"][-1]["train_loss"]
+    config = json.loads((tmp_path / "a" / "config.json").read_text())["robust_loss"]
+    assert np.allclose(config["transition_matrix"], exact)
+    np.save(tmp_path / "matrix.npy", transition_matrix("symmetric_20", 10))
+    with pytest.raises(ValueError, match="another run: other_arguments=.*sha256"):
+        run(tmp_path / "a", loss="forward", transition_matrix=str(tmp_path / "matrix.npy"), num_train_epochs=1)
+    # the results of a run, whose estimate is taken, and of the true noise
+    again = run(
+        tmp_path / "c", loss="backward", transition_matrix=str(tmp_path / "a/results.json"), num_train_epochs=1
+    )
+    config = json.loads((tmp_path / "c" / "config.json").read_text())["robust_loss"]
+    assert config["transition_matrix"] == first["noise"]["estimated_matrix"]
+    assert again["noise"]["rate"] == first["noise"]["rate"] == pytest.approx(0.4, abs=0.03)
+    run(tmp_path / "d", loss="forward", transition_matrix="true", num_train_epochs=1)
+    config = json.loads((tmp_path / "d" / "config.json").read_text())["robust_loss"]
+    assert config["transition_matrix"] == first["noise"]["matrix"]
+    for content in ('{"noise": "symmetric_40"}', "[[1, 2], [3]]", '"x"'):
+        (tmp_path / "bad.json").write_text(content)
+        with pytest.raises(ValueError, match="bad.json.*neither a matrix"):
+            run(tmp_path / "e", loss="forward", transition_matrix=str(tmp_path / "bad.json"))
+
+
+def test_what_the_loss_remembers_is_there_after_a_kill_at_the_very_end(tmp_path):
+    changes = {"loss": "ogc_ce(queue=32, interval=1)", "eval_strategy": "no", "learning_rate": 0.05}
+    whole = run(tmp_path / "whole", **changes)
+    run(tmp_path / "cut", **changes)
+    for name in ("results.json", "model.safetensors"):
+        (tmp_path / "cut" / name).unlink()
+    resumed = run(tmp_path / "cut", resume_from_checkpoint="last", **changes)
+    assert resumed["history"][-1]["test_loss"] == pytest.approx(whole["history"][-1]["test_loss"], rel=1e-6)
+    assert whole["history"][-1]["test_loss"] != pytest.approx(whole["history"][-1]["test_cross_entropy"], rel=1e-3)
+
+
+def test_contaminated_noise_is_named_and_less():
+    data = DataArguments(noise="semantic_40", noise_contaminated=True)
+    assert data.noise_name == "contaminated_semantic_40"
+
+
 @pytest.mark.parametrize(
     "data, model, changes, message",
     [
@@ -189,6 +243,15 @@ def test_a_folder_with_another_run_or_other_files_is_left_alone(finished, tmp_pa
         ({}, {}, {"resume_from_checkpoint": "last"}, "no complete checkpoint"),
         ({}, {}, {"resume_from_checkpoint": "nowhere"}, r"one of \[\].*nowhere"),
         ({"dataset_config": "plain"}, {}, {}, "no configs"),
+        ({"noise_contaminated": True}, {}, {}, "noise_contaminated=True.*symmetric_40"),
+        ({"noise_contaminated": True, "noise_sampling": "bernoulli"}, {}, {}, "quota.*bernoulli"),
+        ({}, {}, {"loss": "forward"}, "transition_matrix=None with loss='forward'"),
+        ({}, {}, {"transition_matrix": "true"}, "transition_matrix='true' with loss='nce[+]rce'"),
+        ({}, {}, {"loss": "forward", "transition_matrix": "symetric_40"}, "symetric"),
+        ({}, {}, {"loss": "forward", "transition_matrix": "nowhere.json"}, "no file 'nowhere.json'"),
+        ({}, {}, {"loss": "gjs"}, "two augmented views.*crop_flip"),
+        ({}, {}, {"class_weights": [1.0, 2.0, 3.0]}, "class_weights.*3 for 10 classes"),
+        ({}, {}, {"class_weights": [-1.0]}, "class_weights.*-1"),
         ({"max_train_samples": 65}, {}, {}, "per_device_train_batch_size=64 .*one of the 65"),
     ],
 )

@@ -413,10 +413,7 @@ def test_a_model_of_model_init_trains_as_one_that_was_given_and_notes_its_loss(t
 
 
 @pytest.mark.parametrize("spec", ["ce", "gjs", "nlnl", "elr", "ogc_ce(queue=32, interval=1)"])
-def test_train_called_again_with_model_init_starts_anew(spec, tmp_path, request):
-    if spec.startswith(("elr", "ogc")):
-        # What the loss remembers outlives the model: the second run, or trial of a search, starts with the first's.
-        request.applymarker(pytest.mark.xfail(strict=True, reason="the loss's memory is not reset with the model"))
+def test_train_called_again_with_model_init_starts_anew(spec, tmp_path):
     trainer = with_model_init(tmp_path, spec)
     trainer.train()
     first = weights(trainer)

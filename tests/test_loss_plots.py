@@ -73,7 +73,7 @@ def test_logits_sum_to_zero(monkeypatch):
         return forward
 
     monkeypatch.setattr(loss_plots, "get_loss", spy)
-    _, weights = loss_curve("any", [0.2, 0.9], num_classes=5)
+    _, weights = loss_curve("ce", [0.2, 0.9], num_classes=5)
     ((logits, labels, reduction),) = seen
     assert (logits.dtype, labels, reduction) == (np.float64, [0, 0], "none")
     np.testing.assert_allclose(logits.sum(1), 0, atol=1e-12)
@@ -152,6 +152,7 @@ def test_losses_that_jump_or_do_not_fall(monkeypatch):
             return {"jump": 1.0 * (p_y < 0.1) + 0 * p_y, "constant": 1 + 0 * p_y, "offset": 90 - 6 * p_y}[self.spec]
 
     monkeypatch.setattr(loss_plots, "get_loss", Loss)
+    monkeypatch.setattr(loss_plots, "loss_needs", lambda spec: frozenset())
     left, _ = loss_landscape(["jump", "offset"]).axes
     jump, offset = lines(left).values()
     np.testing.assert_array_equal(jump.get_ydata(), jump.get_xdata() < 0.1)
@@ -160,7 +161,7 @@ def test_losses_that_jump_or_do_not_fall(monkeypatch):
         loss_landscape(["constant", "offset"])
 
 
-def test_losses_that_cannot_be_drawn_are_refused(monkeypatch):
+def test_losses_that_cannot_be_drawn_are_refused():
     with pytest.raises(ValueError, match="losses must be one or more different losses; got \\[\\]"):
         loss_landscape([])
     for twice in (["ce", "ce"], ["nce+rce", " nce + rce"], ["gce", "gce(q=0.7)"]):
@@ -169,15 +170,14 @@ def test_losses_that_cannot_be_drawn_are_refused(monkeypatch):
     with pytest.raises(ValueError, match="position 0: unknown loss 'cross'"):
         loss_landscape(["ce", "cross"])
 
-    class NeedsIndex:
-        spec = "needs_index"
-
-        def __call__(self, logits, labels, reduction):
-            raise ValueError("needs_index needs the samples' index")
-
-    monkeypatch.setattr(loss_plots, "get_loss", lambda spec: NeedsIndex())
-    with pytest.raises(ValueError, match="needs the samples' index"):
-        loss_landscape(["needs_index"])
+    for loss, needs in {
+        "elr": "index",
+        "nce + gjs": "views",
+        "ogc_ce": "learning_rate",
+        "forward": "transition_matrix",
+    }.items():
+        with pytest.raises(ValueError, match=f"needs more than logits and labels .{needs}"):
+            loss_landscape(["ce", loss])
 
 
 # --- histograms ----------------------------------------------------------------------------------------------------

@@ -85,6 +85,7 @@ def test_random_sums_round_trip():
     def draw(domain):
         values = [
             rng.randint(2, 9),
+            1.5,
             0,
             rng.uniform(0, 1),
             rng.uniform(1, 9),
@@ -158,7 +159,7 @@ VALID = "valid are " + ", ".join(NAMES)
         ("js(pi=0)", 3, "pi of js must be a number in (0, 1), got 0"),
         ("js(pi=1)", 3, "pi of js must be a number in (0, 1), got 1"),
         ("bi_tempered(t1=1.1)", 12, "t1 of bi_tempered must be a number in [0, 1], got 1.1"),
-        ("bi_tempered(t2=0.9)", 12, "t2 of bi_tempered must be a finite number >= 1, got 0.9"),
+        ("bi_tempered(t2=0.9)", 12, "t2 of bi_tempered must be a number in [1, 5], got 0.9"),
         ("logit_clip(tau=0)", 11, "tau of logit_clip must be a finite number > 0, got 0"),
         ("logit_clip(delta=0)", 11, "delta of logit_clip must be a finite number > 0, or none for tau, got 0"),
         ("ldr_kl(lam=0)", 7, "lam of ldr_kl must be a finite number > 0, got 0"),
@@ -259,7 +260,7 @@ def test_list_losses():
         ("jal_ce", "jal_ce(alpha=1, beta=1, a=30, delta=5e-5)", "jal_ce(alpha=5, beta=1, a=20, delta=5e-6)"),
         ("jal_fl", "jal_fl(alpha=1, beta=1, a=30, delta=5e-5)", "jal_fl(alpha=5, beta=1, a=20, delta=5e-6)"),
         ("elr", "elr(lam=3, beta=0.7)", "elr(lam=3, beta=0.7)"),
-        ("nlnl", "nlnl(num_negative=1)", "nlnl(num_negative=110)"),
+        ("nlnl", "nlnl(num_negative=1)", "110*nlnl(num_negative=110)"),
         ("gce(q=0.5)", "gce(q=0.5)", "gce(q=0.5)"),  # what says its own parameters or weights keeps them
         ("2*nce + agce", "2*nce+agce", "2*nce+agce"),
         ("ce+mae", "ce+mae", "ce+mae"),

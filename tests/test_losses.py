@@ -495,6 +495,10 @@ def test_autocast_leaves_the_loss_in_float32(spec):
     torch.testing.assert_close(loss, get_loss(spec)(logits.float(), labels), rtol=2e-6, atol=0)
     loss.backward()
     assert layer.weight.grad.isfinite().all() and layer.weight.grad.any()
+    # The gradient too, where some losses form it beside their value
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        inside = grad_of(spec, 10 * logits.float().detach(), labels)
+    torch.testing.assert_close(inside, grad_of(spec, 10 * logits.float().detach(), labels), rtol=1e-5, atol=1e-8)
 
 
 @pytest.mark.parametrize("spec", SPECS)
@@ -667,6 +671,31 @@ def test_bad_batches_are_refused(logits, labels, error, message):
         get_loss("nce")(logits, labels)
     with pytest.raises(error, match=message):
         functional.nce(logits, labels)
+
+
+def test_what_is_made_already_takes_no_more_arguments():
+    for made in (get_loss("ce"), get_loss("ce", class_weights=[1, 2]).to_dict()):
+        with pytest.raises(TypeError, match="class_weights: allowed beside a spec string alone"):
+            get_loss(made, class_weights=[1, 2])
+
+
+@pytest.mark.parametrize("weights", [[1, -1], [0, 0], [1, math.inf], [[1, 2]]])
+def test_bad_class_weights_are_refused(weights):
+    with pytest.raises(ValueError, match="class_weights must be finite, >= 0 and not all 0"):
+        get_loss("ce", class_weights=weights)
+
+
+def test_class_weights_give_the_weighted_mean():
+    logits, labels = random_batch(16, 10, 3)
+    labels[::3] = -100
+    weights = torch.linspace(0, 2, 10)
+    for reduction in ("mean", "sum", "none"):
+        torch.testing.assert_close(
+            get_loss("ce", class_weights=weights.tolist())(logits, labels, reduction),
+            F.cross_entropy(logits, labels, weight=weights, reduction=reduction),
+        )
+    with pytest.raises(ValueError, match="class_weights must have one weight a class: got 3 for 10"):
+        get_loss("ce", class_weights=[1, 2, 3])(logits, labels)
 
 
 def test_bad_reduction_is_refused():

@@ -70,6 +70,10 @@ def test_results_of_other_settings_are_not_mixed_in(finished):
         ({"noises": ["symmetric_40", "symmetric_40.0"]}, "noises.*symmetric_40"),
         ({"models": ["cnn_small", "cnn9"]}, "cnn9.*cnn_small"),
         ({"noises": ["symmetric_200"]}, "200"),
+        ({"losses": ["ce", "gjs"]}, "loss='gjs' compares two augmented views"),
+        ({"losses": ["ce", "forward"]}, "transition_matrix=None with loss='forward'"),
+        ({"losses": ["ce", "forward"], "transition_matrix": "symetric_40"}, "symetric"),
+        ({"losses": ["ce"], "transition_matrix": "true"}, "transition_matrix='true': none of the losses"),
     ],
 )
 def test_bad_lists_are_named_before_anything_is_written(tmp_path, changes, message):

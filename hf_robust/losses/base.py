@@ -230,7 +230,7 @@ class StatefulLoss(nn.Module):
         self.gather: Callable[[Tensor], Tensor] = _identity
 
     def prepare(self, num_samples: int) -> None:
-        """Called before training: the training set has `num_samples` samples."""
+        """Called before training, which begins with nothing remembered: the training set has `num_samples` samples."""
 
     def step(self, learning_rate: float) -> None:
         """Called after each optimizer step, with the learning rate of the next."""

@@ -29,7 +29,7 @@ class Elr(StatefulLoss):
         self.register_buffer("targets", None)
 
     def prepare(self, num_samples: int) -> None:
-        self.num_samples = num_samples
+        self.num_samples, self.targets = num_samples, None
 
     def forward(self, x: LossInputs) -> Tensor:
         if not self.training:

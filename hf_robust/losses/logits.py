@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from .base import NON_NEGATIVE, POSITIVE, Domain, LossInputs, at_least, loss_function, row_blocks
+from .base import NON_NEGATIVE, POSITIVE, Domain, LossInputs, loss_function, row_blocks
 
 # Newton's steps for the normaliser. From the left it converges monotonically and in the end quadratically: 8 steps
 # reach float64's precision for up to 100,000 classes and logits within 1e4 (tests/test_losses.py).
@@ -17,10 +17,12 @@ NEWTON_STEPS = 12
 
 
 @loss_function(
-    t1=Domain("a number in [0, 1]", lambda value: NON_NEGATIVE.contains(value) and value <= 1), t2=at_least(1)
+    t1=Domain("a number in [0, 1]", lambda value: NON_NEGATIVE.contains(value) and value <= 1),
+    # Beyond 5 a uniform distribution over many classes overflows float32.
+    t2=Domain("a number in [1, 5]", lambda value: NON_NEGATIVE.contains(value) and 1 <= value <= 5),
 )
 def bi_tempered(x: LossInputs, *, t1: float = 0.8, t2: float = 1.2) -> Tensor:
-    """Bi-tempered logistic loss; bounded by 1 / (1 - t1), and cross-entropy at t1 = t2 = 1. 0 <= t1 <= 1 <= t2.
+    """Bi-tempered logistic loss; bounded by 1 / (1 - t1), and cross-entropy at t1 = t2 = 1. 0 <= t1 <= 1 <= t2 <= 5.
 
     With log_t(u) = (u^(1-t) - 1) / (1-t), exp_t its inverse and p_k = exp_t2(z_k - lambda(z)), lambda such that the
     p_k sum to 1, it is -log_t1(p_y) - (1 - sum_k p_k^(2-t1)) / (2-t1). The normaliser is solved to the precision of
@@ -63,8 +65,8 @@ def tempered_log_softmax(logits: Tensor, t: float) -> Tensor:
 def logit_clip(x: LossInputs, *, tau: float = 1.0, delta: float | None = None) -> Tensor:
     """Cross-entropy of clipped logits: where ||z||_2 > tau, z becomes delta z / ||z||_2, with delta = tau by default.
 
-    Bounded by 2 delta + log K. Code released later clips at tau = 1 / delta to the norm delta (2.5 on CIFAR-10), which
-    `delta` allows; the two are one at 1, the default.
+    Bounded by 2 max(tau, delta) + log K. Code released later clips at tau = 1 / delta to the norm delta (2.5 on
+    CIFAR-10), which `delta` allows; the two are one at 1, the default. Differentiable once.
 
     Wei et al. 2023, "Mitigating Memorization of Noisy Labels by Clipping the Model Prediction", arXiv:2212.04055.
     """
@@ -82,7 +84,7 @@ def _clipped_cross_entropy(
     loss = _log_mean_exp(z, grad) + math.log(z.shape[1]) - z_y
     grad.scatter_add_(1, at, torch.full_like(loss, -1))
     # Along z itself the loss of a clipped row does not change: that part of the gradient is taken out.
-    along = torch.linalg.vecdot(grad, z).unsqueeze(1) / delta**2
+    along = (grad * z).sum(1, keepdim=True) / delta**2
     grad.addcmul_(z, torch.where(clipped, -along, 0.0)).mul_(scale)
     return loss
 
@@ -119,7 +121,7 @@ def _ldr_kl(z: Tensor, at: Tensor, grad: Tensor, c: float, lam: float) -> Tensor
     gap = torch.add(s, c - s.gather(1, at), out=grad).mul_(1 / lam).scatter_(1, at, 0.0)
     loss = lam * _log_mean_exp(gap, grad)
     grad.scatter_add_(1, at, torch.full_like(loss, -1))  # dL/ds
-    along = torch.linalg.vecdot(grad, s).unsqueeze(1) / z.shape[1]
+    along = (grad * s).sum(1, keepdim=True) / z.shape[1]
     grad.sub_(along).mul_(slope.mul_(factor))
     return loss
 

@@ -96,7 +96,7 @@ class RobustLoss(nn.Module):
         return config
 
     def prepare(self, num_samples: int) -> None:
-        """Before training: say how many samples the training set has (for losses that need `index`)."""
+        """Before training: forget what is remembered, and say how many samples the training set has."""
         for loss in self.stateful.values():
             loss.prepare(num_samples)
 
@@ -120,6 +120,13 @@ class RobustLoss(nn.Module):
         if self.class_weights is None:
             return keep.sum()
         return (self.class_weights.to(labels.device)[labels.masked_fill(~keep, 0)] * keep).sum()
+
+    def check_num_classes(self, num_classes: int) -> None:
+        """Raise a `ValueError` if the class weights or the transition matrix are of another number of classes."""
+        for name in ("class_weights", "transition_matrix"):
+            values = getattr(self, name)
+            if values is not None and len(values) != num_classes:
+                raise ValueError(f"{name} must have one row a class: got {len(values)} for {num_classes} classes")
 
     def forward(
         self, logits: Tensor, labels: Tensor, reduction: str = "mean", *, index: Tensor | None = None, epoch: int = 0
@@ -172,8 +179,11 @@ def get_loss(spec: str | dict | RobustLoss, **kwargs) -> RobustLoss:
     A trained model's config holds the latter: `get_loss(model.config.robust_loss)` is the loss it was trained with.
     The keyword arguments, for a spec string, are those of [`RobustLoss`], which raises for what can't be read.
     """
+    made = isinstance(spec, RobustLoss) or isinstance(spec, dict) and "spec" in spec
+    if made and kwargs:
+        raise TypeError(f"{', '.join(kwargs)}: allowed beside a spec string alone, got {spec!r}")
     if isinstance(spec, RobustLoss):
         return spec
-    if isinstance(spec, dict) and "spec" in spec:
+    if made:
         return RobustLoss(**spec)
     return RobustLoss(spec, **kwargs)

@@ -71,6 +71,7 @@ def anl_fl(
     delta: float = 5e-5,
 ) -> Tensor:
     """Active negative loss, alpha NFL(gamma) + beta NNFL(gamma); else as `anl_ce`. `detach` is that of `nfl`.
+    Differentiable once.
 
     Ye et al. 2023, "Active Negative Loss Functions for Learning with Noisy Labels", NeurIPS 2023, arXiv:2412.02373.
     """

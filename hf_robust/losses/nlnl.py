@@ -14,8 +14,9 @@ class Nlnl(StatefulLoss):
 
     The labels c are drawn uniformly from the K - 1 others, with replacement and anew in every epoch, by a hash of
     (seed, epoch, index): the same on one process or many. This is the first of the paper's three stages (negative,
-    selective negative, selective positive learning); its weights by class frequency are `class_weights`. The paper
-    takes 1 negative label on CIFAR-10, 110 on CIFAR-100. In evaluation mode: the mean over all c != y.
+    selective negative, selective positive learning), without its weights by class frequency. The paper takes one
+    negative label on CIFAR-10 and the sum over 110 on CIFAR-100, `110*nlnl(num_negative=110)`. In evaluation mode: the
+    mean over all c != y.
 
     Kim et al. 2019, "NLNL: Negative Learning for Noisy Labels", arXiv:1908.07387, eq. 2.
     """

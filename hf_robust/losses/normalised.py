@@ -55,7 +55,7 @@ class FocalSums(torch.autograd.Function):
             if floor is not None:  # the terms grow with p
                 gaps[rows] = (terms - (-math.expm1(floor)) ** gamma * floor).relu_().sum(1)
             if squares:
-                square_total[rows] = torch.linalg.vecdot(p, p)
+                square_total[rows] = (p * p).sum(1)  # not `vecdot`, which autocast would take to half precision
             if grad is not None and detach:
                 grad[rows] = weight
             elif grad is not None:

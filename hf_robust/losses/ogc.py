@@ -23,7 +23,7 @@ class _OptimisedGradientClipping(StatefulLoss):
     The threshold follows the training. The last `queue` values of h = -log p_y are kept; every `interval` optimizer
     steps a mixture of two normal distributions is fitted to them, the component of smaller mean taken as that of clean
     samples, and p_t becomes the smallest threshold for which the expected gradient of noisy samples is at most
-    1 + learning_rate epsilon times that of clean ones. Until the queue is full nothing is clipped (p_t = 1e-7). Queue
+    1 + learning_rate epsilon times that of clean ones. Until the queue is full p_t is 1e-7. Queue
     and threshold are saved with a checkpoint. In evaluation mode: the base loss with the threshold of the moment.
 
     Here steps are optimizer steps, and the queue holds the samples of all processes, so that the result does not
@@ -38,9 +38,17 @@ class _OptimisedGradientClipping(StatefulLoss):
     def __init__(self, *, epsilon: float = 20.0, interval: int = 32, queue: int = 4096):
         super().__init__()
         self.epsilon, self.interval, self.queue = epsilon, int(interval), int(queue)
-        self.register_buffer("log_threshold", torch.tensor(LOG_P_MIN, dtype=torch.float64))
-        self.register_buffer("recent", torch.empty(0))
-        self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
+        for name in ("log_threshold", "recent", "steps"):
+            self.register_buffer(name, None)
+        self._reset()
+
+    def _reset(self) -> None:
+        self.log_threshold = torch.tensor(LOG_P_MIN, dtype=torch.float64)
+        self.recent = torch.empty(0)
+        self.steps = torch.zeros((), dtype=torch.int64)
+
+    def prepare(self, num_samples: int) -> None:
+        self._reset()
 
     def base(self, logp_y: Tensor) -> Tensor:
         """L of log p_y."""
@@ -70,7 +78,8 @@ class _OptimisedGradientClipping(StatefulLoss):
             self.log_threshold.fill_(math.log(threshold))
 
     def _solve(self, clean: np.ndarray, noisy: np.ndarray, allowed: float) -> float:
-        # `clean` and `noisy` are densities on GRID. The ratio rises with h = -log p_t.
+        # `clean` and `noisy` are densities on GRID. The ratio is 1 at the least h = -log p_t and rises with it, unless
+        # the component of clean samples is much the wider one.
         slopes = self.slope(np.exp(-GRID))
 
         def ratio(h: float) -> float:
