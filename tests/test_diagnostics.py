@@ -3,7 +3,13 @@ import pytest
 import scipy.special
 from transformers import EvalPrediction
 
-from hf_robust.diagnostics import MemorisationCallback, ThroughputCallback, classification_metrics, memorisation
+from hf_robust.diagnostics import (
+    MemorisationCallback,
+    ThroughputCallback,
+    classification_metrics,
+    loss_separation,
+    memorisation,
+)
 
 
 def test_classification_metrics_match_numpy_and_skip_ignored_labels():
@@ -35,6 +41,28 @@ def test_memorisation_by_hand():
 def test_memorisation_without_flips_has_no_shares_of_them():
     labels = np.array([0, 1, 2])
     assert memorisation(labels, labels, labels) == {"clean_accuracy": 1.0, "given_accuracy": 1.0}
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e-9, 1e9])
+def test_separation_counts_pairs_and_every_image(scale):
+    rng = np.random.default_rng(0)
+    losses = scale * rng.integers(0, 7, 61).astype(float)  # with ties
+    flipped = rng.random(61) < 0.4
+    losses[flipped] += scale
+    separation = loss_separation(losses, flipped, bins=5)
+    pairs = [(a > b) + 0.5 * (a == b) for a in losses[flipped] for b in losses[~flipped]]
+    assert separation["separation_auc"] == pytest.approx(np.mean(pairs), rel=1e-12)
+    histogram = separation["loss_histogram"]
+    assert np.diff(histogram["edges"]) == pytest.approx(np.diff(histogram["edges"]).mean())
+    assert (sum(histogram["clean"]), sum(histogram["flipped"])) == ((~flipped).sum(), flipped.sum())
+    first_edge = histogram["edges"][1]
+    assert histogram["flipped"][0] == (losses[flipped] < first_edge).sum()
+
+
+def test_separation_of_equal_losses_is_a_half():
+    separation = loss_separation(np.ones(4), np.array([True, False, False, True]))
+    assert separation["separation_auc"] == 0.5
+    assert sum(separation["loss_histogram"]["clean"]) == sum(separation["loss_histogram"]["flipped"]) == 2
 
 
 def test_callback_needs_clean_labels():

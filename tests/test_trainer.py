@@ -203,6 +203,19 @@ def test_evaluation_reports_accuracy_loss_and_plain_cross_entropy(tmp_path, batc
     assert scores["eval_loss"] == pytest.approx(mae, abs=1e-6)
 
 
+def test_dropping_the_last_training_batch_drops_nothing_from_an_evaluation(tmp_path):
+    dataset = image_dataset(84)
+    trainer = RobustTrainer(
+        model=Net(), args=arguments(tmp_path, dataloader_drop_last=True, per_device_eval_batch_size=32),
+        train_dataset=dataset, eval_dataset=dataset, image_transform=ImageTransform(MEAN, STD),
+    )  # fmt: skip
+    assert len(trainer.predict(dataset).predictions) == 84 and len(trainer.get_train_dataloader()) == 2
+    assert trainer.args.dataloader_drop_last
+    with torch.no_grad():
+        logits = Net()(ImageTransform(MEAN, STD)(dataset.images)).logits
+    assert trainer.evaluate()["eval_cross_entropy"] == pytest.approx(F.cross_entropy(logits, dataset.labels).item())
+
+
 def test_evaluates_without_a_training_set(tmp_path):
     dataset = image_dataset(21)
     trainer = RobustTrainer(

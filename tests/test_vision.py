@@ -148,6 +148,24 @@ def test_augmentation_depends_on_seed_epoch_and_index_alone():
     assert not torch.equal(whole, draw(epoch=1)) and not torch.equal(whole, draw(seed=1))
 
 
+def test_views_are_draws_of_their_own_and_the_first_is_the_plain_one():
+    images, index = make_images(64, height=6, width=6), torch.arange(64)
+    transform = ImageTransform([0.5] * 3, [0.2] * 3, crop_padding=2, horizontal_flip=True)
+    assert transform.random and not ImageTransform([0.5] * 3, [0.2] * 3).random
+    first, second = (transform(images, index=index, epoch=3, view=view) for view in (0, 1))
+    assert torch.equal(first, transform(images, index=index, epoch=3))
+    same = (first == second).flatten(1).all(1).double().mean()
+    assert same < 0.15  # one pair of draws in 50 is the same
+    assert not torch.equal(second, transform(images, index=index, epoch=4))
+    assert torch.equal(second[5:9], transform(images[5:9], index=index[5:9], epoch=3, view=1))
+
+
+def test_pixels_are_channels_last():
+    transform = ImageTransform([0.5] * 3, [0.2] * 3, crop_padding=1)
+    for options in ({}, {"index": torch.arange(7)}):
+        assert transform(make_images(), **options).is_contiguous(memory_format=torch.channels_last)
+
+
 def test_no_shift_and_no_flip_is_the_plain_transform():
     images = make_images()
     transform = ImageTransform((0.5,) * 3, (0.5,) * 3)
