@@ -174,7 +174,7 @@ def test_losses_that_cannot_be_drawn_are_refused():
         "elr": "index",
         "nce + gjs": "views",
         "ogc_ce": "learning_rate",
-        "forward": "transition_matrix",
+        "nlnl": "index",
     }.items():
         with pytest.raises(ValueError, match=f"needs more than logits and labels .{needs}"):
             loss_landscape(["ce", loss])
