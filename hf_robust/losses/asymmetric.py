@@ -6,8 +6,7 @@ import torch
 from torch import Tensor
 
 from .base import FLAG, NON_NEGATIVE, POSITIVE, LossInputs, above, expm1, loss_function
-from .cross_entropy import focal_weight
-from .normalised import FocalSums, PowerSum, nce
+from .normalised import FocalSums, PowerSum, nce, normalised_focal
 
 
 @loss_function(a=POSITIVE, q=POSITIVE)
@@ -86,5 +85,5 @@ def jal_fl(
     Wang et al. 2025, "Joint Asymmetric Loss for Learning with Noisy Labels", arXiv:2507.17692.
     """
     total, _, squares, logp_y = FocalSums.apply(x.logp, x.labels, gamma, detach, None, True)
-    active = focal_weight(-expm1(logp_y), gamma, detach) * logp_y / total
+    active = normalised_focal(logp_y, total, gamma, detach)
     return alpha * active + beta * _amse(logp_y, squares, x.num_classes, a)

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from .base import FLAG, NON_NEGATIVE, LossInputs, expm1, loss_function
 from .cross_entropy import focal_weight
-from .normalised import FocalSums, nce
+from .normalised import FocalSums, nce, normalised_focal
 
 # The lowest probability that the losses tell from 0, as in the paper; it bounds cross-entropy at 16.1.
 LOG_P_MIN = math.log(1e-7)
@@ -76,5 +76,5 @@ def anl_fl(
     Ye et al. 2023, "Active Negative Loss Functions for Learning with Noisy Labels", NeurIPS 2023, arXiv:2412.02373.
     """
     total, gaps, _, logp_y = FocalSums.apply(x.logp, x.labels, gamma, detach, LOG_P_MIN)
-    active = focal_weight(-expm1(logp_y), gamma, detach) * logp_y / total
+    active = normalised_focal(logp_y, total, gamma, detach)
     return alpha * active + beta * _nnfl(logp_y, gaps, gamma, detach)

@@ -132,6 +132,11 @@ def nfl(x: LossInputs, *, gamma: float = 0.5, detach: bool = False) -> Tensor:
     Ma et al. 2020, "Normalized Loss Functions for Deep Learning with Noisy Labels", arXiv:2006.13554.
     """
     total, _, _, logp_y = FocalSums.apply(x.logp, x.labels, gamma, detach)
+    return normalised_focal(logp_y, total, gamma, detach)
+
+
+def normalised_focal(logp_y: Tensor, total: Tensor, gamma: float, detach: bool) -> Tensor:
+    """NFL of log p_y and the first of [`FocalSums`].  # (B,), (B,) -> (B,)"""
     return focal_weight(-expm1(logp_y), gamma, detach) * logp_y / total
 
 
