@@ -1,0 +1,212 @@
+"""Attention of tiles of queries to their rectangles of keys (`tiles.py`), computed in two ways.
+
+`batched_attention`: one call of PyTorch's `scaled_dot_product_attention` over all tiles of all heads; any device and
+dtype, differentiated by autograd.
+
+`HeadwiseAttention`: one head after the other in the same few buffers, which stay in a CPU's cache. PyTorch's fused CPU
+kernel is made for long sequences: on tiles of 16 queries, batched matrix products are faster, and the gradients of
+overlapping rectangles are added up as a few slices and not token by token. For float32 and float64 on a CPU.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from .tiles import Plan
+
+# Scores that are computed at a time: about 1 MB in float32.
+CHUNK = 320_000
+
+
+def batched_attention(
+    query: Tensor, key: Tensor, value: Tensor, plan: Plan, mask: Tensor, scale: float | None
+) -> Tensor:
+    """(B, N, H, D) each -> (B, N, H, D); `mask` is the plan's [`tile_mask`]."""
+    rows, columns = plan.rows, plan.columns
+    batch, _, heads, dim = query.shape
+
+    def to_rectangles(x: Tensor) -> Tensor:  # (B, N, H, D) -> (B * H, tiles, keys of a rectangle, D), views of strips
+        x = x.reshape(batch, rows.length, columns.length, heads, dim).permute(0, 3, 1, 2, 4)
+        right = columns.padded - columns.length + columns.margin
+        x = F.pad(x, (0, 0, columns.margin, right, 0, rows.padded - rows.length))
+        strips = x.unfold(3, columns.keys, columns.tile)  # (B, H, rows, strips, D, keys of a row)
+        strips = strips.permute(0, 1, 3, 2, 5, 4).reshape(batch * heads, -1, columns.keys, dim)
+        strips = F.pad(strips, (0, 0, 0, 0, rows.margin, rows.margin))
+        rectangles = strips.unfold(1, rows.keys, rows.tile)  # (B * H, tiles, keys of a row, D, rows of keys)
+        return rectangles.permute(0, 1, 4, 2, 3).flatten(2, 3)
+
+    tiles = query.reshape(batch, rows.length, columns.length, heads, dim)
+    tiles = F.pad(tiles, (0, 0, 0, 0, 0, columns.padded - columns.length, 0, rows.padded - rows.length))
+    tiles = tiles.view(batch, rows.tiles, rows.tile, columns.tiles, columns.tile, heads, dim)
+    tiles = tiles.permute(0, 5, 3, 1, 2, 4, 6).reshape(batch * heads, plan.tiles, plan.queries, dim)
+
+    out = F.scaled_dot_product_attention(tiles, to_rectangles(key), to_rectangles(value), mask[None], scale=scale)
+    out = out.view(batch, heads, columns.tiles, rows.tiles, rows.tile, columns.tile, dim)
+    out = out.permute(0, 3, 4, 2, 5, 1, 6).reshape(batch, rows.padded, columns.padded, heads, dim)
+    return out[:, : rows.length, : columns.length].flatten(1, 2)
+
+
+class _Buffers:
+    """The layouts of one head of a plan, and how tokens (rows, columns, D) get into them and out again."""
+
+    def __init__(self, plan: Plan, like: Tensor):
+        self.plan = plan
+        self.like = like
+        self.dim = like.shape[-1]
+        columns = plan.columns
+        self.wide = like.new_zeros(plan.rows.length, columns.padded + 2 * columns.margin, self.dim)
+
+    def tiles(self) -> Tensor:
+        return self.like.new_zeros(self.plan.tiles, self.plan.queries, self.dim)
+
+    def strips(self) -> Tensor:
+        return self.like.new_zeros(self.plan.strip_rows, self.plan.columns.keys, self.dim)
+
+    def _as_grid(self, tiles: Tensor) -> Tensor:
+        """A view of tiles: (row tiles, rows of a tile, column tiles, columns of a tile, D)."""
+        rows, columns = self.plan.rows, self.plan.columns
+        return tiles.view(columns.tiles, rows.tiles, rows.tile, columns.tile, self.dim).permute(1, 2, 0, 3, 4)
+
+    @property
+    def _is_padded(self) -> bool:
+        return any(axis.padded != axis.length for axis in (self.plan.rows, self.plan.columns))
+
+    def fill_tiles(self, tiles: Tensor, tokens: Tensor) -> None:
+        rows, columns = self.plan.rows, self.plan.columns
+        if self._is_padded:
+            tokens = F.pad(tokens, (0, 0, 0, columns.padded - columns.length, 0, rows.padded - rows.length))
+        grid = tokens.unflatten(1, (columns.tiles, columns.tile)).unflatten(0, (rows.tiles, rows.tile))
+        self._as_grid(tiles).copy_(grid)
+
+    def read_tiles(self, tiles: Tensor, tokens: Tensor) -> None:
+        rows, columns = self.plan.rows, self.plan.columns
+        grid = self._as_grid(tiles)
+        if self._is_padded:
+            grid = grid.reshape(rows.padded, columns.padded, self.dim)
+            tokens.copy_(grid[: rows.length, : columns.length])
+        else:
+            tokens.unflatten(1, (columns.tiles, columns.tile)).unflatten(0, (rows.tiles, rows.tile)).copy_(grid)
+
+    def _body(self, strips: Tensor) -> Tensor:
+        """A view of the strips without what fills them up: (strips, rows, keys of a row, D)."""
+        rows, columns = self.plan.rows, self.plan.columns
+        body = strips[rows.margin : rows.margin + columns.tiles * rows.padded]
+        return body.view(columns.tiles, rows.padded, columns.keys, self.dim)[:, : rows.length]
+
+    def _columns_of_strips(self, first: int, count: int) -> Tensor:
+        """A view of `wide`: columns `first` to `first + count - 1` of each strip; (strips, rows, count, D)."""
+        columns = self.plan.columns
+        shape = (columns.tiles, self.plan.rows.length, count, self.dim)
+        stride = (columns.tile * self.dim, self.wide.stride(0), self.dim, 1)
+        return self.wide.as_strided(shape, stride, first * self.dim)
+
+    def fill_strips(self, strips: Tensor, tokens: Tensor) -> None:
+        columns = self.plan.columns
+        self.wide.zero_()
+        self.wide[:, columns.margin : columns.margin + columns.length] = tokens
+        self._body(strips).copy_(self._columns_of_strips(0, columns.keys))
+
+    def add_up_strips(self, strips: Tensor, tokens: Tensor) -> None:
+        """The transpose of `fill_strips`: a token gets the sum over the strips that hold it."""
+        columns = self.plan.columns
+        body = self._body(strips)
+        self.wide.zero_()
+        for first in range(0, columns.keys, columns.tile):  # slices of strips that do not overlap
+            count = min(columns.tile, columns.keys - first)
+            self._columns_of_strips(first, count).add_(body[:, :, first : first + count])
+        tokens.copy_(self.wide[:, columns.margin : columns.margin + columns.length])
+
+    def rectangles(self, strips: Tensor, begin: int, end: int) -> Tensor:
+        """A view of strips, overlapping: (tiles begin to end - 1, keys of a rectangle, D)."""
+        step = self.plan.rows.tile * strips.stride(0)
+        return strips.as_strided((end - begin, self.plan.keys, self.dim), (step, self.dim, 1), begin * step)
+
+    def add_rectangles(self, strips: Tensor, rectangles: Tensor, begin: int) -> None:
+        """The transpose of `rectangles`: adds (tiles, keys of a rectangle, D) to the strips."""
+        rows, width = self.plan.rows, strips.stride(0)
+        rectangles = rectangles.view(-1, rows.keys, width)
+        for first in range(0, rows.keys, rows.tile):  # rows of rectangles that do not overlap
+            count = min(rows.tile, rows.keys - first)
+            shape = (len(rectangles), count, width)
+            target = strips.as_strided(shape, (rows.tile * width, width, 1), (begin * rows.tile + first) * width)
+            target.add_(rectangles[:, first : first + count])
+
+
+def _chunks(plan: Plan) -> list[tuple[int, int]]:
+    count = max(1, CHUNK // (plan.queries * plan.keys))
+    return [(begin, min(plan.tiles, begin + count)) for begin in range(0, plan.tiles, count)]
+
+
+def _heads(plan: Plan, *tensors: Tensor):
+    """For each head of each sample a list of its views (rows, columns, D) of the tensors (B, N, H, D)."""
+    for sample in zip(*tensors, strict=True):
+        grids = [x.unflatten(0, (plan.rows.length, plan.columns.length)) for x in sample]
+        for head in range(sample[0].shape[1]):
+            yield [x[:, :, head] for x in grids]
+
+
+class HeadwiseAttention(torch.autograd.Function):
+    """`apply(query, key, value, plan, mask, scale)`: (B, N, H, D) float32 or float64 on a CPU -> (B, N, H, D)."""
+
+    @staticmethod
+    def forward(ctx, query: Tensor, key: Tensor, value: Tensor, plan: Plan, mask: Tensor, scale: float) -> Tensor:
+        out = torch.empty(query.shape, dtype=query.dtype)
+        buffers = _Buffers(plan, query)
+        q, o, k, v = buffers.tiles(), buffers.tiles(), buffers.strips(), buffers.strips()
+        chunks = _chunks(plan)
+        scores = query.new_empty(chunks[0][1], plan.queries, plan.keys)
+        weights = torch.empty_like(scores)
+        for tokens in _heads(plan, query, key, value, out):
+            buffers.fill_tiles(q, tokens[0])
+            buffers.fill_strips(k, tokens[1])
+            buffers.fill_strips(v, tokens[2])
+            for begin, end in chunks:
+                s, p = scores[: end - begin], weights[: end - begin]
+                keys = buffers.rectangles(k, begin, end)
+                torch.baddbmm(mask[begin:end], q[begin:end], keys.transpose(1, 2), alpha=scale, out=s)
+                torch.softmax(s, -1, out=p)
+                torch.bmm(p, buffers.rectangles(v, begin, end), out=o[begin:end])
+            buffers.read_tiles(o, tokens[3])
+        ctx.save_for_backward(query, key, value, out, mask)
+        ctx.plan, ctx.scale = plan, scale
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad: Tensor):
+        query, key, value, out, mask = ctx.saved_tensors
+        plan, scale = ctx.plan, ctx.scale
+        grads = [torch.empty(query.shape, dtype=query.dtype) for _ in range(3)]
+        buffers = _Buffers(plan, query)
+        q, o, g, dq = (buffers.tiles() for _ in range(4))
+        k, v, dk, dv = (buffers.strips() for _ in range(4))
+        chunks = _chunks(plan)
+        scores = query.new_empty(chunks[0][1], plan.queries, plan.keys)
+        weights = torch.empty_like(scores)
+        spread = query.new_empty(chunks[0][1], plan.keys, query.shape[-1])
+        for tokens in _heads(plan, query, key, value, out, grad, *grads):
+            for tiles, source in ((q, tokens[0]), (o, tokens[3]), (g, tokens[4])):
+                buffers.fill_tiles(tiles, source)
+            buffers.fill_strips(k, tokens[1])
+            buffers.fill_strips(v, tokens[2])
+            dk.zero_()
+            dv.zero_()
+            # Softmax: dS = P * (dP - sum(P * dP)), and the sum over the keys is that of grad * out over D.
+            minus_sum = (g * o).sum(-1, keepdim=True).neg_()
+            for begin, end in chunks:
+                s, p, x = scores[: end - begin], weights[: end - begin], spread[: end - begin]
+                keys, values = buffers.rectangles(k, begin, end), buffers.rectangles(v, begin, end)
+                torch.baddbmm(mask[begin:end], q[begin:end], keys.transpose(1, 2), alpha=scale, out=s)
+                torch.softmax(s, -1, out=p)
+                torch.bmm(p.transpose(1, 2), g[begin:end], out=x)
+                buffers.add_rectangles(dv, x, begin)
+                torch.baddbmm(minus_sum[begin:end], g[begin:end], values.transpose(1, 2), out=s)
+                s.mul_(p)
+                torch.bmm(s, keys, out=dq[begin:end])
+                torch.bmm(s.transpose(1, 2), q[begin:end], out=x)
+                buffers.add_rectangles(dk, x, begin)
+            buffers.read_tiles(dq.mul_(scale), tokens[5])
+            buffers.add_up_strips(dk.mul_(scale), tokens[6])
+            buffers.add_up_strips(dv, tokens[7])
+        return *grads, None, None, None
