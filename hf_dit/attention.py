@@ -170,9 +170,9 @@ class XFormersAttnProcessor(DiTAttnProcessor):
 class FlexAttnProcessor(DiTAttnProcessor):
     """A pattern (`full`, `swa64`, `na7`, `na7/truncate`) by a compiled `flex_attention` that skips empty blocks.
 
-    Blocks are 128 x 128 tokens. On a wide grid nearly every block of rows holds a neighbour: there, the tokens of a 2-D
-    pattern are put in the order of tiles of 8 x 16 tokens, and back (as attention-gym's tiled NATTEN mask does). On a
-    CPU PyTorch compiles the forward alone: sampling works there, training is refused.
+    Blocks are 128 x 128 tokens. On a wide grid nearly every block of rows holds a neighbour: there, the tokens of a
+    2-D pattern are put in the order of tiles of 8 x 16 tokens, and back (as attention-gym's tiled NATTEN mask does). On
+    a CPU PyTorch compiles the forward alone: sampling works there, training is refused.
     """
 
     def __init__(self, pattern: str):
