@@ -185,7 +185,7 @@ def _learn_sigma(in_channels: int, out_channels: int) -> bool:
 def _check_positions(positions: Tensor, dim: int) -> int:
     """The side of the square grid whose sin-cos positions (1, side * side, dim) these are."""
     side = math.isqrt(positions.shape[1])
-    expected = get_2d_sincos_pos_embed(dim, side, base_size=side)[None]
+    expected = get_2d_sincos_pos_embed(dim, side, base_size=side, output_type="pt")[None]
     close = {"rtol": 0, "atol": max(1e-5, torch.finfo(positions.dtype).eps)}
     if positions.shape != expected.shape or not torch.allclose(positions.cpu().double(), expected.double(), **close):
         raise ValueError(

@@ -12,7 +12,7 @@ from diffusers.models.modeling_utils import ModelMixin
 from diffusers.models.transformers.dit_transformer_2d import DiTTransformer2DModel
 from torch import Tensor, nn
 
-from .attention import DiTAttention, format_attn_spec, make_attn_processors
+from .attention import DiTAttention, DiTAttnProcessor, format_attn_spec, make_attn_processors
 from .convert import convert_diffusers, convert_original
 from .sizes import dit_config
 
@@ -321,7 +321,7 @@ class DiTModel(ModelMixin, ConfigMixin, AttentionMixin):
         asked.
         """
         for processor in self.attn_processors.values():
-            if format_attn_spec([processor]) is not None:
+            if isinstance(processor, DiTAttnProcessor):
                 processor.check(
                     device=self.device if device is None else torch.device(device),
                     dtype=self.dtype if dtype is None else dtype,
