@@ -33,6 +33,8 @@ from .tiles import window_bounds
 
 Grid = tuple[int, int]  # rows and columns of tokens
 
+FLEX_COMPILATIONS = 128  # of one process
+
 
 class DiTAttnProcessor:
     """Base of the processors: projections around [`attend`], which a subclass defines.
@@ -171,8 +173,8 @@ class FlexAttnProcessor(DiTAttnProcessor):
     """A pattern (`full`, `swa64`, `na7`, `na7/truncate`) by a compiled `flex_attention` that skips empty blocks.
 
     Blocks are 128 x 128 tokens. On a wide grid nearly every block of rows holds a neighbour: there, the tokens of a
-    2-D pattern are put in the order of tiles of 8 x 16 tokens, and back (as attention-gym's tiled NATTEN mask does). On
-    a CPU PyTorch compiles the forward alone: sampling works there, training is refused.
+    2-D pattern are put in the order of tiles of 8 x 16 tokens, and back (as attention-gym's tiled NATTEN mask does).
+    On a CPU PyTorch compiles the forward alone: sampling works there, training is refused.
     """
 
     def __init__(self, pattern: str):
@@ -188,7 +190,7 @@ class FlexAttnProcessor(DiTAttnProcessor):
         order, inverse, block_mask = flex_plan(self.pattern.spec, grid, query.device)
         if order is not None:
             query, key, value = (x[:, :, order] for x in (query, key, value))
-        out = compiled_flex_attention()(query, key, value, block_mask=block_mask)
+        out = compiled_flex_attention()(query, key, value, block_mask)
         if order is not None:
             out = out[:, :, inverse]
         return out.transpose(1, 2)
@@ -202,7 +204,7 @@ class FlexAttnProcessor(DiTAttnProcessor):
                 f"attention {self.spec!r}: PyTorch has no backward of a compiled flex_attention on a CPU; "
                 f"{self.pattern.spec!r} computes the same there"
             )
-        # Compiles for these very shapes, which the first step would do otherwise.
+        # Compiles: slow, but nothing else tells whether this PyTorch and this machine can.
         self._probe(device, dtype, grid, head_dim, training)
 
 
@@ -239,10 +241,27 @@ def _require(package: str, spec: str) -> None:
 
 @lru_cache(maxsize=1)
 def compiled_flex_attention() -> Callable:
-    """`flex_attention`, compiled once for the process; it specialises for each shape, which blocks of a mask need."""
+    """`flex_attention`, compiled for each shape and mask, which the blocks of a mask need.
+
+    Past its limit (8 by default) PyTorch would run it uncompiled, with dense scores: here the limit is
+    `FLEX_COMPILATIONS`, and one more is a RuntimeError.
+    """
     from torch.nn.attention.flex_attention import flex_attention
 
-    return torch.compile(flex_attention, dynamic=False)
+    compiled = torch.compile(flex_attention, dynamic=False, fullgraph=True)
+
+    def attend(query: Tensor, key: Tensor, value: Tensor, block_mask) -> Tensor:
+        if torch.compiler.is_compiling():  # becomes a part of the graph around it
+            return flex_attention(query, key, value, block_mask=block_mask)
+        try:
+            with torch._dynamo.config.patch(recompile_limit=FLEX_COMPILATIONS):
+                return compiled(query, key, value, block_mask=block_mask)
+        except torch._dynamo.exc.FailOnRecompileLimitHit as error:
+            raise RuntimeError(
+                f"flex_attention has been compiled {FLEX_COMPILATIONS} times in this process"
+            ) from error
+
+    return attend
 
 
 def tile_order(grid: Grid, tile: Grid) -> Tensor:
@@ -259,6 +278,7 @@ def tile_order(grid: Grid, tile: Grid) -> Tensor:
 
 
 @lru_cache(maxsize=32)
+@torch.inference_mode(False)  # what is kept is for training too
 def flex_plan(pattern: str, grid: Grid, device: torch.device):
     """Token order, its inverse and the `BlockMask` of a pattern; None each for what the pattern does not need."""
     from torch.nn.attention.flex_attention import create_block_mask

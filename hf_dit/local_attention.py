@@ -138,6 +138,9 @@ def _attention(
     boundary: str,
     scale: float | None,
 ) -> Tensor:
+    if torch.compiler.is_compiling():
+        # The cut is a constant of the graph: sizes that the compiler made variables become numbers (range does it).
+        grid, kernel = (tuple(len(range(size)) for size in sizes) for sizes in (grid, kernel))
     # A window that is cut at the border sees all of an axis from its ends too if it is nearly twice as large.
     sees_all = (size >= (2 * n - 1 if boundary == "truncate" else n) for size, n in zip(kernel, grid, strict=True))
     if all(sees_all):

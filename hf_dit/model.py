@@ -317,14 +317,21 @@ class DiTModel(ModelMixin, ConfigMixin, AttentionMixin):
     ) -> None:
         """Raise what the first layer that cannot run a (height, width) sample raises; else do nothing.
 
-        `device` and `dtype` are the model's own where not given. Processors that are not of this package are not
-        asked.
+        `device` and `dtype` are the model's own where not given, the dtype under `torch.autocast` that of autocast.
+        Processors that are not of this package are not asked.
         """
+        device = self.device if device is None else torch.device(device)
+        if dtype is None:
+            dtype = self.dtype
+            # Autocast leaves float64 alone, and does not know every type of device.
+            autocast = torch.amp.is_autocast_available(device.type) and torch.is_autocast_enabled(device.type)
+            if autocast and dtype != torch.float64:
+                dtype = torch.get_autocast_dtype(device.type)
         for processor in self.attn_processors.values():
             if isinstance(processor, DiTAttnProcessor):
                 processor.check(
-                    device=self.device if device is None else torch.device(device),
-                    dtype=self.dtype if dtype is None else dtype,
+                    device=device,
+                    dtype=dtype,
                     grid=self._grid(height, width),
                     head_dim=self.config.attention_head_dim,
                     training=training,

@@ -359,7 +359,7 @@ class DiTImagePipeline(DiffusionPipeline):
             raise ValueError(f"latents must have shape {shape}, got {tuple(latents.shape)}")
         generator = self._generators(generator, images)
         self._check_output(output_type, callback_on_step_end_tensor_inputs)
-        transformer.check_attention(height=shape[2], width=shape[3], device=device, dtype=dtype, training=False)
+        transformer.check_attention(height=shape[2], width=shape[3], device=device)
 
         if timesteps is None:
             scheduler.set_timesteps(num_inference_steps, device=device)

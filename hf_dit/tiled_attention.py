@@ -151,7 +151,7 @@ class HeadwiseAttention(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, query: Tensor, key: Tensor, value: Tensor, plan: Plan, mask: Tensor, scale: float) -> Tensor:
-        out = torch.empty(query.shape, dtype=query.dtype)
+        out = query.new_empty(query.shape)
         buffers = _Buffers(plan, query)
         q, o, k, v = buffers.tiles(), buffers.tiles(), buffers.strips(), buffers.strips()
         chunks = _chunks(plan)
@@ -177,7 +177,7 @@ class HeadwiseAttention(torch.autograd.Function):
     def backward(ctx, grad: Tensor):
         query, key, value, out, mask = ctx.saved_tensors
         plan, scale = ctx.plan, ctx.scale
-        grads = [torch.empty(query.shape, dtype=query.dtype) for _ in range(3)]
+        grads = [query.new_empty(query.shape) for _ in range(3)]
         buffers = _Buffers(plan, query)
         q, o, g, dq = (buffers.tiles() for _ in range(4))
         k, v, dk, dv = (buffers.strips() for _ in range(4))

@@ -130,6 +130,7 @@ def tile_mask(
 
 
 @lru_cache(maxsize=8)
+@torch.inference_mode(False)  # what is kept is for training too
 def _tile_mask(plan: Plan, dtype: torch.dtype, device: torch.device) -> Tensor:
     sides = []
     for axis, kernel_size in zip((plan.rows, plan.columns), plan.kernel, strict=True):

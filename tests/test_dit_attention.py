@@ -161,7 +161,7 @@ def test_flex_takes_the_order_that_leaves_fewer_blocks():
         assert blocks < row_major_blocks(*grid) if is_tiled else blocks == row_major_blocks(*grid)
 
 
-def test_compiled_flex_samples_on_a_cpu():
+def test_compiled_flex_samples_on_a_cpu(monkeypatch):
     # Compiles for some seconds; a machine without a C++ compiler refuses, which is what `check` is for.
     processor = FlexAttnProcessor("na3")
     try:
@@ -173,3 +173,13 @@ def test_compiled_flex_samples_on_a_cpu():
         ours = processor.attend(query, key, value, (6, 5))
     expected = NeighborhoodAttnProcessor(3).attend(query, key, value, (6, 5))
     torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-5)
+    # Past the limit of compilations it stops, where PyTorch would compute dense scores.
+    monkeypatch.setattr("hf_dit.attention.FLEX_COMPILATIONS", 1)
+    with torch.no_grad(), pytest.raises(RuntimeError, match="compiled 1 times"):
+        processor.attend(*(torch.randn(1, 42, 1, 16) for _ in range(3)), (6, 7))
+
+
+def test_flex_plans_made_in_inference_mode_are_for_training_too():
+    with torch.inference_mode():
+        order, inverse, block_mask = flex_plan("na7", (16, 256), CPU)
+    assert not any(x.is_inference() for x in (order, inverse, block_mask.kv_indices))

@@ -688,6 +688,15 @@ def test_check_attention_asks_every_layer():
         "head_dim": 16,
         "training": True,
     }
+    with torch.autocast("cpu", torch.bfloat16):  # attention gets what autocast makes of the model's float32
+        model.check_attention(height=8, width=12)
+        assert asked[-1]["dtype"] == torch.bfloat16
+        model.check_attention(height=8, width=12, dtype=torch.float16)
+        assert asked[-1]["dtype"] == torch.float16
+        model.check_attention(height=8, width=12, device="meta")
+        assert asked[-1]["dtype"] == torch.float32
+        model.double().check_attention(height=8, width=12)
+        assert asked[-1]["dtype"] == torch.float64
     with pytest.raises(ValueError, match="multiples of patch_size=2, got 8 x 9"):
         model.check_attention(height=8, width=9)
     model.set_attn_processor("full,flex:na3")

@@ -26,7 +26,7 @@ from diffusers import (
     FlowMatchEulerDiscreteScheduler,
 )
 
-from hf_dit import packaging
+from hf_dit import FullAttnProcessor, packaging
 from hf_dit.model import DiTModel
 from hf_dit.packaging import bundle, export_pipeline
 from hf_dit.pipeline import DiTImagePipeline, guide, label_table, plan_pass
@@ -195,7 +195,7 @@ def test_scales_0_and_1_take_half_the_time():
     pipeline = small_pipeline(num_attention_heads=4, attention_head_dim=32, num_layers=4, sample_size=16)
 
     def call(scale):
-        return lambda: sample(pipeline, [0] * 8, guidance_scale=scale, num_inference_steps=2)
+        return lambda: sample(pipeline, [0] * 16, guidance_scale=scale, num_inference_steps=2)
 
     zero, one, four = median_times([call(0), call(1), call(4)], 5)
     assert zero <= 0.55 * four, (zero, four)
@@ -643,6 +643,18 @@ def test_attention_that_cannot_run_is_refused_before_the_first_step():
     with pytest.raises((RuntimeError, ImportError), match="xformers"):
         sample(pipeline, 0)
     assert not rows.calls
+
+
+def test_attention_is_checked_in_the_dtype_of_autocast(monkeypatch):
+    pipeline = small_pipeline()
+    dtypes = []
+    monkeypatch.setattr(FullAttnProcessor, "check", lambda self, **arguments: dtypes.append(arguments["dtype"]))
+    sample(pipeline, 0)
+    assert set(dtypes) == {torch.float32}
+    dtypes.clear()
+    with torch.autocast("cpu", torch.bfloat16):
+        assert sample(pipeline, 0).isfinite().all()
+    assert set(dtypes) == {torch.bfloat16}
 
 
 # --- saving

@@ -161,14 +161,38 @@ def test_natten_sees_the_shifted_windows():
 
 
 def test_compiled_without_a_break():
-    def both(q, k, v):
-        return neighborhood_attention_2d(q, k, v, (7, 8), 3) + window_attention_1d(q, k, v, 5)
+    def both(q, k, v, grid, kernel_size, window):
+        return neighborhood_attention_2d(q, k, v, grid, kernel_size) + window_attention_1d(q, k, v, window)
 
-    inputs = tensors(56)
     compiled = torch.compile(both, backend="aot_eager", fullgraph=True)
-    torch.testing.assert_close(compiled(*inputs), both(*inputs))
-    ours = torch.autograd.grad(compiled(*inputs).square().sum(), inputs)
-    torch.testing.assert_close(ours, torch.autograd.grad(both(*inputs).square().sum(), inputs))
+    # From the second on, the compiler takes the sizes for variables.
+    for rows, columns, kernel_size, window in ((7, 8, 3, 5), (9, 8, 3, 5), (6, 11, 5, 4), (4, 3, 9, 20)):
+        inputs = tensors(rows * columns)
+        arguments = (rows, columns), kernel_size, window
+        expected = both(*inputs, *arguments)
+        torch.testing.assert_close(compiled(*inputs, *arguments), expected)
+        ours = torch.autograd.grad(compiled(*inputs, *arguments).square().sum(), inputs)
+        torch.testing.assert_close(ours, torch.autograd.grad(expected.square().sum(), inputs))
+
+
+def test_trains_after_inference_mode():
+    inputs = tensors(11 * 6)
+    with torch.inference_mode():
+        neighborhood_attention_2d(*inputs, (11, 6), 3)
+        neighborhood_attention_2d(*(x.bfloat16() for x in inputs), (11, 6), 3)
+    for dtype in (torch.float64, torch.bfloat16):
+        neighborhood_attention_2d(*(x.to(dtype) for x in inputs), (11, 6), 3).sum().backward()
+    assert all(x.grad.isfinite().all() for x in inputs)
+
+
+def test_the_result_is_on_the_device_of_the_inputs():
+    inputs = tensors(24)
+    expected = window_attention_1d(*inputs, 2)
+    with torch.device("meta"):
+        out = window_attention_1d(*inputs, 2)
+        gradients = torch.autograd.grad(out, inputs, torch.ones_like(out))
+    torch.testing.assert_close(out, expected)
+    assert all(x.device.type == "cpu" for x in gradients)
 
 
 LARGE = """
