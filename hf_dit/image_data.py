@@ -14,7 +14,7 @@ from tqdm.auto import tqdm
 
 LABEL_COLUMNS = ("label", "labels")
 RGB_MODES = ("RGB", "L", "1", "P", "CMYK", "YCbCr", "HSV", "LAB")
-ALPHA_MODES = ("RGBA", "LA", "PA", "RGBa", "La")
+ALPHA_MODES = ("RGBA", "LA", "PA", "RGBa")
 CHUNK = 256  # images handed to the threads at once
 
 
@@ -27,7 +27,11 @@ class DataArguments:
     )
     dataset_config_name: str | None = field(default=None, metadata={"help": "Config of the data set."})
     train_data_dir: str | None = field(
-        default=None, metadata={"help": "Folder of image files, a subfolder for each class ('imagefolder')."}
+        default=None,
+        metadata={
+            "help": "Folder of image files, a subfolder for each class ('imagefolder'). Subfolders called train, test "
+            "or the like are taken for splits, of which train is trained on."
+        },
     )
     cache_dir: str | None = field(default=None, metadata={"help": "Where data sets are cached."})
     image_column_name: str | None = field(default=None, metadata={"help": "Default: the only image column."})
@@ -235,11 +239,11 @@ def prepare_image(image: Image.Image, form: ImageFormat) -> np.ndarray:
 
 
 def _rgb(image: Image.Image) -> Image.Image:
+    if image.mode not in RGB_MODES + ALPHA_MODES:  # Pillow would clip them to 255
+        raise ValueError(f"has pixels of mode {image.mode}; allowed are 8 bits: {', '.join(RGB_MODES + ALPHA_MODES)}")
     if image.mode in ALPHA_MODES or "transparency" in image.info:
         image = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
-    if image.mode not in RGB_MODES:  # Pillow would clip them to 255
-        raise ValueError(f"has pixels of mode {image.mode}; allowed are 8 bits: {', '.join(RGB_MODES + ALPHA_MODES)}")
     return image.convert("RGB")
 
 

@@ -27,13 +27,13 @@ def temporary_checkpoint(output_dir: Path, step: int) -> Path:
     return output_dir / f".checkpoint-{step}.tmp"
 
 
-def publish_checkpoint(output_dir: Path, step: int, total_limit: int | None = None) -> Path:
-    """Rename the checkpoint that was written; then delete the oldest beyond `total_limit`, and unfinished ones."""
+def publish_checkpoint(output_dir: Path, step: int, total_limit: int = 0) -> Path:
+    """Rename the checkpoint that was written; delete unfinished ones and the oldest beyond `total_limit` (0: none)."""
     final = output_dir / f"checkpoint-{step}"
     if final.exists():  # of a run that went on from an older one
         shutil.rmtree(final)
     os.replace(temporary_checkpoint(output_dir, step), final)
-    if total_limit is not None:
+    if total_limit:
         for old in checkpoints(output_dir)[:-total_limit]:
             shutil.rmtree(old)
     for unfinished in output_dir.glob(".checkpoint-*.tmp"):

@@ -50,7 +50,10 @@ class DiTTrainingArguments:
     max_train_steps: int | None = field(default=None, metadata={"help": "Optimizer steps; overrides --num_epochs."})
     learning_rate: float = field(default=1e-4, metadata={"help": "Of AdamW."})
     lr_scheduler: str = field(default="constant", metadata={"help": f"One of {', '.join(LR_SCHEDULERS)}."})
-    lr_warmup_steps: int = field(default=0, metadata={"help": "Optimizer steps of linear warm-up."})
+    lr_warmup_steps: int = field(
+        default=0,
+        metadata={"help": "Optimizer steps of linear warm-up; all schedules but constant have one."},
+    )
     adam_beta1: float = field(default=0.9, metadata={"help": "Of AdamW."})
     adam_beta2: float = field(default=0.999, metadata={"help": "Of AdamW."})
     adam_weight_decay: float = field(default=0.0, metadata={"help": "Of AdamW."})
@@ -75,8 +78,8 @@ class DiTTrainingArguments:
     ddpm_num_steps: int = field(default=1000, metadata={"help": "Timesteps of the noise schedule."})
     ddpm_beta_schedule: str = field(default="linear", metadata={"help": f"One of {', '.join(BETA_SCHEDULES)}."})
     checkpointing_steps: int = field(default=1000, metadata={"help": "Steps between checkpoints; 0: none."})
-    checkpoints_total_limit: int | None = field(
-        default=1, metadata={"help": "Checkpoints kept; one is enough to resume. None keeps all."}
+    checkpoints_total_limit: int = field(
+        default=1, metadata={"help": "Checkpoints kept; one is enough to resume. 0: all."}
     )
     resume_from_checkpoint: str | None = field(
         default=None, metadata={"help": "'latest', or a checkpoint folder in output_dir."}
@@ -104,7 +107,7 @@ class DiTTrainingArguments:
             ("dataloader_num_workers", 0),
             ("ddpm_num_steps", 2),
             ("checkpointing_steps", 0),
-            ("checkpoints_total_limit", 1),
+            ("checkpoints_total_limit", 0),
             ("logging_steps", 1),
             ("save_images_steps", 0),
             ("num_sample_images", 1),
@@ -131,6 +134,11 @@ class DiTTrainingArguments:
         ):
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name} must be one of {list(allowed)}; got {getattr(self, name)!r}")
+        if self.lr_warmup_steps and self.lr_scheduler == "constant":
+            raise ValueError(
+                f"lr_warmup_steps={self.lr_warmup_steps} has no effect on lr_scheduler='constant'; "
+                "take 'constant_with_warmup'"
+            )
         if not self.sample_guidance_scales or not all(map(math.isfinite, self.sample_guidance_scales)):
             raise ValueError(
                 f"sample_guidance_scales must be one or more finite numbers; got {self.sample_guidance_scales}"

@@ -14,7 +14,12 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import InitProcessGroupKwargs, ProjectConfiguration, broadcast_object_list
+from accelerate.utils import (
+    DistributedType,
+    InitProcessGroupKwargs,
+    ProjectConfiguration,
+    broadcast_object_list,
+)
 from diffusers import AutoencoderKL, DDIMScheduler, DDPMScheduler
 from matplotlib.figure import Figure
 from PIL import Image
@@ -30,6 +35,8 @@ from .sizes import DIT_SIZES, dit_config
 from .trainer import PRECISIONS, STATE, DiTTrainer, DiTTrainingArguments
 from .training_stream import PixelSamples, TrainingStream
 
+# In these a process holds a part of the weights, not the whole model that is averaged, sampled and saved here.
+SHARDED = (DistributedType.DEEPSPEED, DistributedType.FSDP, DistributedType.MEGATRON_LM)
 # The config entries that follow from the data or have a flag of their own.
 FIXED = ("sample_size", "in_channels", "num_classes", "learn_sigma", "class_dropout_prob", "attention")
 
@@ -185,7 +192,7 @@ def train_dit(data: DataArguments, model: ModelArguments, args: DiTTrainingArgum
 
 
 def make_accelerator(model: ModelArguments, args: DiTTrainingArguments) -> Accelerator:
-    """accelerate as the trainer needs it; a `ValueError` where it is configured to a precision that is not known."""
+    """accelerate as the trainer needs it; a `ValueError` where its own configuration asks for something else."""
     accelerator = Accelerator(
         mixed_precision=args.mixed_precision,
         gradient_accumulation_steps=args.gradient_accumulation_steps,
@@ -199,6 +206,15 @@ def make_accelerator(model: ModelArguments, args: DiTTrainingArguments) -> Accel
     )
     if accelerator.mixed_precision not in PRECISIONS:
         raise ValueError(f"mixed_precision must be one of {list(PRECISIONS)}; got {accelerator.mixed_precision!r}")
+    if accelerator.gradient_accumulation_steps != args.gradient_accumulation_steps:
+        raise ValueError(
+            f"gradient_accumulation_steps is {args.gradient_accumulation_steps}, but accelerate is configured to "
+            f"{accelerator.gradient_accumulation_steps} (ACCELERATE_GRADIENT_ACCUMULATION_STEPS); unset it"
+        )
+    if accelerator.distributed_type in SHARDED:
+        raise ValueError(
+            f"accelerate is configured to {accelerator.distributed_type.value}; each process must hold the whole model"
+        )
     return accelerator
 
 
@@ -380,7 +396,8 @@ def sample_grid(
     attention, as a kernel may know half precision alone.
     """
     if dtype != network.dtype:
-        network = copy.deepcopy(network).to(dtype)
+        # ModelMixin's own `to` warns of every cast.
+        network = torch.nn.Module.to(copy.deepcopy(network), dtype)
     pipeline = DiTImagePipeline(network, DDIMScheduler.from_config(scheduler.config), vae, id2label)
     pipeline.set_progress_bar_config(disable=True)
     size, channels, count = network.config.sample_size, network.config.in_channels, args.num_sample_images

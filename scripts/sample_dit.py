@@ -40,7 +40,8 @@ ALL_CLASSES, FIRST_CLASSES = 10, 8  # without --class_labels: all classes of a m
 class SampleArguments:
     model_name_or_path: str = field(metadata={"help": "A folder or Hub id of a pipeline."})
     class_labels: list[str] | None = field(
-        default=None, metadata={"help": "Ids or names. Default: all classes if they are up to 10, else the first 8."}
+        default=None,
+        metadata={"help": "Ids or names; a number is an id. Default: all classes, or the first 8 of more than 10."},
     )
     guidance_scales: list[float] | None = field(
         default=None, metadata={"help": "Default: 0 1 4 10 (1 for a model that was trained without label dropout)."}

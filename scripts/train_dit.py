@@ -25,6 +25,14 @@ starts one process only (without MPI); either of these starts two:
         --train_batch_size 32 --max_train_steps 2000 --output_dir runs/cifar10
 
 Launchers give a process one CPU thread unless OMP_NUM_THREADS says more.
+
+Flags are named as in diffusers' train_unconditional.py, but for --model (there --model_config_name_or_path),
+--num_sample_images (--eval_batch_size), --sample_steps (--ddpm_num_inference_steps), --save_images_steps
+(--save_images_epochs), --report_to (--logger) and --attention (--enable_xformers_memory_efficient_attention). Defaults
+are those of the DiT paper: unlike there, the learning rate is constant without warm-up, Adam's first beta 0.9, weight
+decay 0, gradients are not clipped (--max_grad_norm 1), weights are averaged (--no_use_ema) and one checkpoint is kept.
+Images are never cropped at random. There is no --push_to_hub, no --overwrite_output_dir, no --save_model_epochs (the
+checkpoints hold the models) and no --logging_dir (it is OUTPUT_DIR/logs); a flag that is not known is an error.
 """
 
 from argparse import RawDescriptionHelpFormatter

@@ -162,8 +162,22 @@ def test_every_scheduler_has_the_noise_schedule_and_spacing_of_the_pipelines_own
         own = base(**given)
         scheduler = make_scheduler(name, own.config, learn_sigma=True)
         assert torch.equal(scheduler.alphas_cumprod, own.alphas_cumprod)
-        for key in ("timestep_spacing", "prediction_type", "num_train_timesteps", "steps_offset"):
+        for key in ("prediction_type", "num_train_timesteps", "steps_offset"):
             assert scheduler.config[key] == own.config[key], key
+        spacing = own.config.timestep_spacing
+        replaced = name in ("dpmsolver++", "unipc") and spacing == "leading"
+        assert scheduler.config.timestep_spacing == ("trailing" if replaced else spacing)
+
+
+@pytest.mark.parametrize("name", SCHEDULERS)
+@pytest.mark.parametrize("steps", [1, 50, 250, 500, 1000])
+@pytest.mark.parametrize("spacing", ["leading", "trailing"])
+def test_every_scheduler_goes_from_noise_to_the_end_in_any_number_of_steps(name, steps, spacing):
+    scheduler = make_scheduler(name, DDIMScheduler(timestep_spacing=spacing).config, learn_sigma=True)
+    scheduler.set_timesteps(steps)
+    timesteps = scheduler.timesteps.unique()
+    stride = 1000 // steps
+    assert len(timesteps) == steps and timesteps.max() >= 999 - stride + 1 and timesteps.min() <= stride
 
 
 def test_only_ancestral_sampling_takes_the_learned_variance():
@@ -467,7 +481,9 @@ def test_bad_arguments_end_before_the_first_cell(tmp_path, change, error, messag
 
 
 def test_class_ids_of_ids_names_and_synonyms():
-    assert class_ids(make_pipeline(), [3, "Tinca tinca", "dog"]) == [3, 0, 2]
+    assert class_ids(make_pipeline(), [np.int64(3), "Tinca tinca", "dog"]) == [3, 0, 2]
+    with pytest.raises(TypeError, match="float"):
+        class_ids(make_pipeline(), [1.7])
 
 
 # ------------------------------------------------------------------------------------------------------------- script

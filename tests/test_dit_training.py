@@ -10,7 +10,8 @@ import datasets
 import numpy as np
 import pytest
 import torch
-from accelerate.state import AcceleratorState
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState, DistributedType
 from diffusers import AutoencoderKL
 from PIL import Image
 from safetensors.torch import load_file
@@ -229,8 +230,11 @@ def test_modes_become_rgb():
     palette.info["transparency"] = 0
     assert (prepare_image(palette, form) == 255).all()
     for mode in ("I", "I;16", "F"):
-        with pytest.raises(ValueError, match=f"mode {mode}"):
-            prepare_image(Image.new(mode, (2, 2)), form)
+        for transparency in ({}, {"transparency": 0}):
+            image = Image.new(mode, (2, 2))
+            image.info |= transparency
+            with pytest.raises(ValueError, match=f"mode {mode};"):
+                prepare_image(image, form)
 
 
 def test_sizes_that_are_refused(tmp_path):
@@ -531,7 +535,7 @@ def test_a_killed_run_goes_on_to_the_very_same_end(colours, tmp_path):
 
 def test_a_finished_run_can_be_made_longer_also_with_another_split(colours, tmp_path):
     train_dit(*arguments(colours, tmp_path / "whole", max_train_steps=8))
-    begun = {"max_train_steps": 5, "checkpointing_steps": 2, "checkpoints_total_limit": None}
+    begun = {"max_train_steps": 5, "checkpointing_steps": 2, "checkpoints_total_limit": 0}
     train_dit(*arguments(colours, tmp_path / "longer", **begun))
     shutil.copytree(tmp_path / "longer", tmp_path / "split")
     results = train_dit(*arguments(colours, tmp_path / "longer", max_train_steps=8, resume_from_checkpoint="latest"))
@@ -626,6 +630,18 @@ def test_attention_that_cannot_train_here_is_refused_before_the_data_are_read(co
     assert not list(tmp_path.iterdir())
 
 
+def test_what_accelerate_is_configured_to_is_refused_where_it_would_change_the_steps(colours, tmp_path, monkeypatch):
+    parts = arguments(colours, tmp_path, gradient_accumulation_steps=2)
+    monkeypatch.setattr(Accelerator, "distributed_type", DistributedType.FSDP)
+    with pytest.raises(ValueError, match="configured to FSDP; each process must hold the whole model"):
+        train_dit(*parts)
+    monkeypatch.undo()
+    monkeypatch.setenv("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "3")
+    with pytest.raises(ValueError, match="gradient_accumulation_steps is 2, but accelerate is configured to 3"):
+        train_dit(*parts)
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_folder_that_is_no_run_is_left_alone(colours, tmp_path):
     (tmp_path / "thesis.tex").write_text("")
     with pytest.raises(ValueError, match="holds files that are no run of this script"):
@@ -652,6 +668,8 @@ def test_a_folder_that_is_no_run_is_left_alone(colours, tmp_path):
         ({"learning_rate": float("nan")}, "learning_rate must be more than 0 and finite; got nan"),
         ({"ema_max_decay": 1.0}, r"ema_max_decay must lie in \[0, 1\)"),
         ({"adam_weight_decay": -0.1}, "adam_weight_decay must be 0 or more"),
+        ({"lr_warmup_steps": 5}, "lr_warmup_steps=5 has no effect on lr_scheduler='constant'"),
+        ({"checkpoints_total_limit": -1}, "checkpoints_total_limit must be 0 or more"),
         ({"lr_scheduler": "step"}, "lr_scheduler must be one of .*'cosine'"),
         ({"mixed_precision": "fp8"}, "mixed_precision must be one of"),
         ({"prediction_type": "v_prediction"}, "prediction_type must be one of"),
