@@ -366,6 +366,10 @@ class DiTImagePipeline(DiffusionPipeline):
         else:
             scheduler.set_timesteps(timesteps=list(timesteps), device=device)
         step_arguments = {"generator": generator, "eta": eta}
+        if scheduler.config.get("clip_sample") or scheduler.config.get("thresholding"):
+            # DDIM's direction has to follow from the clipped image (as in the code of Dhariwal and Nichol 2021). By
+            # default diffusers keeps the noise as it was predicted: the more steps, the farther samples drift away.
+            step_arguments["use_clipped_model_output"] = True
         taken = inspect.signature(scheduler.step).parameters
         step_arguments = {name: value for name, value in step_arguments.items() if name in taken}
 

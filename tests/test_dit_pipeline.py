@@ -308,6 +308,35 @@ def test_euler_equals_euler_by_hand():
     torch.testing.assert_close(images.double(), x, atol=1e-3, rtol=1e-4)
 
 
+@pytest.mark.parametrize("eta", [0.0, 1.0])
+def test_clipped_ddim_goes_on_from_the_clipped_image(eta):
+    """Song et al. 2021, equation 12, with the noise that the clipped image implies, in float64."""
+    pipeline = small_pipeline(DDIMScheduler(clip_sample=True), in_channels=3)
+    latents = 2 * noise((2, 3, 8, 8))
+    generator = torch.Generator().manual_seed(3)
+    images = sample(
+        pipeline, [2, 4], guidance_scale=3, num_inference_steps=5, latents=latents, eta=eta, generator=generator
+    )
+
+    kept = torch.cumprod(1 - torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64), 0)
+    model, x, clipped = pipeline.transformer.double(), latents.double(), 0
+    generator = torch.Generator().manual_seed(3)
+    with torch.no_grad():
+        for t in (800, 600, 400, 200, 0):
+            conditional, unconditional = prediction(model, x, t, [2, 4]), prediction(model, x, t, [5, 5])
+            eps = (unconditional + 3 * (conditional - unconditional))[:, :3]
+            start = ((x - (1 - kept[t]).sqrt() * eps) / kept[t].sqrt()).clamp(-1, 1)
+            clipped += (start.abs() == 1).sum()
+            eps = (x - kept[t].sqrt() * start) / (1 - kept[t]).sqrt()
+            before = kept[t - 200] if t else torch.ones_like(kept[0])
+            sigma = eta * ((1 - before) / (1 - kept[t]) * (1 - kept[t] / before)).sqrt()
+            x = before.sqrt() * start + (1 - before - sigma**2).sqrt() * eps
+            if eta:
+                x = x + sigma * torch.randn(x.shape, generator=generator)
+    assert clipped > 0
+    torch.testing.assert_close(images.double(), x, atol=1e-3, rtol=1e-3)
+
+
 @pytest.mark.parametrize("scale", [1.0, 3.0])
 def test_learned_variance_equals_ancestral_sampling_by_hand(scale):
     """Nichol and Dhariwal 2021, equations 9, 12 and 15 for respaced betas, in float64."""
