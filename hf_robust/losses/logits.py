@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
@@ -114,8 +115,8 @@ def _ldr_kl(z: Tensor, at: Tensor, grad: Tensor, c: float, lam: float) -> Tensor
     # 0. Beyond this limit that is exact to the dtype's precision.
     limit = 40.0 if z.dtype == torch.float64 else 20.0
     z = z + (-limit - z.amax(1, keepdim=True)).clamp(min=0)
-    s = _softplus(z)
-    slope = z.sub_(s).exp_()  # sigmoid(z), the derivative
+    s = F.softplus(z, threshold=limit)  # beyond it softplus(z) is z to the dtype's precision
+    slope = torch.sigmoid(z)
     factor = 1 / s.mean(1, keepdim=True)
     s.mul_(factor)
     gap = torch.add(s, c - s.gather(1, at), out=grad).mul_(1 / lam).scatter_(1, at, 0.0)
@@ -124,15 +125,6 @@ def _ldr_kl(z: Tensor, at: Tensor, grad: Tensor, c: float, lam: float) -> Tensor
     along = (grad * s).sum(1, keepdim=True) / z.shape[1]
     grad.sub_(along).mul_(slope.mul_(factor))
     return loss
-
-
-def _softplus(z: Tensor) -> Tensor:
-    # log(1 + u) with the first-order correction for the rounding of 1 + u, which is all of u where that is small;
-    # torch's own softplus takes longer and is linear above its threshold.
-    u = z.abs().neg_().exp_()
-    w = u + 1
-    correction = u.sub_(w - 1).div_(w)
-    return w.log_().add_(correction).add_(z.clamp(min=0))
 
 
 class _Rowwise(torch.autograd.Function):
