@@ -1,0 +1,89 @@
+"""Images of any kind as 8-bit RGB."""
+
+import io
+import os
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+
+
+def to_rgb(image, name: str = "image") -> Image.Image:
+    """
+    Any image as 8-bit RGB.
+
+    Args:
+        image (path, `PIL.Image.Image`, `np.ndarray`, `torch.Tensor` or `dict`):
+            Arrays are (H, W) or (H, W, C), tensors (H, W) or (C, H, W), with C 1, 3 or 4, of uint8, uint16, or
+            floating-point numbers in [0, 1]. A `dict` has the keys `bytes` and `path`, as rows of `datasets` that are
+            not decoded.
+
+            An EXIF orientation is applied. Transparency is laid over white. Greyscale is repeated over the channels.
+            Of 16 bits the full range maps to 8 bits, rounded. CMYK and other colour spaces are converted by Pillow,
+            without colour profiles. Of an animation the first frame is taken.
+        name (`str`): what errors call it; a path names itself.
+
+    Raises:
+        TypeError: not one of these.
+        ValueError: a file cannot be read, or shape or values are none of these.
+    """
+    if isinstance(image, dict):
+        if image.get("bytes") is None and image.get("path") is None:
+            raise ValueError(f"{name} has neither bytes nor a path")
+        name = image.get("path") or name
+        image = _read(io.BytesIO(image["bytes"]) if image.get("bytes") is not None else image["path"], name)
+    elif isinstance(image, (str, os.PathLike)):
+        image = _read(image, os.fspath(image))
+    elif isinstance(image, torch.Tensor):
+        array = image.detach().cpu()
+        array = array.float() if array.is_floating_point() else array
+        image = _from_array((array.permute(1, 2, 0) if array.ndim == 3 else array).numpy(), name, "(C, H, W)")
+    elif isinstance(image, np.ndarray):
+        image = _from_array(image, name, "(H, W, C)")
+    elif not isinstance(image, Image.Image):
+        raise TypeError(f"{name} must be a path, PIL image, array, tensor or dict, got {type(image).__name__}")
+    image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I"):  # I;16 and its byte orders; 16 bits within 32, by some formats
+        values = np.asarray(image).astype(np.int64)
+        if not 0 <= values.min() <= values.max() <= 65535:
+            raise ValueError(f"{name} must have values of 16 bits in mode {image.mode!r}, got values beyond")
+        return _from_array(values.astype(np.uint16), name, "(H, W, C)")
+    if image.mode in ("F", "LAB"):
+        raise ValueError(f"{name} has the mode {image.mode!r}; convert it to RGB")
+    if image.mode in ("RGBA", "RGBa", "LA", "La", "PA") or "transparency" in image.info:
+        image = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+    return image.convert("RGB")
+
+
+def _read(file: str | os.PathLike | io.BytesIO, name: str) -> Image.Image:
+    """The image in a file, decoded; an error names it."""
+    try:
+        image = Image.open(file)
+        image.load()
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise ValueError(f"{name} cannot be read as an image: {error}") from error
+    return image
+
+
+def _from_array(array: np.ndarray, name: str, layout: str) -> Image.Image:  # (H, W) or (H, W, C) -> RGB
+    if array.ndim == 3 and array.shape[2] == 1:
+        array = array[:, :, 0]
+    if not (array.ndim == 2 or (array.ndim == 3 and array.shape[2] in (3, 4))) or 0 in array.shape:
+        raise ValueError(
+            f"{name} must have the shape (H, W) or {layout} with C 1, 3 or 4, got {array.shape} as (H, W, C)"
+        )
+    if np.issubdtype(array.dtype, np.floating):
+        scale = 1
+    elif array.dtype == np.uint8:
+        scale = 255
+    elif array.dtype == np.uint16:
+        scale = 65535
+    else:
+        raise TypeError(f"{name} must be of uint8, uint16 or floating-point numbers, got {array.dtype}")
+    low, high = array.min(), array.max()
+    if not (low >= 0 and high <= scale):
+        raise ValueError(f"{name} must have values in [0, {scale}] as {array.dtype}, got [{low}, {high}]")
+    if scale != 255:
+        array = np.rint(array * (255 / scale)).astype(np.uint8)
+    return to_rgb(Image.fromarray(array), name)

@@ -1,0 +1,140 @@
+#!/usr/bin/env python
+"""Score a set of images against a reference set: CMMD, Frechet distance, KID, with any encoders.
+
+    accelerate launch scripts/evaluate_images.py --predictions my_samples --references my_photos
+    accelerate launch scripts/evaluate_images.py --predictions my_samples --references uoft-cs/cifar10 \\
+        --references_split train --metrics cmmd fd kid --encoders clip siglip inception --save_moments
+    accelerate launch scripts/evaluate_images.py --predictions my_samples \\
+        --references runs/evaluate_images/references-clip.safetensors --encoders clip --curve
+
+A source is a folder of image files (subfolders too), a data set (Hub id or folder; with config, split and column where
+it has several), or a file of moments that --save_moments wrote, which stands for its images and is made for one
+encoder. Numbers of images may differ.
+
+Metrics:
+    cmmd         CMMD, biased as published and unbiased, with its standard error
+    p_value      permutation test: do both sets come from one distribution?
+    fd           Frechet distance (FID with the encoder inception)
+    fd_infinity  its limit for infinitely many predictions
+    kid          kernel distance (KID with the encoder inception)
+
+Embeddings are unit vectors, as CMMD is defined for, but those of inception are taken as they are, as FID and KID are;
+with --no_normalize all are.
+
+Encoders:
+    clip, siglip, align, dinov2      openai/clip-vit-large-patch14-336, and so on
+    inception                        the FID network as first published; inception-pytorch and inception-clean resize
+                                     as pytorch-fid and clean-fid do
+    Hub id or folder                 a vision model of transformers
+    module:function                  a Python callable, list of RGB images -> (n, d) floats
+
+Embeddings are kept in --cache_dir by the images' content and the encoder's weights, and never computed twice. Written
+to --output_dir: results.json, results.md (the table), with --save_moments predictions-ENCODER.safetensors and
+references-ENCODER.safetensors, with --curve curve.png: each metric against the number of predictions with its error
+band. An output folder that holds results is written over.
+
+Images are split over the processes of accelerate launch. On CPUs, either of these starts two:
+
+    accelerate launch --multi_gpu --num_processes 2 scripts/evaluate_images.py --use_cpu ...
+    torchrun --nproc_per_node 2 scripts/evaluate_images.py --use_cpu ...
+"""
+
+import re
+from argparse import RawDescriptionHelpFormatter
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+
+from accelerate import PartialState
+from transformers import HfArgumentParser
+
+from evaluate_metrics.embedding import CACHE
+from evaluate_metrics.evaluation import DTYPES, Evaluation, environment, evaluate_sources
+from evaluate_metrics.fid.inception import WEIGHTS_SHA256, WEIGHTS_URL
+from evaluate_metrics.image_scores import METRICS, plot_curves, to_markdown
+from evaluate_metrics.image_sources import open_source
+from hf_robust.files import replace_text, write_json
+
+
+@dataclass
+class EvaluateArguments:
+    predictions: str = field(metadata={"help": "The images to score: folder, data set, or file of moments."})
+    references: str = field(metadata={"help": "The images to score them against: the same."})
+    predictions_config: str | None = field(default=None, metadata={"help": "Config of a data set of predictions."})
+    predictions_split: str | None = field(default=None, metadata={"help": "Its split, also as train[:5000]."})
+    predictions_column: str | None = field(default=None, metadata={"help": "Its image column."})
+    references_config: str | None = field(default=None, metadata={"help": "Config of a data set of references."})
+    references_split: str | None = field(default=None, metadata={"help": "Its split, also as train[:5000]."})
+    references_column: str | None = field(default=None, metadata={"help": "Its image column."})
+    metrics: list[str] = field(
+        default_factory=lambda: ["cmmd", "fd"], metadata={"help": "Default: cmmd fd.", "choices": list(METRICS)}
+    )
+    encoders: list[str] = field(default_factory=lambda: ["clip"], metadata={"help": "Default: clip."})
+    batch_size: int = field(default=64, metadata={"help": "Images that a model sees at once."})
+    dtype: str = field(default="float32", metadata={"help": "Of the weights.", "choices": list(DTYPES)})
+    normalize: bool = field(
+        default=True,
+        metadata={"help": "Divide embeddings by their norm (inception: never)."},
+    )
+    inception_weights: str = field(default=WEIGHTS_URL, metadata={"help": "File or URL of the FID network's weights."})
+    inception_sha256: str = field(default=WEIGHTS_SHA256, metadata={"help": "The SHA-256 that it must have."})
+    use_cache: bool = field(default=True, metadata={"help": "Keep embeddings, and take those that are kept."})
+    cache_dir: str = field(default=str(CACHE), metadata={"help": "Where."})
+    kid_subsets: int = field(default=100, metadata={"help": "Pairs of subsets for the KID."})
+    kid_subset_size: int = field(default=1000, metadata={"help": "Images in each."})
+    permutations: int = field(default=999, metadata={"help": "Of the permutation test."})
+    save_moments: bool = field(default=False, metadata={"help": "Write the moments of both sets."})
+    curve: bool = field(default=False, metadata={"help": "Draw the metrics against the number of predictions."})
+    curve_repeats: int = field(default=8, metadata={"help": "Disjoint subsets at each number, where so many fit."})
+    seed: int = field(default=0, metadata={"help": "Of subsets and permutations."})
+    use_cpu: bool = field(default=False, metadata={"help": "Run on the CPU even where there is an accelerator."})
+    output_dir: str = field(default="runs/evaluate_images", metadata={"help": "The folder of the results."})
+
+
+def main() -> None:
+    parser = HfArgumentParser(EvaluateArguments, description=__doc__, formatter_class=RawDescriptionHelpFormatter)
+    (args,) = parser.parse_args_into_dataclasses()
+    state = PartialState(cpu=args.use_cpu)
+    try:
+        shared = {name.name: getattr(args, name.name) for name in fields(Evaluation) if name.name != "cache_dir"}
+        settings = Evaluation(**shared, cache_dir=args.cache_dir if args.use_cache else None)
+        with state.local_main_process_first():
+            sources = {
+                role: open_source(
+                    getattr(args, role),
+                    getattr(args, f"{role}_config"),
+                    getattr(args, f"{role}_split"),
+                    getattr(args, f"{role}_column"),
+                )
+                for role in ("predictions", "references")
+            }
+        scores = evaluate_sources(**sources, encoders=args.encoders, settings=settings, progress=True)
+    except (ValueError, OSError) as error:
+        parser.error(str(error))
+    if not state.is_main_process:
+        return
+    folder, table = Path(args.output_dir), to_markdown(scores.rows)
+    if args.save_moments:
+        for encoder, embedded, metadata in zip(args.encoders, scores.moments, scores.metadata, strict=True):
+            name = re.sub(r"[^\w.-]+", "-", encoder).strip("-")
+            for role, source in sources.items():
+                embedded[role].moments.save(folder / f"{role}-{name}.safetensors", {**metadata, "source": source.name})
+    if args.curve:
+        figure = plot_curves(scores.rows)
+        folder.mkdir(parents=True, exist_ok=True)
+        figure.savefig(folder / ".curve.tmp", format="png", dpi=150)
+        (folder / ".curve.tmp").replace(folder / "curve.png")
+    write_json(
+        folder / "results.json",
+        {
+            "arguments": asdict(args),
+            "processes": state.num_processes,
+            **environment(state.device),
+            "scores": scores.rows,
+        },
+    )
+    replace_text(folder / "results.md", table + "\n")
+    print(f"\n{table}\n\nresults: {folder.resolve()}")
+
+
+if __name__ == "__main__":
+    main()
