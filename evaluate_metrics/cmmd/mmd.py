@@ -180,9 +180,7 @@ def _embedding_pair(x, y, unbiased: bool = False) -> tuple[torch.Tensor, torch.T
 
 def _norms(values: torch.Tensor) -> torch.Tensor:  # (n, d) -> (n,) float64
     norms = torch.empty(len(values), dtype=torch.float64, device=values.device)
-    for rows, lengths in zip(
-        values.split(ROWS), norms.split(ROWS), strict=True
-    ):  # at once it would copy all
+    for rows, lengths in zip(values.split(ROWS), norms.split(ROWS), strict=True):  # at once it would copy all
         torch.linalg.vector_norm(rows, dim=1, dtype=torch.float64, out=lengths)
     return norms
 
