@@ -54,12 +54,12 @@ class Evaluation:
 
 
 @dataclass(frozen=True)
-class Scores:
-    """Of each encoder: values, and for `predictions` and `references` what it gave, with the metadata of moments."""
+class Encoded:
+    """What one encoder gave: facts of it, the metadata of its moments, and `predictions` and `references`."""
 
-    rows: list[dict]
-    moments: list[dict[str, Embedded]]
-    metadata: list[dict[str, str]]
+    facts: dict
+    metadata: dict[str, str]
+    sets: dict[str, Embedded]
 
 
 def open_encoder(spec: str, settings: Evaluation, device: torch.device) -> Encoder:
@@ -105,52 +105,55 @@ def check_sources(
             raise ValueError(f"{name} needs {least_predictions} predictions or more; there are {len(predictions)}")
 
 
-def evaluate_sources(
+def embed_sources(
     predictions: ImageSource | MomentsSource,
     references: ImageSource | MomentsSource,
     encoders: Sequence[str],
     settings: Evaluation,
     progress: bool = False,
-) -> Scores:
-    """Score predictions against references with each encoder; every process must call this, the main one has scores.
+) -> list[Encoded]:
+    """Embed both sources with each encoder, on all processes of `accelerate`, which must all call this.
 
     Raises:
         ValueError: sources that don't fit the metrics or encoders, or images that can't be read or embedded; named.
         OSError: an encoder can't be had.
     """
     check_sources(predictions, references, settings)
-    state, rows, sets, metadata = PartialState(), [], [], []
+    state, found = PartialState(), []
     for spec in encoders:
         started = time.perf_counter()
         with state.local_main_process_first():
             encoder = open_encoder(spec, settings, state.device)
         if not any(fits(metric, encoder.normalized) for metric in settings.metrics):
             raise ValueError(f"{', '.join(settings.metrics)}: defined for unit vectors, which {spec} doesn't give")
-        embedded = _embed_both(predictions, references, encoder, settings, progress)
-        notes = [
-            f"{metric} is defined for unit vectors, which this encoder doesn't give"
-            for metric in settings.metrics
-            if not fits(metric, encoder.normalized)
-        ]
-        rows.append(
-            {
-                "encoder": spec,
-                **{key: value for key, value in encoder.metadata.items() if key != "encoder"},
-                "normalized": encoder.normalized,
-                "dtype": settings.dtype,
-                "dim": encoder.dim,
-                "n_predictions": len(predictions),
-                "n_references": len(references),
-                "embedding_seconds": time.perf_counter() - started,
-                "notes": notes,
-            }
-        )
-        sets.append(embedded)
-        metadata.append({**encoder.metadata, "dtype": settings.dtype})
-    if state.is_main_process:  # after the last collective operation: nobody waits for scores
-        for row, embedded in zip(rows, sets, strict=True):
-            row |= _score(row, embedded, settings)
-    return Scores(rows, sets, metadata)
+        sets = _embed_both(predictions, references, encoder, settings, progress)
+        facts = {
+            "encoder": spec,
+            **{key: value for key, value in encoder.metadata.items() if key != "encoder"},
+            "normalized": encoder.normalized,
+            "dtype": settings.dtype,
+            "dim": encoder.dim,
+            "n_predictions": len(predictions),
+            "n_references": len(references),
+            "embedding_seconds": time.perf_counter() - started,
+        }
+        found.append(Encoded(facts, {**encoder.metadata, "dtype": settings.dtype}, sets))
+    return found
+
+
+def score_sources(encoded: Sequence[Encoded], settings: Evaluation) -> list[dict]:
+    """Of each encoder its facts, values and notes, see [`score`], and the curve if it is asked for; in one process."""
+    return [{**one.facts, **_score(one, settings)} for one in encoded]
+
+
+def evaluate_sources(
+    predictions: ImageSource | MomentsSource,
+    references: ImageSource | MomentsSource,
+    encoders: Sequence[str],
+    settings: Evaluation,
+) -> list[dict]:
+    """[`embed_sources`], then [`score_sources`]."""
+    return score_sources(embed_sources(predictions, references, encoders, settings), settings)
 
 
 def environment(device: torch.device) -> dict:
@@ -190,9 +193,9 @@ def _embed_both(
     return embedded
 
 
-def _score(row: dict, embedded: dict[str, Embedded], settings: Evaluation) -> dict:
-    metrics = [metric for metric in settings.metrics if fits(metric, row["normalized"])]
-    x, y = embedded["predictions"], embedded["references"]
+def _score(encoded: Encoded, settings: Evaluation) -> dict:
+    normalized, x, y = encoded.facts["normalized"], encoded.sets["predictions"], encoded.sets["references"]
+    metrics = [metric for metric in settings.metrics if fits(metric, normalized)]
     values = score(
         x,
         y,
@@ -202,7 +205,11 @@ def _score(row: dict, embedded: dict[str, Embedded], settings: Evaluation) -> di
         permutations=settings.permutations,
         seed=settings.seed,
     )
-    values["notes"] = row["notes"] + values["notes"]
+    values["notes"] = [
+        f"{metric} is defined for unit vectors, which this encoder doesn't give"
+        for metric in settings.metrics
+        if not fits(metric, normalized)
+    ] + values["notes"]
     if settings.curve:
         values["curve"] = score_curve(x.embeddings, y, metrics, repeats=settings.curve_repeats, seed=settings.seed)
     return values

@@ -48,7 +48,7 @@ from accelerate import PartialState
 from transformers import HfArgumentParser
 
 from evaluate_metrics.embedding import CACHE
-from evaluate_metrics.evaluation import DTYPES, Evaluation, environment, evaluate_sources
+from evaluate_metrics.evaluation import DTYPES, Evaluation, embed_sources, environment, score_sources
 from evaluate_metrics.fid.inception import WEIGHTS_SHA256, WEIGHTS_URL
 from evaluate_metrics.image_scores import METRICS, plot_curves, to_markdown
 from evaluate_metrics.image_sources import open_source
@@ -107,19 +107,24 @@ def main() -> None:
                 )
                 for role in ("predictions", "references")
             }
-        scores = evaluate_sources(**sources, encoders=args.encoders, settings=settings, progress=True)
+        encoded = embed_sources(**sources, encoders=args.encoders, settings=settings, progress=True)
     except (ValueError, OSError) as error:
         parser.error(str(error))
+    if state.num_processes > 1:  # the others need not wait for the scores
+        state.wait_for_everyone()
+        state.destroy_process_group()
     if not state.is_main_process:
         return
-    folder, table = Path(args.output_dir), to_markdown(scores.rows)
+    scores, folder = score_sources(encoded, settings), Path(args.output_dir)
+    table = to_markdown(scores)
     if args.save_moments:
-        for encoder, embedded, metadata in zip(args.encoders, scores.moments, scores.metadata, strict=True):
+        for encoder, one in zip(args.encoders, encoded, strict=True):
             name = re.sub(r"[^\w.-]+", "-", encoder).strip("-")
             for role, source in sources.items():
-                embedded[role].moments.save(folder / f"{role}-{name}.safetensors", {**metadata, "source": source.name})
+                path = folder / f"{role}-{name}.safetensors"
+                one.sets[role].moments.save(path, {**one.metadata, "source": source.name})
     if args.curve:
-        figure = plot_curves(scores.rows)
+        figure = plot_curves(scores)
         folder.mkdir(parents=True, exist_ok=True)
         figure.savefig(folder / ".curve.tmp", format="png", dpi=150)
         (folder / ".curve.tmp").replace(folder / "curve.png")
@@ -129,7 +134,7 @@ def main() -> None:
             "arguments": asdict(args),
             "processes": state.num_processes,
             **environment(state.device),
-            "scores": scores.rows,
+            "scores": scores,
         },
     )
     replace_text(folder / "results.md", table + "\n")

@@ -18,7 +18,7 @@ from evaluate_metrics.cmmd.encoders import make_encoder
 from evaluate_metrics.cmmd.mmd import cmmd, permutation_test
 from evaluate_metrics.cmmd.moments import Moments
 from evaluate_metrics.embedding import Embedded, EmbeddingCache, embed
-from evaluate_metrics.evaluation import Evaluation, evaluate_sources, open_encoder
+from evaluate_metrics.evaluation import Evaluation, embed_sources, evaluate_sources, open_encoder, score_sources
 from evaluate_metrics.fid.frechet import frechet_distance, frechet_distance_at_infinity, frechet_limit, kernel_distance
 from evaluate_metrics.image_scores import plot_curves, score, score_curve, to_markdown
 from evaluate_metrics.image_sources import ImageSource, digest, open_source
@@ -93,7 +93,7 @@ def evaluate_folders(data, **settings):
 def test_scores_are_those_of_the_metrics(data, vectors, chunks_of_16):
     metrics = ("cmmd", "p_value", "fd", "fd_infinity", "kid")
     options = {"kid_subsets": 3, "kid_subset_size": 30, "permutations": 19, "seed": 5, "batch_size": 7}
-    (row,) = evaluate_folders(data, metrics=metrics, **options).rows
+    (row,) = evaluate_folders(data, metrics=metrics, **options)
     x, y = vectors
     mx, my = (Moments.zeros(DIM).update(v) for v in vectors)
     whole = cmmd(x, y)
@@ -306,14 +306,14 @@ def test_one_image(data, tmp_path):
     opened = sources(data, save_pictures(tmp_path / "one", 1, 0))
     with pytest.raises(ValueError, match="fd needs 2 images or more in each set; the smaller one has 1"):
         evaluate_sources(*opened, ["no encoder is loaded"], Evaluation())
-    (row,) = evaluate_sources(*opened, [str(data / "clip")], Evaluation(metrics=["cmmd"])).rows
+    (row,) = evaluate_sources(*opened, [str(data / "clip")], Evaluation(metrics=["cmmd"]))
     assert row["cmmd"] > 0 and row["cmmd_unbiased"] is None and row["standard_error"] is None
     assert "| – |" in to_markdown([row])
 
 
 def test_metrics_of_unit_vectors_are_left_out_of_other_encoders(data):
     clip = str(data / "clip")
-    (row,) = evaluate_sources(*sources(data), [clip], Evaluation(normalize=False)).rows
+    (row,) = evaluate_sources(*sources(data), [clip], Evaluation(normalize=False))
     assert "cmmd" not in row and row["frechet_distance"] > 0
     assert row["notes"] == ["cmmd is defined for unit vectors, which this encoder doesn't give"]
     with pytest.raises(ValueError, match="cmmd: defined for unit vectors"):
@@ -322,15 +322,16 @@ def test_metrics_of_unit_vectors_are_left_out_of_other_encoders(data):
 
 def test_moments_in_place_of_images(data, tmp_path):
     clip = str(data / "clip")
-    whole = evaluate_folders(data)
+    (encoded,) = embed_sources(*sources(data), [clip], Evaluation())
+    (whole,) = score_sources([encoded], Evaluation())
     paths = {role: tmp_path / f"{role}.safetensors" for role in ("predictions", "references")}
     for role, path in paths.items():
-        whole.moments[0][role].moments.save(path, whole.metadata[0])
+        encoded.sets[role].moments.save(path, encoded.metadata)
     for predictions in (data / "predictions", paths["predictions"]):
         opened = open_source(str(predictions)), open_source(str(paths["references"]))
-        (row,) = evaluate_sources(*opened, [clip], Evaluation()).rows
+        (row,) = evaluate_sources(*opened, [clip], Evaluation())
         for key in ("cmmd", "cmmd_unbiased", "frechet_distance", "n_predictions", "n_references"):
-            assert row[key] == pytest.approx(whole.rows[0][key], rel=1e-12)
+            assert row[key] == pytest.approx(whole[key], rel=1e-12)
     with pytest.raises(ValueError, match=r"encoder.*clip.*unlike|not the encoder|'normalized|normalized"):
         evaluate_sources(*opened, [clip], Evaluation(metrics=["fd"], normalize=False))
     with pytest.raises(ValueError, match="predictions.safetensors is a file of moments; fd_infinity and kid needs"):
