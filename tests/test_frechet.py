@@ -149,8 +149,10 @@ def test_limit_is_the_intercept_in_one_over_n():
 def test_infinity_takes_most_of_the_bias_away():
     x, reference = gaussian(1000, 30, 0), moments(gaussian(50_000, 30, 1))
     limit = frechet_distance_at_infinity(x, reference, seed=3)
-    assert limit == frechet_distance_at_infinity(x, reference, seed=3)
-    assert limit != frechet_distance_at_infinity(x, reference, seed=4)
+    again, other = (frechet_distance_at_infinity(x, reference, seed=seed) for seed in (3, 4))
+    # Not to the bit: a BLAS may sum in another order where memory is aligned in another way.
+    assert again.value == pytest.approx(limit.value, abs=1e-12) != other.value
+    assert again.distances == pytest.approx(limit.distances, rel=1e-12)
     assert limit.counts[0] == 100 and limit.counts[-1] == 1000 and len(limit.counts) == 15
     whole = frechet_distance(moments(x), reference)
     assert limit.distances[-1] == pytest.approx(whole, rel=1e-10) and whole > 0.2
@@ -189,8 +191,8 @@ def test_kernel_distance():
     whole_y = [cubic_mmd(x[chosen], y) for chosen in _subsets_of_x(40, 30, 4)]
     assert mean == pytest.approx(np.mean(whole_y), rel=1e-12) and spread == pytest.approx(np.std(whole_y), rel=1e-9)
     assert kernel_distance(x[:30], y, subsets=3, subset_size=30)[1] == pytest.approx(0, abs=1e-12)
-    assert kernel_distance(x, y, subset_size=10, seed=1) == kernel_distance(x, y, subset_size=10, seed=1)
-    assert kernel_distance(x, y, subset_size=10, seed=1) != kernel_distance(x, y, subset_size=10, seed=2)
+    one, again, other = (kernel_distance(x, y, subset_size=10, seed=seed) for seed in (1, 1, 2))
+    assert again == pytest.approx(one, rel=1e-12) != other
     same, spread = kernel_distance(x, gaussian(40, 6, 9), subsets=50, subset_size=20)
     assert abs(same) < spread < mean
 
