@@ -1,0 +1,238 @@
+"""One folder, one Hub repository, one commit: checked before anything is sent, whole or not at all."""
+
+import os
+import time
+from collections.abc import Callable, Collection, Iterable
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import TypeVar
+
+from huggingface_hub import (
+    CommitInfo,
+    CommitOperationAdd,
+    CommitOperationDelete,
+    HfApi,
+    get_token,
+    is_offline_mode,
+)
+
+# HTTPError is that of httpx or httpx2, whichever the installed huggingface_hub uses: also what a broken connection is.
+from huggingface_hub.errors import (
+    HfHubHTTPError,
+    HFValidationError,
+    HTTPError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+from huggingface_hub.utils import validate_repo_id
+
+REPO_TYPES = ("model", "dataset", "space")
+# What the Hub or its website may write into any repository.
+HUB_FILES = ("README.md", ".gitattributes")
+# Another attempt may succeed: time-outs, other commits at the same moment, too many requests, errors of the server.
+RETRIED_STATUS = (408, 409, 412, 429, 500, 502, 503, 504)
+WAITS = (1.0, 2.0, 4.0, 8.0)  # seconds before the second to the last attempt, where the server names no other time
+
+Result = TypeVar("Result")
+
+
+def check_push(
+    repo_id: str,
+    *,
+    names: Collection[str],
+    repo_type: str = "model",
+    token: str | None = None,
+    private: bool | None = None,
+    revision: str | None = None,
+) -> None:
+    """Raise now, before long work and before anything is sent, what would make [`push_folder`] fail later.
+
+    Args:
+        repo_id: `user/name` or `organisation/name`; the repository need not exist.
+        names: patterns of the files that belong to what will be pushed, such as `"*.json"` and `"test/*.parquet"`; `*`
+            stands for anything but a slash.
+        repo_type: `"model"`, `"dataset"` or `"space"`.
+        token: of the Hub; by default the one of `hf auth login` or `HF_TOKEN`.
+        private: what a new repository will be. An existing one has to agree; None takes it as it is.
+        revision: the branch; it need not exist.
+
+    Raises:
+        ValueError: `repo_id` is no such name or is a repository of another type, holds files that match none of
+            `names`, or is public where `private` is True (or the other way round).
+        PermissionError: no token, a wrong one, or one without the right to write there.
+        ConnectionError: offline mode, or the Hub can't be reached.
+    """
+    _check_name(repo_id, repo_type)
+    if is_offline_mode():
+        raise ConnectionError(f"repo_id={repo_id!r} can't be pushed to in offline mode: unset HF_HUB_OFFLINE")
+    if token is None and get_token() is None:
+        raise PermissionError(
+            f"repo_id={repo_id!r}: there is no token; log in with `hf auth login`, set HF_TOKEN or give token"
+        )
+    api = HfApi(token=token)
+    _check_token(api, repo_id)
+    info = _repo_info(api, repo_id, repo_type)
+    if info is None:
+        for other in REPO_TYPES:
+            if other != repo_type and _repo_info(api, repo_id, other) is not None:
+                raise ValueError(
+                    f"repo_id={repo_id!r} is a {other}, not a {repo_type}; name another, or make an empty {repo_type} "
+                    "repository of that name first"
+                )
+        return
+    if private is not None and bool(info.private) != private:
+        raise ValueError(
+            f"private={private}, but {repo_type} {repo_id!r} is {'private' if info.private else 'public'}: change its "
+            "settings on the Hub, or leave private out"
+        )
+    _refuse_foreign(repo_id, repo_type, _files(api, repo_id, repo_type, revision), names)
+
+
+def push_folder(
+    folder: str | os.PathLike,
+    repo_id: str,
+    *,
+    names: Collection[str],
+    repo_type: str = "model",
+    token: str | None = None,
+    private: bool | None = None,
+    revision: str | None = None,
+    create_pr: bool = False,
+    commit_message: str = "Upload",
+    space_sdk: str | None = None,
+) -> CommitInfo:
+    """Make a repository hold the files of `folder` that match `names`, by one commit.
+
+    The repository is made if it does not exist. Files that it holds already, by their digest, are not sent again, not
+    even those of an upload that was cut off; files of an earlier push that `folder` lacks are deleted. Whatever fails
+    for a reason that may pass is tried again; if it goes on failing, the repository has the files that it had.
+
+    Args:
+        folder: existing. What matches none of `names` stays where it is.
+        create_pr: open a pull request instead of committing to the branch.
+        space_sdk: of a new Space, such as `"gradio"`.
+
+    The others as for [`check_push`], whose errors are raised too; moreover a `ValueError` for a folder without a
+    file that matches, and a `ConnectionError` where the Hub went on failing.
+    """
+    files = local_files(folder, names)
+    if not files:
+        raise ValueError(f"folder: {os.fspath(folder)!r} holds no file that matches one of {list(names)}")
+    check_push(repo_id, names=names, repo_type=repo_type, token=token, private=private, revision=revision)
+    api = HfApi(token=token)
+    where = f"{repo_type} {repo_id!r}"
+    if _repo_info(api, repo_id, repo_type) is None:
+        _retried(
+            lambda: api.create_repo(repo_id, repo_type=repo_type, private=private, space_sdk=space_sdk, exist_ok=True),
+            f"making {where}",
+        )
+    if revision is not None and not revision.startswith("refs/"):
+        _retried(
+            lambda: api.create_branch(repo_id, branch=revision, repo_type=repo_type, exist_ok=True),
+            f"making branch {revision!r} of {where}",
+        )
+
+    def commit() -> CommitInfo:
+        # Anew at each attempt: another commit, or our own whose answer was lost, may have come between.
+        head = api.repo_info(repo_id, repo_type=repo_type, revision=revision).sha
+        there = _files(api, repo_id, repo_type, head)
+        _refuse_foreign(repo_id, repo_type, there, names)
+        stale = [path for path in there if path not in files and path not in HUB_FILES]
+        return api.create_commit(
+            repo_id,
+            [
+                *(CommitOperationAdd(path, str(file)) for path, file in files.items()),
+                *(CommitOperationDelete(path) for path in stale),
+            ],
+            commit_message=commit_message,
+            repo_type=repo_type,
+            revision=revision,
+            create_pr=create_pr,
+            parent_commit=head,
+        )
+
+    return _retried(commit, f"the upload to {where}")
+
+
+def local_files(folder: str | os.PathLike, names: Collection[str]) -> dict[str, Path]:
+    """The files of `folder` that match `names`: path with slashes, relative to it -> file, sorted."""
+    folder = Path(folder)
+    paths = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
+    return {name: path for name, path in paths.items() if _matches(name, names)}
+
+
+def _matches(path: str, patterns: Iterable[str]) -> bool:
+    parts = path.split("/")
+    return any(
+        len(parts) == len(pieces) and all(map(fnmatchcase, parts, pieces))
+        for pieces in (pattern.split("/") for pattern in patterns)
+    )
+
+
+def _check_name(repo_id: str, repo_type: str) -> None:
+    if repo_type not in REPO_TYPES:
+        raise ValueError(f"repo_type must be one of {list(REPO_TYPES)}; got {repo_type!r}")
+    try:
+        validate_repo_id(repo_id)
+    except HFValidationError as error:
+        raise ValueError(f"repo_id must be of the form user/name; got {repo_id!r}: {error}") from error
+    if repo_id.count("/") != 1:
+        raise ValueError(f"repo_id must be of the form user/name; got {repo_id!r}")
+
+
+def _check_token(api: HfApi, repo_id: str) -> None:
+    user = _retried(api.whoami, f"repo_id={repo_id!r}: asking the Hub whose token this is")
+    token = user["auth"]["accessToken"]
+    scopes = [scope["permissions"] for scope in token.get("fineGrained", {}).get("scoped", [])]
+    if token["role"] == "read" or (token["role"] == "fineGrained" and not any("repo.write" in s for s in scopes)):
+        raise PermissionError(f"repo_id={repo_id!r}: the token of {user['name']!r} can't write; make one that can")
+    owners = [user["name"], *(organisation["name"] for organisation in user.get("orgs", []))]
+    if repo_id.split("/")[0] not in owners:
+        raise PermissionError(f"repo_id={repo_id!r}: the token of {user['name']!r} writes to {owners} alone")
+
+
+def _repo_info(api: HfApi, repo_id: str, repo_type: str):
+    try:
+        return _retried(lambda: api.repo_info(repo_id, repo_type=repo_type), f"asking the Hub for {repo_id!r}")
+    except RepositoryNotFoundError:
+        return None
+
+
+def _files(api: HfApi, repo_id: str, repo_type: str, revision: str | None) -> list[str]:
+    def listed(revision: str | None) -> list[str]:
+        return _retried(
+            lambda: api.list_repo_files(repo_id, repo_type=repo_type, revision=revision),
+            f"listing the files of {repo_id!r}",
+        )
+
+    try:
+        return listed(revision)
+    except RevisionNotFoundError:
+        return listed(None)  # a new branch starts with the files of the main one
+
+
+def _refuse_foreign(repo_id: str, repo_type: str, files: list[str], names: Collection[str]) -> None:
+    foreign = [path for path in files if path not in HUB_FILES and not _matches(path, names)]
+    if foreign:
+        shown = ", ".join(foreign[:5]) + (", ..." if len(foreign) > 5 else "")
+        raise ValueError(
+            f"repo_id={repo_id!r} holds files that are no part of this kind of {repo_type}: {shown}; name another"
+        )
+
+
+def _retried(call: Callable[[], Result], what: str) -> Result:
+    """`call()`, again after a pause while it fails for a reason that may pass."""
+    for wait in (*WAITS, None):
+        try:
+            return call()
+        except HfHubHTTPError as error:
+            failure, retry_after = error, error.response.headers.get("Retry-After", "")
+            if error.response.status_code in (401, 403) and not isinstance(error, RepositoryNotFoundError):
+                raise PermissionError(f"{what}: the Hub does not let this token do it: {error}") from error
+            if error.response.status_code not in RETRIED_STATUS:
+                raise
+        except HTTPError as error:
+            failure, retry_after = error, ""
+        if wait is not None:
+            time.sleep(float(retry_after) if retry_after.isdigit() else wait)
+    raise ConnectionError(f"{what} failed {len(WAITS) + 1} times; the last time: {failure}") from failure
