@@ -76,7 +76,11 @@ def open_encoder(spec: str, settings: Evaluation, device: torch.device) -> Encod
         )
     if re.fullmatch(r"[\w.]+:\w+", spec):
         module, name = spec.split(":")
-        return make_encoder(getattr(importlib.import_module(module), name), normalize=settings.normalize)
+        try:
+            function = getattr(importlib.import_module(module), name)
+        except (ImportError, AttributeError) as error:
+            raise ValueError(f"encoder {spec!r} can't be imported: {error}") from error
+        return make_encoder(function, normalize=settings.normalize)
     return make_encoder(spec, device=device, dtype=dtype, normalize=settings.normalize)
 
 
@@ -91,7 +95,7 @@ def check_sources(
                 f"{role}: {source.name} is a file of moments; {_reasons(settings, role)} needs the images"
             )
     fewest = min(len(predictions), len(references))
-    least = {"fd": 2, "p_value": 2, "kid": settings.kid_subset_size}
+    least = {"fd": 2, "fd_infinity": 2, "p_value": 2, "kid": settings.kid_subset_size}
     for metric in settings.metrics:
         if fewest < least.get(metric, 1):
             raise ValueError(

@@ -8,11 +8,10 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from .cmmd.mmd import cmmd, permutation_test
+from .cmmd.mmd import cmmd, kid, permutation_test
 from .cmmd.moments import Moments
 from .embedding import Embedded
 from .fid.frechet import (
-    cubic_mmd,
     frechet_distance,
     frechet_distance_at_infinity,
     frechet_limit,
@@ -138,7 +137,8 @@ def _curve_point(x: Tensor, y: Embedded, metrics: Sequence[str], generator: torc
             warnings.simplefilter("ignore", UserWarning)  # the picture marks where covariances are singular
             point["frechet_distance"] = frechet_distance(moments, y.moments)
     if "kid" in metrics:
-        point["kid"] = cubic_mmd(x, y.embeddings[torch.randperm(len(y.embeddings), generator=generator)[: len(x)]])
+        chosen = torch.randperm(len(y.embeddings), generator=generator)[: len(x)]
+        point["kid"] = kid(x, y.embeddings[chosen]).value
     return point
 
 

@@ -70,3 +70,16 @@ def test_bad_flags_are_refused(run, capsys, flags, words):
     with pytest.raises(SystemExit):
         run(*flags)
     assert words in capsys.readouterr().err
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory is read from Linux")
+def test_memory_that_an_earlier_method_has_freed_is_counted_again(script):
+    held, x = [], torch.ones(1, 1)
+
+    def method(x, y):
+        parts = [torch.ones(500_000) for _ in range(20)]  # 2 MB each
+        held.append(torch.ones(500_000))  # lies above them, so that malloc keeps them when they are freed
+        return float(sum(part[0] for part in parts))
+
+    megabytes = [script["measure"](method, x, x)["megabytes"] for _ in range(3)]
+    assert min(megabytes) > 30, megabytes

@@ -1,6 +1,7 @@
 import io
 import subprocess
 import sys
+from functools import partial
 
 import numpy as np
 import pytest
@@ -323,6 +324,38 @@ def test_modules_are_callables_with_weights():
         make_encoder(module).check(encoder.metadata, "moments")
 
 
+def test_weights_of_bfloat16_identify_a_module():
+    class Pixels(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = torch.nn.Linear(3, 8, dtype=torch.bfloat16)
+            self.register_buffer("scale", torch.tensor(2.0))
+
+        def forward(self, images):
+            return self.layer(mean_colour(images).bfloat16()) * self.scale
+
+    module = Pixels()
+    encoder = make_encoder(module)
+    assert encoder.encode(photographs(2)).dtype == torch.float32
+    module.layer.bias.data += 1
+    assert make_encoder(module).weights != encoder.weights
+
+
+def test_methods_and_partial_functions_have_names_of_their_own():
+    class Model:
+        def colours(self, images, scale=1):
+            return mean_colour(images) * scale
+
+        def inverse(self, images):
+            return 300 - mean_colour(images)
+
+    encoder = make_encoder(Model().colours)
+    assert encoder.name.endswith("Model.colours")
+    assert make_encoder(partial(Model().colours, scale=2)).name == encoder.name
+    with pytest.raises(ValueError, match="Model.colours'.*here '.*Model.inverse'"):
+        make_encoder(Model().inverse).check(encoder.metadata, "moments")
+
+
 @pytest.mark.parametrize(
     ("function", "words"),
     [
@@ -378,6 +411,7 @@ def test_images_are_read_one_batch_ahead():
             r"must have 4 dimensions, got the shape \(8, 8, 3\)",
         ),
         (torch.zeros(3, 8, 8), 2, TypeError, "in one array must have 4 dimensions"),
+        (3, 2, TypeError, "images must be a list or another iterable of images, got int"),
         ([Image.new("RGB", (4, 4)), 7], 2, TypeError, r"images\[1\] must be a path, PIL image, .* got int"),
         ([Image.new("RGB", (4, 4))], 0, ValueError, "batch_size must be at least 1, got 0"),
     ],
@@ -399,6 +433,43 @@ def test_files_that_are_no_images_are_named(tmp_path):
         make_encoder(mean_colour).encode([{"bytes": b"no picture", "path": None}])
     with pytest.raises(ValueError, match=r"images\[0\] has neither bytes nor a path"):
         make_encoder(mean_colour).encode([{"img": 3}])
+
+
+def test_damage_of_any_kind_is_told_in_one_way(tmp_path):
+    image = photographs(1, square=16)[0]
+    dds, webp = io.BytesIO(), io.BytesIO()
+    image.save(dds, "DDS")
+    unknown = dds.getvalue()[:80] + bytes(4) + dds.getvalue()[84:]  # Pillow raises NotImplementedError
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    image.save(webp, "WEBP", exif=exif)
+    not_exif = webp.getvalue().replace(b"MM\0*", b"MM\0N")  # SyntaxError, as its orientation is read
+    assert not_exif != webp.getvalue()
+    for damaged in (unknown, not_exif):
+        with pytest.raises(ValueError, match=r"^image 5 cannot be read as an image: "):
+            to_rgb({"bytes": damaged, "path": None}, "image 5")
+
+
+def test_images_that_pillow_has_only_opened(tmp_path):
+    path = tmp_path / "photograph.png"
+    whole = Image.fromarray(np.random.default_rng(0).integers(0, 256, (400, 500, 3), dtype=np.uint8))
+    whole.save(path)
+    opened = Image.open(path)
+    vectors = make_encoder(mean_colour).encode([opened] * 8)  # by several threads
+    assert torch.allclose(vectors, make_encoder(mean_colour).encode([whole] * 8))
+    (tmp_path / "cut.png").write_bytes(path.read_bytes()[:9000])
+    with pytest.raises(ValueError, match=r"images\[1\] \(.*cut.png\) cannot be read as an image: .*truncated"):
+        make_encoder(mean_colour).encode([whole, Image.open(tmp_path / "cut.png")])
+
+
+def test_a_processor_that_keeps_sizes_is_refused(models, tmp_path):
+    model, _ = models[1]["resnet"]
+    model.save_pretrained(tmp_path)
+    ConvNextImageProcessorPil(do_resize=False).save_pretrained(tmp_path)
+    encoder = make_encoder(tmp_path, device="cpu")
+    assert encoder.encode(photographs(2, square=40)).shape == (2, 16)
+    with pytest.raises(ValueError, match=r"gives images of several sizes, \(30, 30\) and \(40, 40\); give a callable"):
+        encoder.encode([*photographs(1, square=40), *photographs(1, square=30)])
 
 
 def pixel(image):
@@ -429,6 +500,8 @@ def test_colour_modes_become_rgb(tmp_path):
     assert pixel(saved(palette, tmp_path, transparency=1)) == (255, 255, 255)
     assert pixel(saved(palette, tmp_path, "GIF")) == (200, 100, 50)
     assert pixel(saved(Image.new("RGB", size, (9, 8, 7)), tmp_path, transparency=(9, 8, 7))) == (255, 255, 255)
+    coloured = Image.new("RGBA", (8, 8), (10, 20, 30, 0)).quantize(4)
+    assert coloured.palette.mode == "RGBA" and pixel(coloured) == (255, 255, 255)
     for mode in ("F", "LAB"):
         with pytest.raises(ValueError, match=f"image has the mode '{mode}'; convert it to RGB"):
             to_rgb(Image.new(mode, size))

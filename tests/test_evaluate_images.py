@@ -19,7 +19,13 @@ from evaluate_metrics.cmmd.mmd import cmmd, permutation_test
 from evaluate_metrics.cmmd.moments import Moments
 from evaluate_metrics.embedding import Embedded, EmbeddingCache, embed
 from evaluate_metrics.evaluation import Evaluation, embed_sources, evaluate_sources, open_encoder, score_sources
-from evaluate_metrics.fid.frechet import frechet_distance, frechet_distance_at_infinity, frechet_limit, kernel_distance
+from evaluate_metrics.fid.frechet import (
+    cubic_mmd,
+    frechet_distance,
+    frechet_distance_at_infinity,
+    frechet_limit,
+    kernel_distance,
+)
 from evaluate_metrics.image_scores import plot_curves, score, score_curve, to_markdown
 from evaluate_metrics.image_sources import ImageSource, digest, open_source
 
@@ -266,6 +272,9 @@ def test_open_encoder(data, monkeypatch):
     assert not encoder.normalized and encoder.dim == DIM
     monkeypatch.syspath_prepend(Path(__file__).parent)
     assert open_encoder("test_evaluate_images:colours", Evaluation(), cpu).normalized
+    for spec, reason in (("no_module:colours", "named 'no_module'"), ("test_evaluate_images:no", "attribute 'no'")):
+        with pytest.raises(ValueError, match=f"encoder '{spec}' can't be imported: .*{reason}"):
+            open_encoder(spec, Evaluation(), cpu)
     with pytest.raises(ValueError, match="SHA-256 00"):
         weights = str(data / "clip" / "config.json")
         open_encoder("inception-clean", Evaluation(inception_weights=weights, inception_sha256="00"), cpu)
@@ -306,6 +315,8 @@ def test_one_image(data, tmp_path):
     opened = sources(data, save_pictures(tmp_path / "one", 1, 0))
     with pytest.raises(ValueError, match="fd needs 2 images or more in each set; the smaller one has 1"):
         evaluate_sources(*opened, ["no encoder is loaded"], Evaluation())
+    with pytest.raises(ValueError, match="fd_infinity needs 2 images or more in each set; the smaller one has 1"):
+        evaluate_sources(*opened[::-1], ["no encoder is loaded"], Evaluation(metrics=["fd_infinity"]))
     (row,) = evaluate_sources(*opened, [str(data / "clip")], Evaluation(metrics=["cmmd"]))
     assert row["cmmd"] > 0 and row["cmmd_unbiased"] is None and row["standard_error"] is None
     assert "| – |" in to_markdown([row])
@@ -363,14 +374,17 @@ def test_curve(data):
     whole = score(held(x), y, ["cmmd", "fd"])
     for key in ("cmmd", "cmmd_unbiased", "frechet_distance"):
         assert curve[key][0][0] == pytest.approx(whole[key], rel=1e-9)
+    chosen = torch.randperm(900, generator=torch.Generator().manual_seed(4))[:500]
+    assert curve["kid"][0][0] == pytest.approx(cubic_mmd(x, y.embeddings[chosen]), rel=1e-6)
     means = {key: [np.mean(values) for values in curve[key]] for key in curve if key not in ("counts", "fd_limit")}
     assert means["frechet_distance"] == sorted(means["frechet_distance"])  # few images: biased upwards
     assert means["cmmd"][-1] > 1.02 * means["cmmd"][0]
     spread = np.std(curve["cmmd_unbiased"][-1]) / 5**0.5
     assert abs(means["cmmd_unbiased"][-1] - means["cmmd_unbiased"][0]) < 4 * spread
     pairs = [(n, v) for n, values in zip([500, 250, 125, 62], curve["frechet_distance"], strict=False) for v in values]
-    assert curve["fd_limit"] == frechet_limit(*map(list, zip(*pairs, strict=True))).value
-    assert score_curve(x, y, ["fd"], repeats=5, seed=3)["frechet_distance"] == curve["frechet_distance"]
+    assert curve["fd_limit"] == pytest.approx(frechet_limit(*map(list, zip(*pairs, strict=True))).value, abs=1e-9)
+    alone = score_curve(x, y, ["fd"], repeats=5, seed=3)["frechet_distance"]  # of the same subsets
+    assert sum(alone, []) == pytest.approx(sum(curve["frechet_distance"], []), rel=1e-9)
     assert score_curve(gaussian(500, 200, 0), held(gaussian(9, 200, 1)), ["fd"])["fd_limit"] is None
     with pytest.raises(ValueError, match="60 predictions or more; got 59"):
         score_curve(x[:59], y, ["fd"])

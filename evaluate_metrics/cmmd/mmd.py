@@ -68,9 +68,10 @@ def cmmd(
             `biased / scale = e^-g (g |mx - my|^2 + g^2 / 2 |Sx - Sy|_F^2)` with m the mean of x and S the mean
             of x x^T. Time O(n d^2), memory O(d^2), no embedding is kept. Each term left out is itself a squared MMD,
             of the kernel (a.b)^p, times g^p / p!; as |a.b| <= 1, it is at most `|Sx + Sy|_F^2` (4 or less) times that,
-            which gives `error_bound`: 6.6e-4 or less at sigma 10 and scale 1000.
-            `"pairwise"`: every pair, exact to 1e-12 of the scale, on the device of x. Embeddings of any norm. Time
-            O((m + n)^2 d), memory O((m + n) d + block^2).
+            which gives `error_bound`: 6.6e-4 or less at sigma 10 and scale 1000. Norms that are 1 + e, not 1, change
+            the value by 2 g e of itself or less.
+            `"pairwise"`: every pair, on the device of x, embeddings of any norm; exact to 1e-12 of the scale for norms
+            up to 1000 sigma, and beyond to 1e-18 (norm / sigma)^2. Time O((m + n)^2 d), memory O((m + n) d + block^2).
         unbiased: which estimate is `value`. The paper's code gives the biased one.
         block: rows and columns of the kernel matrix that are held at a time.
         distributed: `pairwise` in every process of the default group of `torch.distributed`, each with all of x and y:

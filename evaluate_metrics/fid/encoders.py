@@ -5,8 +5,9 @@ import hashlib
 import os
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from itertools import islice
-from types import FunctionType
+from types import FunctionType, MethodType
 
 import numpy as np
 import torch
@@ -123,7 +124,12 @@ class Encoder:
             raise TypeError(f"{name} in one array must have 4 dimensions, got the shape {tuple(images.shape)}")
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
-        numbered = enumerate(images)
+        try:
+            numbered = enumerate(images)
+        except TypeError as error:
+            raise TypeError(
+                f"{name} must be a list or another iterable of images, got {type(images).__name__}"
+            ) from error
         first, running = 0, None
         with ThreadPoolExecutor(THREADS) as pool:
             while True:
@@ -190,7 +196,8 @@ def make_encoder(
     if callable(encoder):
         if device is not None or dtype is not None:
             raise ValueError("device and dtype are for models that are loaded here, a callable has its own")
-        named = encoder if isinstance(encoder, (FunctionType, type)) else type(encoder)
+        named = encoder.func if isinstance(encoder, partial) else encoder
+        named = named if isinstance(named, (FunctionType, MethodType, type)) else type(named)
         name = f"{named.__module__}.{named.__qualname__}"
         weights = _fingerprint(encoder) if isinstance(encoder, torch.nn.Module) else ""
         return Encoder(name, weights, "the callable's own, from RGB images", normalize, lambda image: image, encoder)
@@ -219,6 +226,12 @@ def make_encoder(
         return inputs["pixel_values"][0]
 
     def embed(pixels: list[torch.Tensor]) -> torch.Tensor:  # b of (3, H, W) -> (b, d)
+        sizes = sorted({tuple(image.shape[1:]) for image in pixels})
+        if len(sizes) > 1:
+            raise ValueError(
+                f"the processor of {source} gives images of several sizes, {sizes[0]} and {sizes[-1]}; give a "
+                "callable as encoder"
+            )
         precision = torch.get_float32_matmul_precision()
         torch.set_float32_matmul_precision("highest")
         try:
@@ -271,7 +284,7 @@ def _fingerprint(model: torch.nn.Module) -> str:
     digest = hashlib.sha256()
     for name, value in sorted(model.state_dict().items()):
         digest.update(name.encode())
-        digest.update(value.cpu().contiguous().numpy().data)
+        digest.update(value.cpu().contiguous().flatten().view(torch.uint8).numpy().data)  # NumPy has no bfloat16
     return digest.hexdigest()[:16]
 
 

@@ -3,10 +3,13 @@
 
 import io
 import os
+import threading
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image, ImageFile, ImageOps
+
+OPENED = threading.Lock()  # an image opened by Pillow may be in a list twice; two threads must not decode it at once
 
 
 def to_rgb(image, name: str = "image") -> Image.Image:
@@ -20,8 +23,9 @@ def to_rgb(image, name: str = "image") -> Image.Image:
             not decoded.
 
             An EXIF orientation is applied. Transparency is laid over white. Greyscale is repeated over the channels.
-            Of 16 bits the full range maps to 8 bits, rounded. CMYK and other colour spaces are converted by Pillow,
-            without colour profiles. Of an animation the first frame is taken.
+            Of 16 bits the full range maps to 8 bits, rounded; but of 16-bit colour files Pillow reads the upper 8.
+            CMYK and other colour spaces are converted by Pillow, without colour profiles. Of an animation the first
+            frame is taken.
         name (`str`): what errors call it; a path names itself.
 
     Raises:
@@ -30,7 +34,10 @@ def to_rgb(image, name: str = "image") -> Image.Image:
     """
     if isinstance(image, dict):
         if image.get("bytes") is None and image.get("path") is None:
-            raise ValueError(f"{name} has neither bytes nor a path")
+            raise ValueError(
+                f"{name} has neither bytes nor a path, but the keys {list(image)}; of a data set, give the column of "
+                "images"
+            )
         name = image.get("path") or name
         image = _read(io.BytesIO(image["bytes"]) if image.get("bytes") is not None else image["path"], name)
     elif isinstance(image, (str, os.PathLike)):
@@ -41,9 +48,12 @@ def to_rgb(image, name: str = "image") -> Image.Image:
         image = _from_array((array.permute(1, 2, 0) if array.ndim == 3 else array).numpy(), name, "(C, H, W)")
     elif isinstance(image, np.ndarray):
         image = _from_array(image, name, "(H, W, C)")
-    elif not isinstance(image, Image.Image):
+    elif isinstance(image, Image.Image):
+        file = image.filename if isinstance(image, ImageFile.ImageFile) else None
+        with OPENED:
+            image = _read(image, f"{name} ({os.fsdecode(file)})" if file else name)
+    else:
         raise TypeError(f"{name} must be a path, PIL image, array, tensor or dict, got {type(image).__name__}")
-    image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I"):  # I;16 and its byte orders; 16 bits within 32, by some formats
         values = np.asarray(image).astype(np.int64)
         if not 0 <= values.min() <= values.max() <= 65535:
@@ -51,20 +61,20 @@ def to_rgb(image, name: str = "image") -> Image.Image:
         return _from_array(values.astype(np.uint16), name, "(H, W, C)")
     if image.mode in ("F", "LAB"):
         raise ValueError(f"{name} has the mode {image.mode!r}; convert it to RGB")
-    if image.mode in ("RGBA", "RGBa", "LA", "La", "PA") or "transparency" in image.info:
+    if image.has_transparency_data:
         image = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
     return image.convert("RGB")
 
 
-def _read(file: str | os.PathLike | io.BytesIO, name: str) -> Image.Image:
-    """The image in a file, decoded; an error names it."""
+def _read(source: str | os.PathLike | io.BytesIO | Image.Image, name: str) -> Image.Image:
+    """The image of a file, or one that is open, decoded and upright; an error names it."""
     try:
-        image = Image.open(file)
+        image = source if isinstance(source, Image.Image) else Image.open(source)
         image.load()
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        return ImageOps.exif_transpose(image)
+    except Exception as error:  # of almost any kind: each format of Pillow has its own for damaged files
         raise ValueError(f"{name} cannot be read as an image: {error}") from error
-    return image
 
 
 def _from_array(array: np.ndarray, name: str, layout: str) -> Image.Image:  # (H, W) or (H, W, C) -> RGB

@@ -124,6 +124,8 @@ class Moments:
                 f"{path} must hold float64 tensors 'sum' (d,) and 'outer' (d, d), got {total.dtype} "
                 f"{tuple(total.shape)} and {outer.dtype} {tuple(outer.shape)}"
             )
+        if not metadata["images"].isdecimal() or not (total.isfinite().all() and outer.isfinite().all()):
+            raise ValueError(f"{path} must hold finite sums of a number of images, got {metadata['images']!r} images")
         return cls(int(metadata["images"]), total, outer), metadata
 
 
