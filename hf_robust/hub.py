@@ -1,5 +1,6 @@
 """One folder, one Hub repository, one commit: checked before anything is sent, whole or not at all."""
 
+import json
 import os
 import time
 from collections.abc import Callable, Collection, Iterable
@@ -132,24 +133,40 @@ def push_folder(
             f"making branch {revision!r} of {where}",
         )
 
+    requests = _pull_requests(api, repo_id, repo_type) if create_pr else set()
+
     def commit() -> CommitInfo:
         # Anew at each attempt: another commit, or our own whose answer was lost, may have come between.
-        head = api.repo_info(repo_id, repo_type=repo_type, revision=revision).sha
+        branch = revision
+        for request in _pull_requests(api, repo_id, repo_type) - requests if create_pr else ():
+            if api.list_repo_commits(repo_id, repo_type=repo_type, revision=request)[0].title == commit_message:
+                branch = request
+        head = api.repo_info(repo_id, repo_type=repo_type, revision=branch).sha
         there = _files(api, repo_id, repo_type, head)
         _refuse_foreign(repo_id, repo_type, there, names)
         stale = [path for path in there if path not in files and path not in HUB_FILES]
-        return api.create_commit(
-            repo_id,
-            [
-                *(CommitOperationAdd(path, str(file)) for path, file in files.items()),
-                *(CommitOperationDelete(path) for path in stale),
-            ],
-            commit_message=commit_message,
-            repo_type=repo_type,
-            revision=revision,
-            create_pr=create_pr,
-            parent_commit=head,
-        )
+        try:
+            info = api.create_commit(
+                repo_id,
+                [
+                    *(CommitOperationAdd(path, str(file)) for path, file in files.items()),
+                    *(CommitOperationDelete(path) for path in stale),
+                ],
+                commit_message=commit_message,
+                repo_type=repo_type,
+                revision=branch,
+                create_pr=create_pr and branch == revision,
+                parent_commit=head,
+            )
+        except RuntimeError as error:
+            # In this the client wraps whatever fails while it sends a large file.
+            if isinstance(error.__cause__, HTTPError):
+                raise error.__cause__ from None
+            raise
+        if branch == revision:
+            return info
+        pr_url = f"{info.repo_url}/discussions/{branch.removeprefix('refs/pr/')}"
+        return CommitInfo(info.commit_url, commit_message, "", info.oid, _endpoint=api.endpoint, pr_url=pr_url)
 
     return _retried(commit, f"the upload to {where}")
 
@@ -211,6 +228,14 @@ def _files(api: HfApi, repo_id: str, repo_type: str, revision: str | None) -> li
         return listed(None)  # a new branch starts with the files of the main one
 
 
+def _pull_requests(api: HfApi, repo_id: str, repo_type: str) -> set[str]:
+    refs = _retried(
+        lambda: api.list_repo_refs(repo_id, repo_type=repo_type, include_pull_requests=True),
+        f"listing the pull requests of {repo_id!r}",
+    )
+    return {request.ref for request in refs.pull_requests}
+
+
 def _refuse_foreign(repo_id: str, repo_type: str, files: list[str], names: Collection[str]) -> None:
     foreign = [path for path in files if path not in HUB_FILES and not _matches(path, names)]
     if foreign:
@@ -231,7 +256,7 @@ def _retried(call: Callable[[], Result], what: str) -> Result:
                 raise PermissionError(f"{what}: the Hub does not let this token do it: {error}") from error
             if error.response.status_code not in RETRIED_STATUS:
                 raise
-        except HTTPError as error:
+        except (HTTPError, json.JSONDecodeError) as error:  # a broken connection, a gateway's page in place of JSON
             failure, retry_after = error, ""
         if wait is not None:
             time.sleep(float(retry_after) if retry_after.isdigit() else wait)

@@ -1,0 +1,1 @@
+"""A Hub on the loopback interface, for tests with the real clients."""
