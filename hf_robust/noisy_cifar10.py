@@ -1,9 +1,10 @@
 """CIFAR-10 with noisy labels as one data set folder of many configs, readable by `load_dataset(folder, config)` alone.
 
 Layout: `<config>/train-00000-of-00001.parquet` for each config, one `test/test-00000-of-00001.parquet` for all of
-them, the card `README.md` that tells `datasets` which is which, and the manifest `noisy_cifar10.json` that tells a
-later build what is finished. The image bytes are those of the source. They come first in every file, in one row group
-cut into content-defined pages, so that storage that keeps equal chunks once holds the images once for all configs.
+them, the card `README.md` that tells `datasets` which is which, its pictures in `figures`, and the manifest
+`noisy_cifar10.json` that tells a later build what is finished. The image bytes are those of the source. They come
+first in every file, in one row group cut into content-defined pages, so that storage that keeps equal chunks once
+holds the images once for all configs.
 """
 
 import contextlib
@@ -11,8 +12,10 @@ import hashlib
 import io
 import json
 import os
+import platform
 import shutil
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from importlib.metadata import version
 from pathlib import Path
 
 import datasets
@@ -23,10 +26,12 @@ import pyarrow.compute as pc
 from datasets import ClassLabel, Dataset, Features, Image
 from tqdm.auto import tqdm
 
+from . import __version__
 from .cifar10n import HUMAN_CONFIGS, NUM_CLASSES, check_same_order, read_human_labels
 from .files import replace_text, write_json
 from .noise import CIFAR10_CLASSES, NoiseSpec, check_labels, make_noisy_labels, realised_matrix, realised_rate
 from .noisy_cifar10_card import dataset_card
+from .noisy_cifar10_figures import write_figures
 
 MANIFEST = "noisy_cifar10.json"
 IMAGE_SIZE = (32, 32)
@@ -40,6 +45,7 @@ CONFIGS = (
 )
 TRAIN_FILE = "train-00000-of-00001.parquet"
 TEST_FILE = "test-00000-of-00001.parquet"
+MANIFEST_KEYS = set("repo_id source source_fingerprint seed sampling class_names versions test configs".split())
 # Whatever is unfinished carries this prefix until one rename makes it part of the data set.
 UNFINISHED = ".building-"
 
@@ -52,6 +58,7 @@ def build_noisy_cifar10(
     seed: int = 0,
     sampling: str = "quota",
     human_labels: str | os.PathLike | None = None,
+    published: dict | None = None,
 ) -> dict:
     """Write the data set folder, or add to it the configs that it lacks.
 
@@ -67,15 +74,18 @@ def build_noisy_cifar10(
             `HUMAN_CONFIGS`. Defaults to all of `CONFIGS`, and of `HUMAN_CONFIGS` if `human_labels` is given.
         seed, sampling: as for `make_noisy_labels`.
         human_labels (`str` or `os.PathLike`, *optional*): CIFAR-10N's labels, see `read_human_labels`.
+        published (`dict`, *optional*): manifest of the data set that this one will replace on the Hub.
 
     Returns:
-        `dict`: the manifest: `source`, `source_fingerprint`, `seed`, `sampling`, `class_names`, `test` and `configs`,
-        the last with `num_examples`, `num_bytes` (Arrow), `file_bytes`, `rate` (share of wrong labels, in [0, 1]) and
-        `matrix` (10 x 10, rows are clean classes) for each config, in the order in which they were built.
+        `dict`: the manifest: `repo_id` (None until it is published), `source`, `source_fingerprint`, `seed`,
+        `sampling`, `class_names`, `versions` (when a config was last built), `test` and `configs`, the last with
+        `num_examples`, `num_bytes` (Arrow), `file_bytes`, `rate` (share of wrong labels, in [0, 1]) and `matrix`
+        (10 x 10, rows are clean classes) for each config, in the order in which they were built.
 
     Raises:
-        ValueError: bad name, seed, sampling, columns, labels, image size, human labels in another order, or an output
-            folder that holds something else. Nothing has been written then.
+        ValueError: bad name, seed, sampling, columns, labels, image size, human labels in another order, an output
+            folder that holds something else, or a `published` one that this one can't replace, see `check_replaces`.
+            Nothing has been written then.
         TypeError: an argument of the wrong type.
     """
     # Everything that can be said without the images is said first.
@@ -83,8 +93,11 @@ def build_noisy_cifar10(
     names = _resolve_configs(configs, human_labels is not None)
     output_dir = Path(output_dir)
     manifest = read_manifest(output_dir, must_exist=False)
+    settings = {"seed": seed, "sampling": sampling}
     if manifest:
-        _check_same(output_dir, manifest, {"seed": seed, "sampling": sampling})
+        _check_same(repr(str(output_dir)), manifest, settings, "output_dir")
+    if published:
+        check_replaces(published, settings, [*names, *(manifest["configs"] if manifest else ())])
     human = {} if human_labels is None else read_human_labels(human_labels)
 
     train, test = _load_source(source)
@@ -97,23 +110,24 @@ def build_noisy_cifar10(
             f"the source has {train['class_names']}"
         )
     fingerprint = _fingerprint(train, test)
-    if manifest:
-        _check_same(output_dir, manifest, {"source_fingerprint": fingerprint})
-        for name in set(human) & set(manifest["configs"]):
-            if manifest["configs"][name]["matrix"] != realised_matrix(clean, human[name], NUM_CLASSES).tolist():
-                raise ValueError(
-                    f"human_labels: {str(output_dir)!r} has {name} from other labels than those in "
-                    f"{str(human_labels)!r}; give the same file or name another output_dir"
-                )
-    else:
+    for where, other, built in (
+        (repr(str(output_dir)), "output_dir", manifest),
+        ("the published data set", "repository", published),
+    ):
+        if built:
+            _check_same(where, built, {"source_fingerprint": fingerprint}, other)
+            _check_same_labels(where, built, human, clean, human_labels, other)
+    if not manifest:
         # A folder's full path means nothing to those who read the published manifest.
         name = Path(source).resolve().name if os.path.isdir(source) else source
         manifest = {
+            "repo_id": None,
             "source": name,
             "source_fingerprint": fingerprint,
             "seed": int(seed),
             "sampling": sampling,
             "class_names": train["class_names"],
+            "versions": _versions(),
             "test": None,
             "configs": {},
         }
@@ -124,6 +138,8 @@ def build_noisy_cifar10(
 
     _remove_unfinished(output_dir, manifest)
     output_dir.mkdir(parents=True, exist_ok=True)
+    if todo:
+        manifest["versions"] = _versions()
     write_json(output_dir / MANIFEST, manifest)
     if manifest["configs"]:
         replace_text(output_dir / "README.md", dataset_card(manifest, TRAIN_FILE, TEST_FILE))
@@ -148,7 +164,25 @@ def build_noisy_cifar10(
         # that the card alone had would be taken for unfinished and removed.
         write_json(output_dir / MANIFEST, manifest)
         replace_text(output_dir / "README.md", dataset_card(manifest, TRAIN_FILE, TEST_FILE))
+    write_figures(output_dir, manifest)
     return manifest
+
+
+def check_replaces(published: dict, expected: dict, configs: Collection[str]) -> None:
+    """Raise a `ValueError` unless a data set may take the place of a published one.
+
+    Args:
+        published (`dict`): its manifest.
+        expected (`dict`): what of the other one's manifest must be equal: `seed`, `sampling`, `source_fingerprint`.
+        configs: of the other one; it must have all of the published ones, which would be deleted otherwise.
+    """
+    _check_same("the published data set", published, expected, "repository")
+    missing = [name for name in published["configs"] if name not in configs]
+    if missing:
+        raise ValueError(
+            f"configs: the published data set has {', '.join(missing)} too, which this one lacks and would delete; "
+            "build them as well or name another repository"
+        )
 
 
 # ------------------------------------------------------------------------------------------------------------ names
@@ -263,7 +297,7 @@ def read_manifest(output_dir: Path, must_exist: bool) -> dict | None:
             manifest = json.loads(path.read_text(encoding="utf-8"))
         except json.JSONDecodeError as error:
             raise ValueError(f"output_dir: {str(path)!r} is damaged ({error}); name another folder") from error
-        if not isinstance(manifest, dict) or "configs" not in manifest:
+        if not is_manifest(manifest):
             raise ValueError(
                 f"output_dir: {str(path)!r} is not a manifest of build_noisy_cifar10; name another folder"
             )
@@ -281,12 +315,26 @@ def read_manifest(output_dir: Path, must_exist: bool) -> dict | None:
     return None
 
 
-def _check_same(output_dir, manifest, expected):
+def is_manifest(content) -> bool:
+    """Whether parsed JSON is a manifest of `build_noisy_cifar10`."""
+    return isinstance(content, dict) and set(content) - {"building"} == MANIFEST_KEYS
+
+
+def _check_same(where, manifest, expected, other):
     for key, value in expected.items():
-        if manifest.get(key) != value:
+        if manifest[key] != value:
             raise ValueError(
-                f"{key}: {str(output_dir)!r} was built with {manifest.get(key)!r}, this call has {value!r}; "
-                "give the same or name another output_dir"
+                f"{key}: {where} was built with {manifest[key]!r}, this call has {value!r}; "
+                f"give the same or name another {other}"
+            )
+
+
+def _check_same_labels(where, manifest, human, clean, human_labels, other):
+    for name in set(human) & set(manifest["configs"]):
+        if manifest["configs"][name]["matrix"] != realised_matrix(clean, human[name], NUM_CLASSES).tolist():
+            raise ValueError(
+                f"human_labels: {where} has {name} from other labels than those in {str(human_labels)!r}; "
+                f"give the same file or name another {other}"
             )
 
 
@@ -312,6 +360,12 @@ def _remove_unfinished(output_dir, manifest):
     unrecorded = manifest.pop("building", None)
     if unrecorded is not None:
         shutil.rmtree(output_dir / unrecorded, ignore_errors=True)
+
+
+def _versions() -> dict[str, str]:
+    # Of what the labels and the files' bytes may depend on.
+    names = ("datasets", "numpy", "pillow", "pyarrow")
+    return {"hf_robust": __version__, "python": platform.python_version(), **{name: version(name) for name in names}}
 
 
 def _add_folder(output_dir, manifest, name, file_name, split, labels) -> dict:

@@ -12,10 +12,11 @@ Examples:
   Some configs, one of a rate that the table lacks; a second call adds what is missing:
     python scripts/make_noisy_cifar10.py --output_dir noisy-cifar10 --configs clean symmetric_40 symmetric_35
 
-  Publish it:
-    hf upload USER/noisy-cifar10 noisy-cifar10 . --repo-type dataset
+  Publish the folder, after building what it lacks:
+    python scripts/make_noisy_cifar10.py --output_dir noisy-cifar10 --push_to_hub USER/noisy-cifar10
 
-The folder is read with load_dataset("noisy-cifar10", "symmetric_40").
+The folder is read with load_dataset("noisy-cifar10", "symmetric_40"), the repository with
+load_dataset("USER/noisy-cifar10", "symmetric_40").
 """
 
 from argparse import RawDescriptionHelpFormatter
@@ -25,6 +26,7 @@ from transformers import HfArgumentParser
 
 from hf_robust.noise import SAMPLINGS
 from hf_robust.noisy_cifar10 import build_noisy_cifar10
+from hf_robust.noisy_cifar10_hub import check_publish, publish_noisy_cifar10
 
 
 @dataclass
@@ -53,11 +55,34 @@ class Arguments:
     human_labels: str | None = field(
         default=None, metadata={"help": "CIFAR-10N: CIFAR-10_human.pt, or the same labels as .parquet."}
     )
+    push_to_hub: str | None = field(
+        default=None,
+        metadata={
+            "help": "USER/NAME of a data set repository, made if need be: publish the folder there by one commit, "
+            "without the files that are there already. What would make it fail is told before anything is built."
+        },
+    )
+    private: bool = field(
+        default=False, metadata={"help": "Make the repository a private one (default: as its owner's settings say)."}
+    )
+    revision: str | None = field(
+        default=None, metadata={"help": "Branch of the repository, made if need be (default: main)."}
+    )
+    create_pr: bool = field(default=False, metadata={"help": "Open a pull request instead of committing."})
+    hub_token: str | None = field(
+        default=None, metadata={"help": "Token of the Hub (default: of hf auth login, or HF_TOKEN)."}
+    )
+
+    def __post_init__(self):
+        if self.push_to_hub is None and (self.private or self.revision or self.create_pr or self.hub_token):
+            raise ValueError("private, revision, create_pr and hub_token need push_to_hub")
 
 
 def main():
     parser = HfArgumentParser(Arguments, description=__doc__, formatter_class=RawDescriptionHelpFormatter)
     (args,) = parser.parse_args_into_dataclasses()
+    target = {"token": args.hub_token, "private": args.private or None, "revision": args.revision}
+    published = None if args.push_to_hub is None else check_publish(args.push_to_hub, **target)
     manifest = build_noisy_cifar10(
         args.source,
         args.output_dir,
@@ -65,11 +90,15 @@ def main():
         seed=args.seed,
         sampling=args.sampling,
         human_labels=args.human_labels,
+        published=published,
     )
     print(f"{'config':<18}{'images':>8}{'realised rate':>16}{'MB':>9}")
     for name, entry in manifest["configs"].items():
         print(f"{name:<18}{entry['num_examples']:>8}{entry['rate']:>16.3%}{entry['file_bytes'] / 1e6:>9.1f}")
     print(f"{len(manifest['configs'])} configs in {args.output_dir}")
+    if args.push_to_hub is not None:
+        commit = publish_noisy_cifar10(args.output_dir, args.push_to_hub, create_pr=args.create_pr, **target)
+        print(commit.pr_url or commit.commit_url)
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ import torch
 from datasets import ClassLabel, Dataset, Features, Image, Value, load_dataset, load_dataset_builder
 from huggingface_hub import DatasetCard
 
+from hf_robust import __version__
 from hf_robust.cifar10n import HUMAN_CONFIGS, read_human_labels
 from hf_robust.noise import CIFAR10_CLASSES, make_noisy_labels, realised_matrix
 from hf_robust.noisy_cifar10 import (
@@ -28,6 +29,7 @@ from hf_robust.noisy_cifar10 import (
     UNFINISHED,
     build_noisy_cifar10,
 )
+from hf_robust.noisy_cifar10_figures import MATRICES_FIGURE, RATES_FIGURE
 
 ROOT = Path(__file__).parents[1]
 CIFAR10_DIR, CIFAR10N_FILE = os.environ.get("CIFAR10_DIR"), os.environ.get("CIFAR10N_FILE")
@@ -169,6 +171,8 @@ def test_files_of_the_folder(built):
     assert set(tree(folder)) == {
         "README.md",
         MANIFEST,
+        RATES_FIGURE,
+        MATRICES_FIGURE,
         f"test/{TEST_FILE}",
         *(f"{name}/{TRAIN_FILE}" for name in names),
     }
@@ -210,10 +214,10 @@ def test_card_text(built, source):
     clean = source_labels(source)
     wrong = int((human_columns(source)["human_worst"] != clean).sum())
     assert f"| `human_worst` | {NUM_TRAIN} | {wrong} | {100 * wrong / NUM_TRAIN:.3f} |" in text
-    assert text.count("<details>") == len(CONFIGS) + len(HUMAN_CONFIGS)
+    assert text.count("| clean \\ noisy |") == len(CONFIGS) + len(HUMAN_CONFIGS)
     trucks = int((clean == 9).sum())
     stay = 100 - 100 * round(0.4 * trucks) / trucks
-    matrix = text.split("<code>semantic_40</code>")[1].split("</details>")[0]
+    matrix = text.split("\n`semantic_40`\n")[1].split("\n`")[0]
     assert f"| truck | 0.00 | {100 - stay:.2f} | {'0.00 | ' * 7}{stay:.2f} |" in matrix
     for word in ("seed 3", "`quota`", "CC BY-NC 4.0", "Krizhevsky", "ICML 2020", "NeurIPS 2020", "ICLR 2022"):
         assert word in text
@@ -294,9 +298,10 @@ def test_a_foreign_manifest_is_left_alone(source, tmp_path):
 KILLED_AT_EVERY_STEP = """
 import os, signal, sys, types
 
-root, source, folder, *configs = sys.argv[1:]
+root, version, source, folder, *configs = sys.argv[1:]
 sys.modules["hf_robust"] = types.ModuleType("hf_robust")
 sys.modules["hf_robust"].__path__ = [os.path.join(root, "hf_robust")]
+sys.modules["hf_robust"].__version__ = version
 from hf_robust import noisy_cifar10
 
 renames = {name: getattr(os, name) for name in ("rename", "replace")}
@@ -340,12 +345,13 @@ def check_valid(folder):
 
 def test_killed_at_every_step(source, tmp_path):
     folder = tmp_path / "killed"
-    command = [sys.executable, "-c", KILLED_AT_EVERY_STEP, str(ROOT), str(source), str(folder), *SMALL]
+    command = [sys.executable, "-c", KILLED_AT_EVERY_STEP, str(ROOT), __version__, str(source), str(folder)]
     environment = os.environ | {"HF_HOME": str(tmp_path / "hf")}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    done = subprocess.run([*command, *SMALL], env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     steps = int(done.stdout.split()[-1])
-    assert steps == 1 + 3 + 4 * len(SMALL)  # manifest; then test and configs: announce, rename, record, card
+    # Manifest; then test and configs: announce, rename, record, card; two pictures.
+    assert steps == 1 + 3 + 4 * len(SMALL) + 2
     complete = tree(folder / str(steps + 1))
 
     found = []
@@ -354,7 +360,7 @@ def test_killed_at_every_step(source, tmp_path):
         found.append(len(check_valid(killed)))
         build_noisy_cifar10(str(source), killed, configs=SMALL, seed=3)
         assert tree(killed) == complete
-    assert found == sorted(found) and found[0] == 0 and found[-1] == len(SMALL) - 1
+    assert found == sorted(found) and found[0] == 0 and found[-4:] == [len(SMALL) - 1] * 2 + [len(SMALL)] * 2
 
 
 def test_script(source, human_file, tmp_path, monkeypatch, capsys):

@@ -11,7 +11,7 @@ from datasets import ClassLabel, Dataset, Features, Image
 
 from hf_robust.chunk_reuse import chunk_reuse
 from hf_robust.noise import CIFAR10_CLASSES
-from hf_robust.noisy_cifar10 import MANIFEST, TRAIN_FILE, build_noisy_cifar10
+from hf_robust.noisy_cifar10 import MANIFEST, MANIFEST_KEYS, TRAIN_FILE, build_noisy_cifar10
 
 
 @pytest.fixture
@@ -31,7 +31,7 @@ def crafted(tmp_path):
     for name, data in files.items():
         (tmp_path / name).mkdir()
         (tmp_path / name / TRAIN_FILE).write_bytes(data)
-    (tmp_path / MANIFEST).write_text(json.dumps({"configs": dict.fromkeys(files)}))
+    (tmp_path / MANIFEST).write_text(json.dumps(dict.fromkeys(MANIFEST_KEYS) | {"configs": dict.fromkeys(files)}))
     return tmp_path, files
 
 
