@@ -1,15 +1,12 @@
 """One experiment from arguments to `results.json`: data, noise, model, training, what was learned and memorised."""
 
 import copy
-import hashlib
 import json
 import math
-import platform
 import re
 import time
 from collections.abc import Callable
-from dataclasses import MISSING, asdict, dataclass, field, fields, replace
-from importlib.metadata import version
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,187 +19,26 @@ from transformers import PreTrainedModel, TrainerState, set_seed
 # From its module: the top-level name is a stub in older versions where torchvision is missing.
 from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
+from .arguments import (
+    AUGMENTATIONS,
+    DataArguments,
+    ExperimentArguments,
+    ModelArguments,
+    is_file_name,
+    run_settings,
+)
 from .data import ImageSplits, add_noise, load_image_splits
 from .diagnostics import MemorisationCallback, ThroughputCallback, first_array
 from .estimate import estimate_noise_rate, estimate_transition_matrix
 from .files import write_json
-from .losses import RobustLoss, format_loss_spec, get_loss, loss_needs, parse_loss_spec
+from .losses import RobustLoss, get_loss, loss_needs
 from .models import MODELS, load_model, make_image_processor, saved_config
-from .noise import KINDS, SAMPLINGS, NoiseSpec, realised_matrix, realised_rate, transition_matrix
-from .plots import plot_curves, plot_loss_histograms, plot_transition_matrices, save_figure
-from .trainer import RobustTrainer, RobustTrainingArguments, complete_checkpoints, refuse_data_parallel
+from .noise import NoiseSpec, realised_matrix, realised_rate, transition_matrix
+from .plots import save_figure
+from .publish import FIGURES, draw_figures, push_run
+from .results import accuracy_summary, epoch_history, hardware, last_row, settings_difference, versions
+from .trainer import RobustTrainer, check_hub_repo, complete_checkpoints, refuse_data_parallel
 from .vision import ImageTensorDataset, ImageTransform
-
-AUGMENTATIONS = {
-    "none": {},
-    "crop": {"crop_padding": 4},
-    "crop_flip": {"crop_padding": 4, "horizontal_flip": True},
-}
-
-
-@dataclass
-class DataArguments:
-    """Which images, and which labels are made wrong."""
-
-    dataset: str = field(
-        default="digits",
-        metadata={"help": "Hub id, folder, or 'digits' (embedded, no download)."},
-    )
-    dataset_config: str | None = field(default=None, metadata={"help": "Config of the data set, e.g. symmetric_40."})
-    image_column_name: str | None = field(default=None, metadata={"help": "Default: the only image column."})
-    label_column_name: str = field(default="label", metadata={"help": "Column of the given labels."})
-    test_split_name: str = field(default="test", metadata={"help": "Split with clean labels to score on."})
-    noise: str | None = field(
-        default=None,
-        metadata={
-            "help": "Noise put on clean training labels: symmetric_40, asymmetric_30, semantic_40, instance_20."
-        },
-    )
-    noise_seed: int = field(default=0, metadata={"help": "Seed of the noise."})
-    noise_sampling: str = field(
-        default="quota", metadata={"help": "quota: the exact rate in each class; bernoulli: each image by itself."}
-    )
-    noise_contaminated: bool = field(
-        default=False,
-        metadata={
-            "help": "semantic noise as the code of several papers makes it: later classes flip earlier flips back."
-        },
-    )
-    max_train_samples: int | None = field(default=None, metadata={"help": "Keep the first so many training images."})
-    max_test_samples: int | None = field(default=None, metadata={"help": "Keep the first so many test images."})
-    augmentation: str | None = field(
-        default=None,
-        metadata={
-            "help": f"One of {', '.join(AUGMENTATIONS)}. Default: crop_flip, as in the papers on CIFAR; none for "
-            "digits, whose mirror images are no digits."
-        },
-    )
-
-    def __post_init__(self):
-        if self.noise is not None:
-            self.noise = str(NoiseSpec.parse(self.noise))
-        if self.noise_sampling not in SAMPLINGS:
-            raise ValueError(f"noise_sampling must be one of {list(SAMPLINGS)}; got {self.noise_sampling!r}")
-        if self.noise_contaminated and self.noise_sampling != "quota":
-            raise ValueError(
-                f"noise_contaminated=True is allowed with noise_sampling='quota' alone; got {self.noise_sampling!r}"
-            )
-        if self.noise_seed < 0:
-            raise ValueError(f"noise_seed must be 0 or more; got {self.noise_seed}")
-        if self.augmentation is None:
-            self.augmentation = "none" if self.dataset == "digits" else "crop_flip"
-        if self.augmentation not in AUGMENTATIONS:
-            raise ValueError(f"augmentation must be one of {list(AUGMENTATIONS)}; got {self.augmentation!r}")
-
-    @property
-    def noise_name(self) -> str:
-        """What the results call the noise: the one that was added, or else the one that the config is named after."""
-        config = self.dataset_config or "clean"
-        named_after_noise = config.partition("_")[0] in (*KINDS, "human")
-        contaminated = "contaminated_" if self.noise_contaminated else ""
-        return contaminated + self.noise if self.noise else (config if named_after_noise else "clean")
-
-
-@dataclass
-class ModelArguments:
-    """Which network."""
-
-    model: str = field(
-        default="cnn_small",
-        metadata={"help": f"One of {', '.join(MODELS)}, or a folder or Hub id of an image classifier."},
-    )
-    config_overrides: str | None = field(
-        default=None, metadata={"help": "Fields of the model config, e.g. batch_norm=false."}
-    )
-    trust_remote_code: bool = field(default=False, metadata={"help": "Run the code of a model from the Hub."})
-
-
-@dataclass
-class ExperimentArguments(RobustTrainingArguments):
-    """`RobustTrainingArguments` of a script: train, evaluate, log and save at every epoch."""
-
-    output_dir: str | None = field(default="runs/train_robust", metadata={"help": "Where everything is written."})
-    do_train: bool = field(default=True, metadata={"help": "Train."})
-    do_eval: bool = field(default=True, metadata={"help": "Score on the clean test split."})
-    eval_strategy: str = field(default="epoch", metadata={"help": "When to evaluate."})
-    logging_strategy: str = field(default="epoch", metadata={"help": "When to log."})
-    save_strategy: str = field(default="epoch", metadata={"help": "When to save a checkpoint."})
-    # Batches are small uint8 tensors: pinning costs more than it saves, and warns where there is no accelerator.
-    dataloader_pin_memory: bool = field(default=False, metadata={"help": "Pin memory in data loaders."})
-    save_total_limit: int | None = field(default=1, metadata={"help": "Checkpoints kept; one is enough to resume."})
-    transition_matrix: str | None = field(
-        default=None,
-        metadata={
-            "help": "For the losses forward and backward: a noise (symmetric_40), 'true' (from the clean labels), a "
-            ".npy or .json file, or the results.json of a run, whose estimate is taken."
-        },
-    )
-    resume_from_checkpoint: str | None = field(
-        default=None,
-        metadata={"help": "'last' for the newest complete checkpoint in output_dir, or a checkpoint folder in it."},
-    )
-
-    def __post_init__(self):
-        # What was asked for, before anything is filled in. (A second object with the defaults, to compare with later,
-        # is no way: making one resets the state of the processes.)
-        self.not_default = {
-            item.name: getattr(self, item.name)
-            for item in fields(self)
-            if getattr(self, item.name)
-            != (item.default if item.default_factory is MISSING else item.default_factory())
-        }
-        if self.load_best_model_at_end:
-            raise ValueError(
-                "load_best_model_at_end=True would choose the model by its score on the test split. Allowed: False."
-            )
-        if not self.do_eval:
-            self.eval_strategy = "no"
-        super().__post_init__()
-
-
-# Always part of a run's settings. Any other training argument is if it has not its default, but for those of NEUTRAL,
-# which change what is written, shown or fetched and not what is learned.
-RECIPE = (
-    "loss seed learning_rate weight_decay decay_bias_and_norm optim optim_args lr_scheduler_type max_grad_norm "
-    "num_train_epochs max_steps per_device_train_batch_size gradient_accumulation_steps do_train"
-).split()
-NEUTRAL = set(
-    "output_dir do_predict resume_from_checkpoint log_level log_level_replica log_on_each_node "
-    "logging_strategy logging_steps logging_first_step disable_tqdm report_to run_name project trackio_space_id "
-    "trackio_bucket_id trackio_static_space_id save_strategy save_steps save_total_limit save_on_each_node "
-    "save_only_model enable_jit_checkpoint push_to_hub hub_token hub_private_repo hub_model_id hub_strategy "
-    "hub_always_push hub_revision per_device_eval_batch_size eval_accumulation_steps dataloader_num_workers "
-    "dataloader_pin_memory dataloader_persistent_workers dataloader_prefetch_factor "
-    "dataloader_multiprocessing_context use_cpu local_rank ddp_backend ddp_timeout ddp_bucket_cap_mb "
-    "skip_memory_metrics debug include_num_input_tokens_seen".split()
-)
-
-
-def run_settings(data: DataArguments, model: ModelArguments, args: ExperimentArguments) -> dict:
-    """Everything that a result depends on, as JSON values. Two runs with equal settings are the same run."""
-    others = {name: value for name, value in args.not_default.items() if name not in NEUTRAL and name not in RECIPE}
-    if args.transition_matrix is not None and _is_file_name(args.transition_matrix):
-        digest = hashlib.sha256(Path(args.transition_matrix).read_bytes()).hexdigest()
-        others["transition_matrix"] = f"sha256:{digest}"  # the file may change, or be moved
-    settings = {
-        **asdict(data),
-        "noise": data.noise_name,
-        **asdict(model),
-        **{name: getattr(args, name) for name in RECIPE},
-        "loss": format_loss_spec(parse_loss_spec(args.loss)),
-        "processes": args.world_size,
-        "other_arguments": others,
-    }
-    return json.loads(json.dumps(settings, default=str))
-
-
-def settings_difference(wanted: dict, found: dict) -> str:
-    """`"loss='ce' (it has 'nce')"` and so on for every setting in which two runs differ; empty if they are one."""
-    return ", ".join(
-        f"{key}={wanted.get(key)!r} (it has {found.get(key)!r})"
-        for key in sorted(wanted | found)
-        if wanted.get(key) != found.get(key)
-    )
 
 
 def load_splits(data: DataArguments, train: bool = True) -> ImageSplits:
@@ -242,6 +78,8 @@ def check_arguments(data: DataArguments, model: ModelArguments, args: Experiment
             "do_train=False scores a trained model on clean labels; "
             f"got model={model.model!r} and noise={data.noise!r}"
         )
+    if args.push_to_hub and not args.do_train:
+        raise ValueError("push_to_hub=True uploads what was trained; got do_train=False")
     needs, matrix = loss_needs(args.loss), args.transition_matrix
     if args.do_train and (matrix is None) == ("transition_matrix" in needs):
         raise ValueError(
@@ -249,7 +87,7 @@ def check_arguments(data: DataArguments, model: ModelArguments, args: Experiment
             "take none"
         )
     if matrix is not None and matrix != "true":
-        if not _is_file_name(matrix):
+        if not is_file_name(matrix):
             NoiseSpec.parse(matrix)
         elif not Path(matrix).is_file():
             raise ValueError(f"transition_matrix: there is no file {matrix!r}")
@@ -275,10 +113,6 @@ def with_trained_loss(model: ModelArguments, args: ExperimentArguments) -> Exper
     return args
 
 
-def _is_file_name(matrix: str) -> bool:
-    return Path(matrix).suffix in (".json", ".npy")
-
-
 def run_experiment(
     data: DataArguments, model: ModelArguments, args: ExperimentArguments, splits: ImageSplits | None = None
 ) -> dict:
@@ -288,17 +122,29 @@ def run_experiment(
     checkpoints, and if it evaluates the figures `curves.png`, `noise.png` and, where wrong labels are known,
     `loss_histograms.png`. Where several processes run, each calls this; the first one decides and writes.
 
+    With `args.push_to_hub` the run is uploaded at the end, see [`push_run`]; what would make that fail is said before
+    anything else. A run that is finished already is then uploaded as it is, so that a failed upload is made good by
+    the same call.
+
     Args:
         splits (`ImageSplits`, *optional*): what `load_splits(data)` gives, for callers that run several experiments.
 
     Raises:
         ValueError: bad arguments, or an output folder that holds another run, a finished one, or other files; nothing
             is overwritten.
+        PermissionError, ConnectionError: `args.push_to_hub`, and the token may not, or the Hub can't be reached.
     """
     args = with_trained_loss(model, args)
     check_arguments(data, model, args)
     output_dir = Path(args.output_dir)
     settings = run_settings(data, model, args)
+    if args.push_to_hub:
+        from_first_process(args, lambda: check_hub_repo(args))
+        results = from_first_process(args, lambda: finished_results(output_dir, settings))
+        if results is not None:
+            if args.process_index == 0:
+                push_run(args)
+            return results
     checkpoint = from_first_process(args, lambda: claim_output_dir(output_dir, settings, args.resume_from_checkpoint))
 
     splits = load_splits(data, train=args.do_train) if splits is None else splits
@@ -335,7 +181,7 @@ def run_experiment(
             trainer.load_loss_state(checkpoint)
         else:
             trainer.train(resume_from_checkpoint=checkpoint)
-        trainer.save_model()
+        trainer.save_model(_internal_call=True)  # else it is pushed, without its results
     evaluated = {entry["step"] for entry in trainer.state.log_history if "eval_accuracy" in entry}
     if args.do_eval and trainer.state.global_step not in evaluated:
         trainer.evaluate()
@@ -352,30 +198,41 @@ def run_experiment(
         "settings": settings,
         "accuracy": accuracy_summary(history),
         "noise": noise,
-        "memorisation": {key: value for row in history[-1:] for key, value in row.items() if key.startswith("train_")},
+        "memorisation": {key: value for key, value in last_row(history).items() if key.startswith("train_")},
         "history": history,
         "images_per_second": throughput.images_per_second,  # of this call; None if it trained nothing
         "train_images": len(train) if args.do_train else 0,
         "test_images": len(splits.test),
         "label_names": splits.label_names,
         "parameters": sum(p.numel() for p in network.parameters()),
+        "remote_code": network.is_remote_code(),
         "hardware": hardware(args.device),
         "versions": versions(),
         "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }
     if args.process_index == 0:
-        if args.do_train and history:
-            save_figure(plot_curves(results), output_dir / "curves.png")
-            save_figure(plot_transition_matrices(results), output_dir / "noise.png")
-            if any("loss_histogram" in row for row in history):
-                save_figure(plot_loss_histograms(results), output_dir / "loss_histograms.png")
+        for name, figure in draw_figures([results]).items():
+            save_figure(figure, output_dir / FIGURES[name])
         write_json(output_dir / "results.json", results)  # last: its presence says that the run is finished
     trainer.accelerator.wait_for_everyone()
+    if args.push_to_hub and args.process_index == 0:
+        push_run(args)
+    return results
+
+
+def finished_results(output_dir: Path, settings: dict) -> dict | None:
+    """What the `results.json` of this very run holds; None if it is not finished. A `ValueError` for another run."""
+    path = output_dir / "results.json"
+    if not path.exists() or not (output_dir / "settings.json").exists():
+        return None
+    results = json.loads(path.read_text())
+    if difference := settings_difference(settings, results["settings"]):
+        raise ValueError(f"output_dir {str(output_dir)!r} holds another run: {difference}; choose another")
     return results
 
 
 def from_first_process(args: ExperimentArguments, decide: Callable[[], Any]) -> Any:
-    """What `decide()` gives on the first process, on all; a `ValueError` there is raised on all.
+    """What `decide()` gives on the first process, on all; a `ValueError` or `OSError` there is raised on all.
 
     Files are looked at once, so that no process can see another state of them than the others do.
     """
@@ -383,7 +240,7 @@ def from_first_process(args: ExperimentArguments, decide: Callable[[], Any]) -> 
     if args.process_index == 0:
         try:
             answer[0] = decide()
-        except ValueError as error:
+        except (ValueError, OSError) as error:
             answer[1] = error
     if args.world_size > 1:
         broadcast_object_list(answer)
@@ -413,7 +270,10 @@ def claim_output_dir(output_dir: Path, settings: dict, resume: str | None = None
         if difference:
             raise ValueError(f"output_dir {name} holds another run: {difference}; choose another")
         if (output_dir / "results.json").exists():
-            raise ValueError(f"output_dir {name} holds this very run, finished; read results.json or choose another")
+            raise ValueError(
+                f"output_dir {name} holds this very run, finished; read results.json, choose another, or "
+                "upload it with --push_to_hub"
+            )
         if checkpoints and resume is None:
             raise ValueError(f"output_dir {name} holds this run, begun; go on with --resume_from_checkpoint last")
     if resume is None:
@@ -545,7 +405,7 @@ def resolve_transition_matrix(name: str, train: ImageTensorDataset, num_classes:
             )
         return realised_matrix(train.clean_labels.numpy(), train.labels.numpy(), num_classes)
     path = Path(name)
-    if not _is_file_name(name):
+    if not is_file_name(name):
         return transition_matrix(name, num_classes)
     if path.suffix == ".npy":
         return np.load(path, allow_pickle=False)
@@ -559,39 +419,6 @@ def resolve_transition_matrix(name: str, train: ImageTensorDataset, num_classes:
         raise ValueError(
             f"transition_matrix: {name!r} holds neither a matrix of {num_classes} classes nor a run's results with one"
         ) from None
-
-
-def epoch_history(log_history: list[dict]) -> list[dict]:
-    """`Trainer`'s log, one entry an evaluation: its epoch, loss, learning rate, test scores and training fits.
-
-    After a resume in mid-epoch, that epoch's `train_loss` is the mean over the steps since the resume.
-    """
-    names = {
-        "loss": "train_loss",
-        "learning_rate": "learning_rate",
-        "eval_loss": "test_loss",
-        "eval_accuracy": "test_accuracy",
-        "eval_cross_entropy": "test_cross_entropy",
-        "train_clean_accuracy": "train_clean_accuracy",
-        "train_given_accuracy": "train_given_accuracy",
-        "train_memorised": "train_memorised",
-        "train_recovered": "train_recovered",
-        "train_separation_auc": "train_separation_auc",
-        "loss_histogram": "loss_histogram",
-    }
-    by_step: dict[int, dict] = {}
-    for entry in log_history:
-        row = {names[key]: value for key, value in entry.items() if key in names}
-        by_step.setdefault(entry.get("step", 0), {"epoch": entry.get("epoch", 0.0)}).update(row)
-    return [row for _, row in sorted(by_step.items()) if "test_accuracy" in row]
-
-
-def accuracy_summary(history: list[dict]) -> dict:
-    """Test accuracy of the last epoch, and the best with its epoch (the earliest of equals)."""
-    if not history:
-        return {}
-    best = max(history, key=lambda row: row["test_accuracy"])
-    return {"last": history[-1]["test_accuracy"], "best": best["test_accuracy"], "best_epoch": best["epoch"]}
 
 
 def noise_summary(train: ImageTensorDataset, probabilities: np.ndarray) -> dict:
@@ -613,16 +440,3 @@ def noise_summary(train: ImageTensorDataset, probabilities: np.ndarray) -> dict:
         summary["rate"] = realised_rate(clean, given)
         summary["matrix"] = realised_matrix(clean, given, num_classes).tolist()
     return summary
-
-
-def hardware(device: torch.device) -> str:
-    """The device in words: the accelerator's name, or processor and threads."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return f"{device.type} ({platform.machine()}, {torch.get_num_threads()} threads)"
-
-
-def versions() -> dict[str, str]:
-    """Versions of Python and of the libraries that a result may depend on."""
-    names = ("torch", "transformers", "datasets", "accelerate", "numpy")
-    return {"python": platform.python_version(), **{name: version(name) for name in names}}

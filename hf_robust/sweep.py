@@ -64,6 +64,10 @@ def run_sweep(
         ValueError: a list is empty, names something twice or something unknown, or a folder holds another run; all of
             this before the first run.
     """
+    if args.push_to_hub:
+        raise ValueError(
+            "push_to_hub=True: a sweep makes many models; push one by train_robust.py with its output_dir"
+        )
     losses = [format_loss_spec(parse_loss_spec(loss)) for loss in losses]
     noises = [noise if noise == GIVEN else str(NoiseSpec.parse(noise)) for noise in noises]
     if data.noise_contaminated and not any(noise.startswith("semantic") for noise in noises):

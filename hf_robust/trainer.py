@@ -1,12 +1,15 @@
 """`RobustTrainer`: the `transformers` Trainer with a robust loss, exact over the accumulation window and processes."""
 
 import math
+import shutil
+import tempfile
 from collections.abc import Callable, Mapping, Sized
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import datasets
 import torch
+from huggingface_hub import CommitInfo
 from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import (
@@ -20,9 +23,23 @@ from transformers import (
     TrainerState,
     TrainingArguments,
 )
+from transformers.trainer_utils import HubStrategy
 
 from .diagnostics import classification_metrics, first_array
+from .files import replace_text
+from .hub import check_push, push_folder
 from .losses import RobustLoss, get_loss, loss_needs, parse_loss_spec
+from .model_card import MODEL_FILES, python_arguments, render_card
+from .results import (
+    NEUTRAL,
+    accuracy_summary,
+    changed_arguments,
+    epoch_history,
+    hardware,
+    last_row,
+    training_settings,
+    versions,
+)
 from .vision import EpochShuffleSampler, ImageTensorDataset, ImageTransform, collate_batch
 
 LOSS_STATE = "loss.safetensors"
@@ -31,6 +48,11 @@ LOSS_STATE = "loss.safetensors"
 def default_weight_decay(loss: str) -> float:
     """The weight decay that was published with a loss: 1e-4, or 0 where the loss has an L1 norm of its own."""
     return 0.0 if "parameters" in loss_needs(loss) else 1e-4
+
+
+def default_optim_args(optim: str) -> str | None:
+    """The published momentum of 0.9 for SGD; other optimizers have their own defaults."""
+    return "momentum=0.9" if optim == "sgd" else None
 
 
 @dataclass
@@ -51,6 +73,9 @@ class RobustTrainingArguments(TrainingArguments):
         optim_args (`str`, *optional*): by default `"momentum=0.9"` if the optimizer is SGD, nothing otherwise.
         decay_bias_and_norm (`bool`, defaults to `True`): decay biases and normalisation weights too, as the papers'
             code does; `False` is the usual rule of `Trainer`.
+        hub_model_id (`str`, *optional*): `user/name`; needed to push.
+        hub_strategy (`str`, defaults to `"end"`): no other is taken, nor `hub_always_push`: nothing is pushed before
+            `push_to_hub()` or `save_model()`. What is pushed is one commit of a whole model, and never a checkpoint.
     """
 
     loss: str | None = field(
@@ -72,8 +97,12 @@ class RobustTrainingArguments(TrainingArguments):
     per_device_train_batch_size: int = field(default=128, metadata={"help": "Training batch size per device."})
     # The parent's 8 would make evaluation slow; the result does not depend on it.
     per_device_eval_batch_size: int = field(default=512, metadata={"help": "Evaluation batch size per device."})
+    hub_strategy: HubStrategy | str = field(
+        default="end", metadata={"help": "When to push to the Hub. Allowed: end; a checkpoint is never pushed."}
+    )
 
     def __post_init__(self):
+        self.not_default = changed_arguments(self)  # what was asked for, before anything is filled in
         self.loss = "nce+rce" if self.loss is None else self.loss
         parse_loss_spec(self.loss)
         if self.weight_decay is None:
@@ -92,11 +121,12 @@ class RobustTrainingArguments(TrainingArguments):
             )
         if self.batch_eval_metrics:
             raise ValueError("batch_eval_metrics=True is not supported: metrics are those of all images. Use False.")
-        if self.optim == "sgd" and self.optim_args is None:
-            self.optim_args = "momentum=0.9"
+        if self.optim_args is None:
+            self.optim_args = default_optim_args(self.optim)
         if self.label_names is None:
             # The loss needs the labels even where the model's forward has no such argument, which is Trainer's guide.
             self.label_names = ["labels"]
+        refuse_pushed_checkpoints(self)
         super().__post_init__()
 
 
@@ -338,6 +368,132 @@ class RobustTrainer(Trainer):
             return [name for name, _ in model.named_parameters()]
         return super().get_decay_parameter_names(model)
 
+    def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
+        """On the first process, raise what would make a push fail. The repository itself is made by the push."""
+        if self.is_world_process_zero():
+            check_hub_repo(self.args, token=token, private=private)
+            self.hub_model_id = self.args.hub_model_id
+
+    def push_to_hub(
+        self,
+        commit_message: str | None = "End of training",
+        blocking: bool = True,
+        token: str | None = None,
+        revision: str | None = None,
+        private: bool | None = None,
+        **card,
+    ) -> CommitInfo | None:
+        """Upload weights, config, code, processor and card to `args.hub_model_id`, as one commit.
+
+        They are saved anew: nothing else of `output_dir` is sent, no checkpoint and nothing pickled. Every process
+        has to call this, the first one pushes.
+
+        Args:
+            token, revision, private: by default `args.hub_token`, `args.hub_revision`, `args.hub_private_repo`.
+            card: arguments of [`~RobustTrainer.create_model_card`].
+
+        Returns:
+            `CommitInfo`, on the first process.
+
+        Raises:
+            ValueError: `blocking` is False, or what [`check_push`] refuses.
+            PermissionError, ConnectionError: as for [`push_folder`].
+        """
+        if not blocking:
+            raise ValueError(
+                "blocking=False is not supported: a push that fails later would fail unseen. Allowed: True"
+            )
+        if self.hub_model_id is None:
+            self.init_hf_repo(token=token, private=private)
+        self.callback_handler.on_push_begin(self.args, self.state, self.control)
+        with tempfile.TemporaryDirectory() as folder:
+            self.save_model(folder, _internal_call=True)
+            if not self.is_world_process_zero():
+                return None
+            self.create_model_card(**card)
+            shutil.copyfile(Path(self.args.output_dir) / "README.md", Path(folder) / "README.md")
+            return push_folder(
+                folder,
+                self.args.hub_model_id,
+                names=MODEL_FILES,
+                token=self.args.hub_token if token is None else token,
+                private=self.args.hub_private_repo if private is None else private,
+                revision=self.args.hub_revision if revision is None else revision,
+                commit_message=commit_message,
+            )
+
+    def create_model_card(
+        self,
+        language: str | None = None,
+        license: str | None = None,
+        tags: str | list[str] | None = None,
+        model_name: str | None = None,
+        finetuned_from: str | None = None,
+        tasks: str | list[str] | None = None,
+        dataset_tags: str | list[str] | None = None,
+        dataset: str | list[str] | None = None,
+        dataset_args: str | list[str] | None = None,
+    ) -> None:
+        """Write `README.md` to `output_dir`: what the trainer knows, from its arguments, loss and log history.
+
+        Args:
+            language, license: of the card's metadata.
+            tags: beside those that the card has anyway.
+            model_name: the title. By default the last part of `hub_model_id`.
+            finetuned_from: Hub id. By default the one that the model was loaded from.
+            tasks: by default `image-classification` with an image processor, `text-classification` with a tokenizer.
+            dataset_tags: Hub ids of the training data.
+            dataset: their names.
+            dataset_args: their configs, such as `symmetric_40`.
+        """
+        if not self.is_world_process_zero():
+            return
+        config = self.model.config if isinstance(self.model, PreTrainedModel) else None
+        loaded_from = config.name_or_path if config is not None else ""
+        if finetuned_from is None and loaded_from and not Path(loaded_from).exists():
+            finetuned_from = loaded_from
+        if tasks is None and isinstance(self.processing_class, BaseImageProcessor):
+            tasks = "image-classification"
+        elif tasks is None and isinstance(self.processing_class, PreTrainedTokenizerBase):
+            tasks = "text-classification"
+        name = model_name or (self.args.hub_model_id or Path(self.args.output_dir).resolve().name).split("/")[-1]
+        arguments = {key: value for key, value in self.args.not_default.items() if key not in NEUTRAL}
+        card = render_card(
+            [self._results(finetuned_from, _first(dataset_tags) or _first(dataset), _first(dataset_args))],
+            repo_id=self.args.hub_model_id or name,
+            name=name,
+            task=_first(tasks),
+            reproduce=python_arguments({"loss": self.loss.spec} | arguments),
+            metadata={"language": language, "license": license, "datasets": dataset_tags},
+            tags=[tags] if isinstance(tags, str) else tags or [],
+        )
+        replace_text(Path(self.args.output_dir) / "README.md", card)
+
+    def _results(self, base_model: str | None, dataset: str | None, noise: str | None) -> dict:
+        """What is known of this training, as `results.json` of an experiment has it."""
+        history = epoch_history(self.state.log_history)
+        config = self.model.config.to_dict() if isinstance(self.model, PreTrainedModel) else {}
+        settings = training_settings(self.args) | {"loss": self.loss.spec, "dataset": dataset, "noise": noise}
+        return {
+            "settings": settings | {"model": base_model or type(self.model).__name__},
+            "accuracy": accuracy_summary(history),
+            "noise": {"rate": None},
+            "memorisation": {key: value for key, value in last_row(history).items() if key.startswith("train_")},
+            "history": history,
+            "images_per_second": None,
+            "train_images": len(self.train_dataset) if isinstance(self.train_dataset, Sized) else None,
+            "test_images": len(self.eval_dataset) if isinstance(self.eval_dataset, Sized) else None,
+            "label_names": list(config.get("id2label", {}).values()),
+            "parameters": sum(parameter.numel() for parameter in self.model.parameters()),
+            "remote_code": isinstance(self.model, PreTrainedModel) and self.model.is_remote_code(),
+            "hardware": hardware(self.args.device),
+            "versions": versions(),
+        }
+
+
+def _first(names: str | list[str] | None) -> str | None:
+    return names[0] if isinstance(names, list) and names else names or None
+
 
 class _LossStepCallback(TrainerCallback):
     def __init__(self, trainer: RobustTrainer):
@@ -375,6 +531,33 @@ def refuse_data_parallel(args: TrainingArguments) -> None:
             f"one process sees {args.n_gpu} GPUs, which would make Trainer use DataParallel, where the loss is not "
             "exact. Start one process a GPU with `accelerate launch`, or set CUDA_VISIBLE_DEVICES to one GPU."
         )
+
+
+def refuse_pushed_checkpoints(args: TrainingArguments) -> None:
+    """Raise a `ValueError` for values of the Hub's flags that ask for more than whole models."""
+    strategy = HubStrategy(args.hub_strategy)
+    if strategy is not HubStrategy.END:
+        raise ValueError(
+            f"hub_strategy={strategy.value!r} would push checkpoints, which are partly pickled. Allowed: 'end'."
+        )
+    if args.hub_always_push:
+        raise ValueError(
+            "hub_always_push=True is about pushes of checkpoints, of which there are none. Allowed: False."
+        )
+
+
+def check_hub_repo(args: TrainingArguments, *, token: str | None = None, private: bool | None = None) -> None:
+    """Raise now what would make a push of the model fail later: see [`check_push`]."""
+    refuse_pushed_checkpoints(args)  # again: `args.set_push_to_hub` changes them late
+    if args.hub_model_id is None:
+        raise ValueError("hub_model_id must be of the form user/name to push to the Hub; got None")
+    check_push(
+        args.hub_model_id,
+        names=MODEL_FILES,
+        token=args.hub_token if token is None else token,
+        private=args.hub_private_repo if private is None else private,
+        revision=args.hub_revision,
+    )
 
 
 def _beside_built_in(compute_metrics: Callable | None) -> Callable:

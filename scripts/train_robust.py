@@ -9,8 +9,12 @@
         --output_dir runs/cifar10-human
     accelerate launch scripts/train_robust.py --model runs/cifar10-sym40 --dataset uoft-cs/cifar10 --do_train false \\
         --output_dir runs/cifar10-sym40-score
+    accelerate launch scripts/train_robust.py --noise symmetric_40 --loss nce+rce --output_dir runs/digits-sym40 \\
+        --push_to_hub --hub_model_id USER/digits-sym40
 
 Writes the model, results.json and curves.png to --output_dir. Every flag of TrainingArguments is taken too.
+--push_to_hub uploads what was written, with a model card: one commit, no checkpoints. If the upload fails, the same
+command makes good for it without training again.
 --recipe sets data set, network, training arguments and the loss's hyper-parameters as published; flags that are given
 win.
 """
@@ -34,6 +38,8 @@ def main() -> None:
     if args.process_index == 0:
         print(results_table([results]))
         print(f"everything else: {Path(args.output_dir).resolve()}")
+        if args.push_to_hub:
+            print(f"on the Hub: {args.hub_model_id}")
 
 
 if __name__ == "__main__":

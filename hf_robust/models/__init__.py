@@ -39,6 +39,9 @@ for _config, _model in (
 ):
     AutoConfig.register(_config.model_type, _config, exist_ok=True)
     AutoModelForImageClassification.register(_config, _model, exist_ok=True)
+    # A saved model has its code beside it, for `trust_remote_code=True` where this package is not installed.
+    _config.register_for_auto_class()
+    _model.register_for_auto_class("AutoModelForImageClassification")
 
 # name -> callable that makes a config; keyword arguments are the fields of that config
 MODELS = {

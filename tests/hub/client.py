@@ -115,6 +115,8 @@ def _repoint(moved: dict[str, str], switches: dict[str, bool]) -> None:
                     if str(value) == old or str(value).startswith((old + "/", old + "{")):
                         values[key] = type(value)(new + str(value)[len(old) :])
     huggingface_hub.hf_api.api.endpoint = huggingface_hub.constants.ENDPOINT
+    if "transformers.utils.hub" in sys.modules:  # it keeps the client that it made first
+        sys.modules["transformers.utils.hub"]._hf_api = None
     huggingface_hub.HfFileSystem.clear_instance_cache()
     huggingface_hub.close_session()
     for name in [name for name in sys.modules if name.split(".")[0] in CODE_PACKAGES]:
