@@ -42,10 +42,19 @@ def export_pipeline(pipeline: DiffusionPipeline, folder: str | os.PathLike) -> N
     pipeline.save_pretrained(folder)
     replace_text(folder / "transformer" / f"{MODEL_FILE}.py", bundle(MODEL_MODULE))
     replace_text(folder / f"{PIPELINE_FILE}.py", bundle(PIPELINE_MODULE))
-    index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
+    for path in folder.glob("*/config.json"):
+        config = json.loads(path.read_text(encoding="utf-8"))
+        write_json(path, _without_local_path(config))
+    index = _without_local_path(json.loads((folder / "model_index.json").read_text(encoding="utf-8")))
     index["_class_name"] = [PIPELINE_FILE, PIPELINE_CLASS]
     index["transformer"] = [MODEL_FILE, MODEL_CLASS]
     write_json(folder / "model_index.json", index)
+
+
+def _without_local_path(config: dict) -> dict:
+    """A config without the folder of this machine that it was loaded from; a Hub id stays."""
+    local = os.path.exists(config.get("_name_or_path", ""))
+    return {name: value for name, value in config.items() if not (local and name == "_name_or_path")}
 
 
 def bundle(module: str) -> str:

@@ -78,8 +78,8 @@ def claim_output_dir(output_dir: Path, settings: dict, max_train_steps: int, res
         done = finished_steps(output_dir)
         if done is not None and done >= max_train_steps:
             raise ValueError(
-                f"output_dir {name} holds this run, finished after {done} steps; read {RESULTS}, ask for more steps, "
-                "or choose another"
+                f"output_dir {name} holds this run, finished after {done} steps; read {RESULTS}, publish it with "
+                "--push_to_hub, ask for more steps, or choose another"
             )
         if found and resume is None:
             raise ValueError(f"output_dir {name} holds this run, begun; go on with --resume_from_checkpoint latest")
@@ -97,6 +97,16 @@ def claim_output_dir(output_dir: Path, settings: dict, max_train_steps: int, res
     if chosen is not None and checkpoint_step(chosen) > max_train_steps:
         raise ValueError(f"checkpoint {str(chosen)!r} is beyond max_train_steps={max_train_steps}")
     return chosen
+
+
+def finished_results(output_dir: Path, settings: dict, max_train_steps: int) -> dict | None:
+    """The results of the run in the folder, if it is one of these very settings, finished after so many steps."""
+    if finished_steps(output_dir) != max_train_steps:
+        return None
+    there = json.loads((output_dir / SETTINGS).read_text(encoding="utf-8"))
+    if settings_difference(settings, there):
+        return None
+    return json.loads((output_dir / RESULTS).read_text(encoding="utf-8"))
 
 
 def finished_steps(output_dir: Path) -> int | None:

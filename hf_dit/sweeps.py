@@ -3,7 +3,7 @@
     study = run_study(pipeline, [0, 3, 5], steps=(20, 50), attentions=("full", "na7"), output_dir="runs/study")
 
 A study's folder holds `study.json`, `study.md` (the table), a labelled picture for each pair of attention and
-scheduler, and under `cells/` every image of every cell.
+scheduler, and under `cells/` a folder with the images of each cell, images alone, as scores of images want them.
 """
 
 import copy
@@ -205,7 +205,7 @@ def run_study(
         "trained_with": _plain(pipeline.scheduler.config),
         "dtype": str(transformer.dtype).removeprefix("torch."),
         "hardware": hardware(device),
-        "weights": _weights_digest(transformer, pipeline.vae),
+        "weights": weights_digest(transformer, pipeline.vae),
     }
     _refuse_another_study(folder / "study.json", settings, folder)
     study = {"settings": settings, "axes": axes, "cells": [], "pictures": []}
@@ -323,7 +323,7 @@ MEMORY_IN_WORDS = {
 
 
 def _run_cell(pipeline: DiTImagePipeline, cell: Cell, labels: list, settings: dict, folder: Path) -> dict:
-    """Sample the images of a cell of the study in `folder`, write them and then its `cell.json`."""
+    """Sample the images of a cell of the study in `folder`, write them and then what `_finished` reads."""
     device, size = pipeline.transformer.device, settings["batch_size"]
     starts = range(0, len(labels), size)
 
@@ -363,7 +363,7 @@ def _run_cell(pipeline: DiTImagePipeline, cell: Cell, labels: list, settings: di
         "hardware": hardware(device),
         "versions": versions(),
     }
-    write_json(folder / "cells" / cell.folder / "cell.json", {**result, "settings": settings})
+    write_json(_cell_file(folder, cell), {**result, "settings": settings})
     return result
 
 
@@ -396,13 +396,17 @@ def _try(pipeline: DiTImagePipeline, label: int | None, guidance_scales: list[fl
 
 def _finished(folder: Path, cell: Cell, settings: dict) -> dict | None:
     """What an earlier run wrote of a complete cell; None where something of it is not there."""
-    path = folder / "cells" / cell.folder / "cell.json"
+    path = _cell_file(folder, cell)
     if not path.exists():
         return None
     _refuse_another_study(path, settings, folder)
     result = json.loads(path.read_text())
     result.pop("settings")
     return result if all((folder / image).exists() for image in result["images"]) else None
+
+
+def _cell_file(folder: Path, cell: Cell) -> Path:
+    return folder / "cells" / f"{cell.folder}.json"
 
 
 def _add_changes(study: dict, folder: Path) -> None:
@@ -460,7 +464,7 @@ def _sample_size(transformer: DiTModel) -> tuple[int, int]:
 # ----------------------------------------------------------------------------------------------------------- settings
 
 
-def _weights_digest(*modules: nn.Module | None) -> str:
+def weights_digest(*modules: nn.Module | None) -> str:
     """What tells models with other weights apart: a hash of all tensors."""
     digest = hashlib.sha256()
     for module in modules:

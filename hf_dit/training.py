@@ -30,7 +30,7 @@ from .latents import LatentMoments, cached_latents, latent_size
 from .model import DiTModel
 from .pictures import image_grid
 from .pipeline import DiTImagePipeline
-from .run_folder import RESULTS, SETTINGS, claim_output_dir, publish_folder
+from .run_folder import RESULTS, SETTINGS, claim_output_dir, finished_results, publish_folder
 from .sizes import DIT_SIZES, dit_config
 from .trainer import PRECISIONS, STATE, DiTTrainer, DiTTrainingArguments
 from .training_stream import PixelSamples, TrainingStream
@@ -81,12 +81,23 @@ class ModelArguments:
         parse_overrides(self.config_overrides)
 
 
-def train_dit(data: DataArguments, model: ModelArguments, args: DiTTrainingArguments) -> dict:
+def train_dit(
+    data: DataArguments,
+    model: ModelArguments,
+    args: DiTTrainingArguments,
+    *,
+    check_push: Callable[[], None] | None = None,
+) -> dict:
     """Train, and write into `args.output_dir`:
 
     the pipeline (averaged weights, scheduler, autoencoder if any, class names), which
     `DiTImagePipeline.from_pretrained` loads; `results.json`; `loss_curve.png`; `samples/step-*.png`; the newest
     `checkpoint-*`.
+
+    Args:
+        check_push: called on the first process before anything else; what it raises (`ValueError`, `OSError`) is
+            raised on all. Where it is given, `output_dir` may hold this very run, finished: it is left as it is, for
+            a push that failed.
 
     Returns:
         The content of `results.json`, on every process.
@@ -97,6 +108,8 @@ def train_dit(data: DataArguments, model: ModelArguments, args: DiTTrainingArgum
     """
     accelerator = make_accelerator(model, args)
     output_dir = Path(args.output_dir)
+    if check_push is not None:
+        from_first_process(accelerator, check_push)
     check_guidance(data, model, args)
     vae = load_vae(model.vae)
     if data.resolution is not None:
@@ -109,6 +122,12 @@ def train_dit(data: DataArguments, model: ModelArguments, args: DiTTrainingArgum
     global_batch = args.train_batch_size * args.gradient_accumulation_steps * accelerator.num_processes
     steps = args.max_train_steps or max(1, -(-round(args.num_epochs * len(rows)) // global_batch))
     settings = run_settings(data, model, args, global_batch, accelerator.mixed_precision, steps)
+    if check_push is not None:
+        results = from_first_process(accelerator, lambda: finished_results(output_dir, settings, steps))
+        if results is not None:
+            accelerator.print(f"{output_dir.resolve()} holds this run, finished")
+            accelerator.end_training()
+            return results
     checkpoint = from_first_process(
         accelerator, lambda: claim_output_dir(output_dir, settings, steps, args.resume_from_checkpoint)
     )
@@ -175,6 +194,8 @@ def train_dit(data: DataArguments, model: ModelArguments, args: DiTTrainingArgum
         "skipped_images": skipped,
         "label_names": rows.label_names,
         "sample_shape": list(shape),
+        "config": {name: value for name, value in network.config.items() if not name.startswith("_")},
+        "from_hub": settings_from_hub(settings),
         "parameters": sum(parameter.numel() for parameter in network.parameters()),
         "hardware": hardware(accelerator.device),
         "versions": versions(),
@@ -349,8 +370,15 @@ def run_settings(
     return settings
 
 
+def settings_from_hub(settings: dict) -> list[str]:
+    """Which of data set, model and autoencoder were named by their ids on the Hub."""
+    names = ("dataset_name", "model", "vae")
+    given = {name: settings[name] for name in names if settings[name] not in (None, *DIT_SIZES)}
+    return [name for name, value in given.items() if not Path(value).exists()]
+
+
 def from_first_process(accelerator: Accelerator, decide: Callable[[], Any]) -> Any:
-    """What `decide()` gives on the first process, on all; a `ValueError` there is raised on all.
+    """What `decide()` gives on the first process, on all; a `ValueError` or `OSError` there is raised on all.
 
     Files are looked at and written once, so that no process can see another state of them than the others do.
     """
@@ -358,7 +386,7 @@ def from_first_process(accelerator: Accelerator, decide: Callable[[], Any]) -> A
     if accelerator.is_main_process:
         try:
             answer[0] = decide()
-        except ValueError as error:
+        except (ValueError, OSError) as error:
             answer[1] = error
     if accelerator.num_processes > 1:
         broadcast_object_list(answer)

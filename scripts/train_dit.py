@@ -26,31 +26,103 @@ starts one process only (without MPI); either of these starts two:
 
 Launchers give a process one CPU thread unless OMP_NUM_THREADS says more.
 
+--push_to_hub --hub_model_id USER/NAME publishes the pipeline with its code (it loads where this package is not
+installed), results.json, loss curve, samples and a model card, as one commit and without checkpoints. Name, token and
+repository are checked before the training. If the push fails, the same command pushes the finished run and trains
+nothing; with what sample_dit.py and evaluate_images.py have found out about it since, so does
+
+    accelerate launch scripts/train_dit.py ... --output_dir runs/cifar10 --push_to_hub --hub_model_id USER/NAME \\
+        --hub_study_dir runs/study --hub_score_dirs runs/scores-guidance1 runs/scores-guidance4 runs/scores-real
+
 Flags are named as in diffusers' train_unconditional.py, but for --model (there --model_config_name_or_path),
 --num_sample_images (--eval_batch_size), --sample_steps (--ddpm_num_inference_steps), --save_images_steps
 (--save_images_epochs), --report_to (--logger) and --attention (--enable_xformers_memory_efficient_attention). Defaults
 are those of the DiT paper: unlike there, the learning rate is constant without warm-up, Adam's first beta 0.9, weight
 decay 0, gradients are not clipped (--max_grad_norm 1), weights are averaged (--no_use_ema) and one checkpoint is kept.
-Images are never cropped at random. There is no --push_to_hub, no --overwrite_output_dir, no --save_model_epochs (the
-checkpoints hold the models) and no --logging_dir (it is OUTPUT_DIR/logs); a flag that is not known is an error.
+Images are never cropped at random. There is no --overwrite_output_dir, no --save_model_epochs (the checkpoints hold
+the models) and no --logging_dir (it is OUTPUT_DIR/logs); a flag that is not known is an error.
 """
 
 from argparse import RawDescriptionHelpFormatter
+from dataclasses import dataclass, field, fields
+from tempfile import TemporaryDirectory
 
+from accelerate import PartialState
 from transformers import HfArgumentParser
 
 from hf_dit.image_data import DataArguments
+from hf_dit.publish import REPOSITORY_FILES, read_scores, read_study, write_repository
 from hf_dit.trainer import DiTTrainingArguments
 from hf_dit.training import ModelArguments, train_dit
+from hf_robust.hub import check_push, push_folder
+
+
+@dataclass
+class HubArguments:
+    """Whether and where the finished run is published."""
+
+    push_to_hub: bool = field(default=False, metadata={"help": "Publish the finished run on the Hub."})
+    hub_model_id: str | None = field(
+        default=None, metadata={"help": "USER/NAME of the repository; made if it does not exist."}
+    )
+    hub_token: str | None = field(default=None, metadata={"help": "Default: that of `hf auth login`, or HF_TOKEN."})
+    hub_private_repo: bool = field(default=False, metadata={"help": "The repository is private."})
+    hub_study_dir: str | None = field(
+        default=None, metadata={"help": "Output folder of sample_dit.py: table and picture for the card."}
+    )
+    hub_score_dirs: list[str] | None = field(
+        default=None, metadata={"help": "Output folders of evaluate_images.py: scores for the card."}
+    )
+
+    def __post_init__(self):
+        given = [item.name for item in fields(self) if getattr(self, item.name) != item.default]
+        if given and not self.push_to_hub:
+            raise ValueError(f"{given[0]} has no effect without push_to_hub")
+        if self.push_to_hub and self.hub_model_id is None:
+            raise ValueError("push_to_hub needs hub_model_id, of the form user/name; got None")
+
+    @property
+    def target(self) -> dict:
+        """Arguments that `check_push` and `push_folder` share."""
+        return {
+            "repo_id": self.hub_model_id,
+            "names": REPOSITORY_FILES,
+            "token": self.hub_token,
+            "private": self.hub_private_repo or None,
+        }
+
+    def check(self) -> None:
+        """Raise what would make the push fail."""
+        if self.hub_study_dir is not None:
+            read_study(self.hub_study_dir)
+        read_scores(self.hub_score_dirs or [])
+        check_push(**self.target)
+
+
+def push(output_dir: str, hub: HubArguments) -> None:
+    """Publish the finished run in `output_dir`."""
+    with TemporaryDirectory(prefix=".hub-", dir=output_dir) as folder:
+        write_repository(
+            output_dir,
+            folder,
+            hub.hub_model_id,
+            study_dir=hub.hub_study_dir,
+            score_dirs=hub.hub_score_dirs or [],
+        )
+        commit = push_folder(folder, **hub.target, commit_message="Upload pipeline, results and card")
+    print(f"published: {commit.repo_url}")
 
 
 def main() -> None:
     parser = HfArgumentParser(
-        (DataArguments, ModelArguments, DiTTrainingArguments),
+        (DataArguments, ModelArguments, DiTTrainingArguments, HubArguments),
         description=__doc__,
         formatter_class=RawDescriptionHelpFormatter,
     )
-    train_dit(*parser.parse_args_into_dataclasses())
+    data, model, args, hub = parser.parse_args_into_dataclasses()
+    train_dit(data, model, args, check_push=hub.check if hub.push_to_hub else None)
+    if hub.push_to_hub and PartialState().is_main_process:
+        push(args.output_dir, hub)
 
 
 if __name__ == "__main__":

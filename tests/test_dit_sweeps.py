@@ -371,7 +371,7 @@ def test_a_killed_study_is_taken_up_where_it_was(tmp_path, monkeypatch, calls):
     write_json, written = sweeps.write_json, []
 
     def killed(path, content):
-        if Path(path).name == "cell.json":
+        if Path(path).parent.name == "cells":
             written.append(path)
             if len(written) == 4:
                 raise KeyboardInterrupt
