@@ -1,9 +1,10 @@
 """One folder, one Hub repository, one commit: checked before anything is sent, whole or not at all."""
 
 import json
+import logging
 import os
 import time
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TypeVar
@@ -13,6 +14,7 @@ from huggingface_hub import (
     CommitOperationAdd,
     CommitOperationDelete,
     HfApi,
+    RepoCard,
     get_token,
     is_offline_mode,
 )
@@ -25,7 +27,10 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
-from huggingface_hub.utils import validate_repo_id
+from huggingface_hub.utils import parse_ratelimit_headers, validate_repo_id
+from yaml import YAMLError
+
+logger = logging.getLogger(__name__)
 
 REPO_TYPES = ("model", "dataset", "space")
 # What the Hub or its website may write into any repository.
@@ -59,14 +64,16 @@ def check_push(
 
     Raises:
         ValueError: `repo_id` is no such name or is a repository of another type, holds files that match none of
-            `names`, or is public where `private` is True (or the other way round).
-        PermissionError: no token, a wrong one, or one without the right to write there.
+            `names`, or is public where `private` is True (or the other way round); `revision` is no name of a branch.
+        TypeError: `names` is one string.
+        PermissionError: no token, a wrong one, or one whose owner does not own `repo_id`, alone or with others: this
+            is also asked for a pull request.
         ConnectionError: offline mode, or the Hub can't be reached.
     """
-    _check_name(repo_id, repo_type)
+    _check_arguments(repo_id, repo_type, names, revision)
     if is_offline_mode():
         raise ConnectionError(f"repo_id={repo_id!r} can't be pushed to in offline mode: unset HF_HUB_OFFLINE")
-    if token is None and get_token() is None:
+    if not (get_token() if token is None else token):
         raise PermissionError(
             f"repo_id={repo_id!r}: there is no token; log in with `hf auth login`, set HF_TOKEN or give token"
         )
@@ -114,11 +121,14 @@ def push_folder(
         space_sdk: of a new Space, such as `"gradio"`.
 
     The others as for [`check_push`], whose errors are raised too; moreover a `ValueError` for a folder without a
-    file that matches, and a `ConnectionError` where the Hub went on failing.
+    file that matches or with a README.md that can't be read, and a `ConnectionError` where the Hub went on failing.
     """
+    _check_arguments(repo_id, repo_type, names, revision)
     files = local_files(folder, names)
     if not files:
-        raise ValueError(f"folder: {os.fspath(folder)!r} holds no file that matches one of {list(names)}")
+        raise ValueError(f"folder: {os.fspath(folder)!r} is no folder or holds no file that matches {list(names)}")
+    if "README.md" in files:
+        _check_card(files["README.md"])
     check_push(repo_id, names=names, repo_type=repo_type, token=token, private=private, revision=revision)
     api = HfApi(token=token)
     where = f"{repo_type} {repo_id!r}"
@@ -159,10 +169,10 @@ def push_folder(
                 parent_commit=head,
             )
         except RuntimeError as error:
-            # In this the client wraps whatever fails while it sends a large file.
+            # In this the client wraps whatever fails while it sends a large file, after attempts of its own.
             if isinstance(error.__cause__, HTTPError):
                 raise error.__cause__ from None
-            raise
+            raise ConnectionError(f"the upload to {where} failed: {error}") from error
         if branch == revision:
             return info
         pr_url = f"{info.repo_url}/discussions/{branch.removeprefix('refs/pr/')}"
@@ -186,7 +196,11 @@ def _matches(path: str, patterns: Iterable[str]) -> bool:
     )
 
 
-def _check_name(repo_id: str, repo_type: str) -> None:
+def _check_arguments(repo_id: str, repo_type: str, names: Collection[str], revision: str | None) -> None:
+    if isinstance(names, str):
+        raise TypeError(f"names must be a collection of patterns; got the string {names!r}")
+    if revision is not None and (not revision.strip() or revision.startswith(("-", "refs/heads/"))):
+        raise ValueError(f"revision must be the name of a branch; got {revision!r}")
     if repo_type not in REPO_TYPES:
         raise ValueError(f"repo_type must be one of {list(REPO_TYPES)}; got {repo_type!r}")
     try:
@@ -197,9 +211,16 @@ def _check_name(repo_id: str, repo_type: str) -> None:
         raise ValueError(f"repo_id must be of the form user/name; got {repo_id!r}")
 
 
+def _check_card(path: Path) -> None:
+    try:
+        RepoCard.load(path)
+    except (ValueError, YAMLError) as error:  # ValueError: metadata of another form, bytes that are no UTF-8
+        raise ValueError(f"folder: {str(path)!r} is no card: {error}") from error
+
+
 def _check_token(api: HfApi, repo_id: str) -> None:
     user = _retried(api.whoami, f"repo_id={repo_id!r}: asking the Hub whose token this is")
-    token = user["auth"]["accessToken"]
+    token = user.get("auth", {}).get("accessToken") or {"role": None}  # other kinds of log-in have no such entry
     scopes = [scope["permissions"] for scope in token.get("fineGrained", {}).get("scoped", [])]
     if token["role"] == "read" or (token["role"] == "fineGrained" and not any("repo.write" in s for s in scopes)):
         raise PermissionError(f"repo_id={repo_id!r}: the token of {user['name']!r} can't write; make one that can")
@@ -251,13 +272,23 @@ def _retried(call: Callable[[], Result], what: str) -> Result:
         try:
             return call()
         except HfHubHTTPError as error:
-            failure, retry_after = error, error.response.headers.get("Retry-After", "")
             if error.response.status_code in (401, 403) and not isinstance(error, RepositoryNotFoundError):
                 raise PermissionError(f"{what}: the Hub does not let this token do it: {error}") from error
             if error.response.status_code not in RETRIED_STATUS:
                 raise
+            failure, asked = error, _asked_wait(error.response.headers)
         except (HTTPError, json.JSONDecodeError) as error:  # a broken connection, a gateway's page in place of JSON
-            failure, retry_after = error, ""
+            failure, asked = error, None
         if wait is not None:
-            time.sleep(float(retry_after) if retry_after.isdigit() else wait)
+            wait = wait if asked is None else asked
+            logger.warning("%s failed, again in %g s: %s", what, wait, failure)
+            time.sleep(wait)
     raise ConnectionError(f"{what} failed {len(WAITS) + 1} times; the last time: {failure}") from failure
+
+
+def _asked_wait(headers: Mapping[str, str]) -> float | None:
+    """Seconds that the server asks to wait, if it does."""
+    if headers.get("Retry-After", "").isdigit():
+        return float(headers["Retry-After"])
+    limit = parse_ratelimit_headers(headers)
+    return None if limit is None or limit.remaining > 0 else limit.reset_in_seconds + 1.0

@@ -149,6 +149,7 @@ def public(hub, monkeypatch):
 
 BAD = {
     "no token": ({}, no_token, PermissionError, "there is no token"),
+    "empty token": ({"token": ""}, None, PermissionError, "there is no token"),
     "wrong token": ({"token": "hf_wrong"}, None, PermissionError, "'user/x'.*token"),
     "token that may only read": ({"token": "hf_read"}, None, PermissionError, "'user/x'.*can't write"),
     "token for other rights": ({"token": "hf_fine"}, None, PermissionError, "'user/x'.*can't write"),
@@ -164,6 +165,9 @@ BAD = {
     ),
     "offline": ({}, offline, ConnectionError, "'user/x'.*HF_HUB_OFFLINE"),
     "no server": ({}, no_server, ConnectionError, "'user/x'.*failed 5 times"),
+    "one string of names": ({"names": "*.json"}, None, TypeError, r"names .* the string '\*.json'"),
+    "no name of a branch": ({"revision": " "}, None, ValueError, "revision must be the name of a branch; got ' '"),
+    "a ref for a branch": ({"revision": "refs/heads/x"}, None, ValueError, "revision must .* got 'refs/heads/x'"),
     "no such type": ({"repo_type": "metric"}, None, ValueError, "repo_type must be one of .*'metric'"),
 } | {
     f"name {name!r}": ({"repo_id": name}, None, ValueError, f"user/name; got {name!r}")
@@ -189,8 +193,9 @@ def test_bad_input(hub, folder, monkeypatch, call, case):
 
 
 def test_nothing_to_push(hub, folder):
-    with pytest.raises(ValueError, match="folder: .* holds no file that matches one of .*gguf"):
-        push_folder(folder, "user/x", names=["*.gguf"])
+    for nothing in (folder, folder / "nosuch", folder / "config.json"):
+        with pytest.raises(ValueError, match="folder: .* is no folder or holds no file that matches .*gguf"):
+            push_folder(nothing, "user/x", names=["*.gguf"])
     assert hub.server.requests == []
 
 
@@ -198,6 +203,14 @@ def test_fine_grained_token_that_may_write(hub, folder):
     hub.server.add_user("user", token="hf_fine", role="fineGrained", scopes=("repo.content.read", "repo.write"))
     push(folder, token="hf_fine")
     assert content(hub.server.repo("model", "user/x")) == NEW
+
+
+@pytest.mark.parametrize("card", [b"---\nlicense: [\n---\n", b"---\n- a\n---\n", b"---\nlicense: mit\n---\n\xff\n"])
+def test_damaged_card(hub, folder, card):
+    (folder / "README.md").write_bytes(card)
+    with pytest.raises(ValueError, match="README.md' is no card"):
+        push(folder)
+    assert hub.server.requests == []
 
 
 def test_card_that_the_hub_refuses(hub, folder):
@@ -221,6 +234,7 @@ FAULTS = {
     "cut in mid-file": ("PUT", "/lfs/", {"cut_after": 5000}),
     "cut after an LFS file": ("PUT", "/lfs/", {"after_commit": True}),
     "500 on the check of an LFS file": ("POST", "/objects/verify", {"status": 500}),
+    "429 with the Hub's header": ("POST", "/commit/", {"status": 429, "headers": {"RateLimit": '"api";r=0;t=16'}}),
     "429 on the commit": ("POST", "/commit/", {"status": 429, "headers": {"Retry-After": "17"}}),
     "500 on the commit": ("POST", "/commit/", {"status": 500}),
     "409 on the commit": ("POST", "/commit/", {"status": 409}),
