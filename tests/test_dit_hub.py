@@ -228,7 +228,8 @@ def test_a_push_that_failed_is_made_good_by_the_same_command_without_training(hu
 
 
 def test_two_processes_make_one_commit(hub, colours, tmp_path):
-    command = ["torchrun", "--nproc_per_node", "2", SCRIPTS / "train_dit.py", *flags(colours, tmp_path / "run"), *PUSH]
+    launch = ["torchrun", "--standalone", "--nproc_per_node", "2"]
+    command = [*launch, SCRIPTS / "train_dit.py", *flags(colours, tmp_path / "run"), *PUSH]
     env = hub.env(OMP_NUM_THREADS="1", PATH=f"{Path(sys.executable).parent}:/usr/bin:/bin")
     done = subprocess.run(list(map(str, command)), env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
