@@ -157,8 +157,8 @@ def test_a_push_that_failed_is_made_good_by_the_same_call_without_training_again
 def test_the_script_on_two_processes_makes_one_commit(hub, tmp_path):
     command = [
         "torchrun", "--standalone", "--nproc_per_node", "2", TRAIN, "--noise", "symmetric_40", "--max_train_samples",
-        "80", "--max_test_samples", "40", "--num_train_epochs", "1", "--use_cpu", "--ddp_backend", "gloo", "--output_dir",
-        tmp_path / "run", "--push_to_hub", "--hub_model_id", REPO,
+        "80", "--max_test_samples", "40", "--num_train_epochs", "1", "--use_cpu", "--ddp_backend", "gloo",
+        "--output_dir", tmp_path / "run", "--push_to_hub", "--hub_model_id", REPO,
     ]  # fmt: skip
     env = hub.env(OMP_NUM_THREADS="1", PATH=f"{Path(sys.executable).parent}:/usr/bin:/bin")
     done = subprocess.run(command, env=env, capture_output=True, text=True)
