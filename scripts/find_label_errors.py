@@ -15,6 +15,8 @@ from argparse import RawDescriptionHelpFormatter
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from accelerate import PartialState
+
 from hf_robust.experiment import DataArguments, ExperimentArguments, ModelArguments
 from hf_robust.out_of_fold import find_label_errors, label_errors_table
 from hf_robust.recipes import RecipeParser
@@ -39,6 +41,8 @@ def main() -> None:
     if args.process_index == 0:
         print(label_errors_table(results))
         print(f"label_errors.csv, labels, probabilities and results: {Path(args.output_dir).resolve()}")
+    # Left to the interpreter's end, gloo's threads may abort a process that has done its work.
+    PartialState().destroy_process_group()
 
 
 if __name__ == "__main__":

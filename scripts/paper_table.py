@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import mean, stdev
 
+from accelerate import PartialState
 from transformers import HfArgumentParser
 
 from hf_robust.experiment import DataArguments, ExperimentArguments, ModelArguments
@@ -224,6 +225,8 @@ def main() -> None:
         replace_text(output_dir / "paper_table.md", to_markdown(content) + "\n")
         print(to_markdown(content))
         print(f"paper_table.md, paper_table.json and runs: {output_dir.resolve()}")
+    # Left to the interpreter's end, gloo's threads may abort a process that has done its work.
+    PartialState().destroy_process_group()
 
 
 if __name__ == "__main__":

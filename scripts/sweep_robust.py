@@ -17,6 +17,8 @@ from argparse import RawDescriptionHelpFormatter
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from accelerate import PartialState
+
 from hf_robust.experiment import DataArguments, ExperimentArguments, ModelArguments
 from hf_robust.plots import results_table
 from hf_robust.recipes import RecipeParser
@@ -47,6 +49,8 @@ def main() -> None:
     if args.process_index == 0:
         print(results_table(results))
         print(f"tables, figures and runs: {Path(args.output_dir).resolve()}")
+    # Left to the interpreter's end, gloo's threads may abort a process that has done its work.
+    PartialState().destroy_process_group()
 
 
 if __name__ == "__main__":

@@ -22,6 +22,8 @@ win.
 from argparse import RawDescriptionHelpFormatter
 from pathlib import Path
 
+from accelerate import PartialState
+
 from hf_robust.experiment import DataArguments, ExperimentArguments, ModelArguments, run_experiment
 from hf_robust.plots import results_table
 from hf_robust.recipes import RecipeParser
@@ -40,6 +42,8 @@ def main() -> None:
         print(f"everything else: {Path(args.output_dir).resolve()}")
         if args.push_to_hub:
             print(f"on the Hub: {args.hub_model_id}")
+    # Left to the interpreter's end, gloo's threads may abort a process that has done its work.
+    PartialState().destroy_process_group()
 
 
 if __name__ == "__main__":

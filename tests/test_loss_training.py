@@ -146,6 +146,7 @@ whole = train(folder, {"spec": BY_TWO}, **(RESUMED | changes))
 again = resume(folder, BY_TWO, f"{folder}/checkpoint-4", **changes)
 for name, trainer in (("whole", whole), ("again", again)):
     save_file(everything(trainer), f"{folder}/{name}-{process}.safetensors")
+torch.distributed.destroy_process_group()
 """
 BY_TWO = "elr + ogc_ce(epsilon=4, queue=48, interval=1)"
 

@@ -188,7 +188,7 @@ def test_one_commit_holds_what_the_folder_holds(hub, folder):
     }
 
 
-def test_card_is_valid_and_names_the_repository(hub, folder):
+def test_card_is_valid_and_names_the_repository(hub, folder, source):
     assert 'load_dataset("USER/noisy-cifar10", "symmetric_40")' in (folder / "README.md").read_text()
     publish_noisy_cifar10(folder, REPO)
     card = DatasetCard.load(REPO)
@@ -198,9 +198,8 @@ def test_card_is_valid_and_names_the_repository(hub, folder):
     assert pictures == [RATES_FIGURE, MATRICES_FIGURE] and set(pictures) <= set(published(hub))
     assert "| `symmetric_40` | 100 | 40 | 40.000 |" in card.text
     command = re.search(r"```bash\n(python scripts/make_noisy_cifar10.py .*?)\n```", card.text, re.S).group(1)
-    assert command.replace("\\\n   ", "").split()[2:] == (
-        "--output_dir noisy-cifar10 --source source0 --seed 0 --sampling quota --configs clean symmetric_40".split()
-    )
+    flags = f"--output_dir noisy-cifar10 --source {source.name} --seed 0 --sampling quota --configs clean symmetric_40"
+    assert command.replace("\\\n   ", "").split()[2:] == flags.split()
 
 
 def test_published_card_is_a_function_of_the_published_manifest(hub, folder, source):

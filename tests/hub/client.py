@@ -94,6 +94,8 @@ def pointed_at(url: str, home: Path) -> Iterator[None]:
     old_path, old_hosts = sys.path[:], huggingface_hub.constants.HF_URL_HOSTS
     huggingface_hub.constants.HF_URL_HOSTS = old_hosts | {"127.0.0.1"}
     _repoint({old_url: url, old_home: str(home)}, SWITCHES)
+    # Where the libraries kept downloaded code until now: it would be found before that below `home`.
+    sys.path[:] = [folder for folder in sys.path if not folder.startswith(old_home)]
     try:
         yield
     finally:
