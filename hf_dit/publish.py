@@ -45,7 +45,7 @@ def read_scores(folders: Sequence[str | os.PathLike]) -> list[dict]:
     """What evaluate_images.py wrote into each folder, without the arguments that no value depends on.
 
     With `sampling`: what sample_dit.py wrote of the cell whose images were scored, but for their names; None for other
-    images. Paths of folders are cut to their last part.
+    images. Paths of folders are cut to their last part, or the last two where both sources have the same last part.
 
     Raises:
         ValueError: a folder without results.
@@ -53,14 +53,21 @@ def read_scores(folders: Sequence[str | os.PathLike]) -> list[dict]:
     scores = []
     for folder in folders:
         one = _read(Path(folder) / RESULTS, "evaluate_images.py")
-        cell = Path(f"{one['arguments']['predictions']}.json")
+        given = one["arguments"]
+        cell = Path(f"{Path(given['predictions'])}.json")  # also of a folder that is given with a slash at its end
         sampling = json.loads(cell.read_text(encoding="utf-8")) if cell.exists() else None
         if sampling is not None:
             del sampling["images"]
-        arguments = {name: value for name, value in one["arguments"].items() if name not in NOT_OF_VALUES}
-        for role in ("predictions", "references"):
-            arguments[role] = _public(arguments[role])
-        scores.append({**one, "arguments": arguments, "sampling": sampling})
+        arguments = {name: value for name, value in given.items() if name not in NOT_OF_VALUES}
+        for name in ("predictions", "references", "inception_weights"):
+            arguments[name] = _public(given[name])
+        images, others = (Path(os.path.abspath(given[role])) for role in ("predictions", "references"))
+        if arguments["predictions"] == arguments["references"] and images != others:
+            # Two folders of one name: the card would take equal sources for real images.
+            arguments["predictions"] = f"{images.parent.name}/{images.name}"
+        arguments["encoders"] = [_public(name) for name in given["encoders"]]
+        values = [{**score, "encoder": _public(score["encoder"])} for score in one["scores"]]
+        scores.append({**one, "arguments": arguments, "scores": values, "sampling": sampling})
     return scores
 
 
@@ -69,7 +76,7 @@ def public_results(results: dict) -> dict:
     settings = dict(results["settings"])
     for name in ("dataset_name", "train_data_dir", "model", "vae"):
         if settings[name] is not None and name not in results["from_hub"]:
-            settings[name] = Path(settings[name]).name
+            settings[name] = _last_part(settings[name])
     return {**results, "settings": settings}
 
 
@@ -149,4 +156,8 @@ def _read(path: Path, script: str) -> dict:
 
 
 def _public(name: str) -> str:
-    return Path(name).name if os.path.isdir(name) or os.path.isabs(name) else name
+    return _last_part(name) if os.path.isdir(name) or os.path.isabs(name) else name
+
+
+def _last_part(path: str) -> str:
+    return os.path.basename(os.path.abspath(path))

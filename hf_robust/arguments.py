@@ -114,6 +114,15 @@ class ExperimentArguments(RobustTrainingArguments):
         },
     )
     hub_model_id: str | None = field(default=None, metadata={"help": "user/name of the model on the Hub."})
+    hub_private_repo: bool | None = field(
+        default=None,
+        metadata={
+            "help": "Make the repository a private one, or a public one; one that is there already has to agree."
+        },
+    )
+    hub_revision: str | None = field(
+        default=None, metadata={"help": "Branch of the repository, made if need be. Default: main."}
+    )
     transition_matrix: str | None = field(
         default=None,
         metadata={

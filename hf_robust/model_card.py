@@ -8,6 +8,7 @@ training arguments, `parameters`, `train_images`, `test_images`, `hardware`, `im
 import math
 import re
 from collections.abc import Mapping, Sequence
+from enum import Enum
 from importlib.resources import files
 from statistics import mean, stdev
 
@@ -83,6 +84,9 @@ def render_card(
     ]
     papers = {info.paper: bibtex(info) for info in (known[term.name] for term in terms)}
     noise = settings["noise"]
+    # By the run itself, from its seed: labels of a config of that name were drawn by whoever made the data set.
+    drawn = noise not in (None, settings.get("dataset_config")) and "noise_seed" in settings
+    drawn = drawn and noise_kind(noise) not in ("clean", "human")
     data = ModelCardData(
         **{
             "library_name": "transformers",
@@ -118,7 +122,7 @@ def render_card(
         data_on_hub=is_hub_id(settings["dataset"]),
         noise_text=noise_in_words(settings),
         noise_kind=noise and noise_kind(noise),
-        drawn=noise is not None and "noise_seed" in settings and noise_kind(noise) not in ("clean", "human"),
+        drawn=drawn,
         last_epoch=last_row(first["history"]).get("epoch"),
         best_epochs=[f"{run['accuracy']['best_epoch']:g}" for run in results if run["accuracy"]],
         head=_head(results, baseline),
@@ -128,7 +132,7 @@ def render_card(
         losses=losses,
         hyper_parameters=hyper_parameters(results),
         seeds=[run["settings"]["seed"] for run in results],
-        noise_drawn_anew=len({run["settings"].get("noise_seed") for run in results}) == len(results) > 1,
+        noise_drawn_anew=drawn and len({run["settings"].get("noise_seed") for run in results}) == len(results) > 1,
         reproduce=reproduce,
         figures=figures or {},
         bibtex=[entry for entry in papers.values() if entry],
@@ -244,7 +248,11 @@ def same_setting(results: Sequence[dict], but: Sequence[str] = ()) -> dict:
 
 def python_arguments(arguments: Mapping) -> str:
     """How to reproduce a training whose data and script are not ours to know: its arguments, Markdown."""
-    lines = "\n".join(f"    {name}={value!r}," for name, value in ({"output_dir": "runs/again"} | arguments).items())
+    values = {
+        name: value.value if isinstance(value, Enum) else value  # an enum's repr is no Python
+        for name, value in ({"output_dir": "runs/again"} | arguments).items()
+    }
+    lines = "\n".join(f"    {name}={value!r}," for name, value in values.items())
     return (
         "Trained by a script of its author's with `RobustTrainer`; its arguments were\n\n"
         "```python\n"

@@ -1,7 +1,6 @@
 """A finished run of train_robust.py on the Hub: the command that reproduces it, its card, its files."""
 
 import json
-import os
 import shlex
 import shutil
 import tempfile
@@ -20,7 +19,7 @@ from .loss_plots import compact
 from .model_card import FIGURES, MODEL_FILES, is_hub_id, noise_kind, render_card, same_setting
 from .models import MODELS
 from .plots import plot_curves, plot_loss_histograms, plot_runs, plot_transition_matrices
-from .results import RECIPE
+from .results import RECIPE, without_paths
 from .trainer import default_optim_args, default_weight_decay
 
 WIDTH = 90  # of a line of a command
@@ -116,17 +115,7 @@ def training_command(settings: Mapping, output_dir: str, hardware: str) -> str:
 
 def public_results(results: dict) -> dict:
     """The results with no path of this machine: a folder that a setting names becomes its last part."""
-    settings = results["settings"]
-
-    def public(value):
-        if isinstance(value, dict):
-            return {key: public(part) for key, part in value.items()}
-        if isinstance(value, list):
-            return [public(part) for part in value]
-        is_path = isinstance(value, str) and (os.path.isabs(value) or value[:1] in ("~", ".") or os.path.isdir(value))
-        return Path(value).name if is_path else value
-
-    return results | {"settings": public(settings)}
+    return results | {"settings": without_paths(results["settings"])}
 
 
 def push_run(args: ExperimentArguments) -> CommitInfo:

@@ -1,6 +1,7 @@
 """What `results.json` says of a run: its training settings, its history by epoch, its accuracy, where it ran."""
 
 import json
+import os
 import platform
 from dataclasses import MISSING, fields
 from importlib.metadata import version
@@ -48,6 +49,16 @@ def training_settings(args: TrainingArguments) -> dict:
         "other_arguments": others,
     }
     return json.loads(json.dumps(settings, default=str))
+
+
+def without_paths(value):
+    """A JSON value with no path of this machine: a folder, or what is written like a path, becomes its last part."""
+    if isinstance(value, dict):
+        return {key: without_paths(part) for key, part in value.items()}
+    if isinstance(value, list):
+        return [without_paths(part) for part in value]
+    is_path = isinstance(value, str) and (os.path.isabs(value) or value[:1] in ("~", ".") or os.path.isdir(value))
+    return os.path.basename(os.path.abspath(value)) if is_path else value
 
 
 def settings_difference(wanted: dict, found: dict) -> str:

@@ -39,6 +39,7 @@ from .results import (
     last_row,
     training_settings,
     versions,
+    without_paths,
 )
 from .vision import EpochShuffleSampler, ImageTensorDataset, ImageTransform, collate_batch
 
@@ -463,7 +464,7 @@ class RobustTrainer(Trainer):
             repo_id=self.args.hub_model_id or name,
             name=name,
             task=_first(tasks),
-            reproduce=python_arguments({"loss": self.loss.spec} | arguments),
+            reproduce=python_arguments({"loss": self.loss.spec} | without_paths(arguments)),
             metadata={"language": language, "license": license, "datasets": dataset_tags},
             tags=[tags] if isinstance(tags, str) else tags or [],
         )
@@ -475,7 +476,7 @@ class RobustTrainer(Trainer):
         config = self.model.config.to_dict() if isinstance(self.model, PreTrainedModel) else {}
         settings = training_settings(self.args) | {"loss": self.loss.spec, "dataset": dataset, "noise": noise}
         return {
-            "settings": settings | {"model": base_model or type(self.model).__name__},
+            "settings": without_paths(settings) | {"model": base_model or type(self.model).__name__},
             "accuracy": accuracy_summary(history),
             "noise": {"rate": None},
             "memorisation": {key: value for key, value in last_row(history).items() if key.startswith("train_")},

@@ -14,8 +14,8 @@ from transformers import HfArgumentParser
 
 from hf_dit.commands import NOT_OF_VALUES, sampling_command, scoring_command, training_command
 from hf_dit.image_data import DataArguments
-from hf_dit.model_card import attention_in_words, dit_pipeline_card, in_words
-from hf_dit.publish import public_results
+from hf_dit.model_card import attention_in_words, dit_pipeline_card, in_words, score_rows
+from hf_dit.publish import public_results, read_scores
 from hf_dit.trainer import DiTTrainingArguments
 from hf_dit.training import ModelArguments, run_settings, settings_from_hub
 
@@ -231,12 +231,13 @@ def test_without_study_scores_and_pictures():
 def test_a_model_without_classes():
     results = changed(
         config={"num_classes": None, "attention": "na3*5,swa7", "learn_sigma": False},
-        settings={"unconditional": True}, label_names=None,
+        settings={"unconditional": True, "use_ema": False}, label_names=None,
     )  # fmt: skip
     made = card(results, study=None, scores=[])
     code = section(made.text, "How to use").split("```python\n")[1].split("```")[0]
     assert "pipeline(batch_size=2, **settings" in code and '"guidance_scale": 1.0' in code
     assert 'set_attn_processor("full")' in code and "labels" not in code
+    assert "its labels" not in made.text and "averaged weights" not in made.text
     assert "classes" not in made.text and "class-conditional-image-generation" not in made.data.tags
     references = section(made.text, "References")
     assert "Longformer" in references and "Neighborhood Attention Transformer" in references
@@ -275,6 +276,49 @@ def test_local_folders_are_published_without_their_path(tmp_path):
     ]  # fmt: skip
     public = public_results({**RESULTS, "settings": settings, "from_hub": ["vae"]})["settings"]
     assert (public["dataset_name"], public["vae"], public["model"]) == (tmp_path.name, "user/vae", "dit-tiny-4")
+
+
+def scored(folder, encoder="clip", **arguments):
+    """What is published of scores, written as evaluate_images.py does, of other sources and another encoder."""
+    one = copy.deepcopy({name: value for name, value in SCORES[0].items() if name != "sampling"})
+    one["arguments"] |= {name: str(value) for name, value in arguments.items()} | {"encoders": [str(encoder)]}
+    one["scores"][0]["encoder"] = str(encoder)
+    folder.mkdir(exist_ok=True)
+    (folder / "results.json").write_text(json.dumps(one))
+    (published,) = read_scores([folder])
+    return published
+
+
+def test_scores_are_published_without_paths(tmp_path):
+    folders = {name: tmp_path / name for name in ("samples", "photos", "encoder")}
+    for folder in folders.values():
+        folder.mkdir()
+    published = scored(
+        tmp_path / "scores", predictions=folders["samples"], references=folders["photos"],
+        encoder=folders["encoder"], inception_weights=tmp_path / "weights.pth",
+    )  # fmt: skip
+    assert str(tmp_path) not in json.dumps(published)
+    assert published["arguments"]["encoders"] == ["encoder"] and published["scores"][0]["encoder"] == "encoder"
+    assert published["arguments"]["inception_weights"] == "weights.pth"
+
+
+def test_folders_of_one_name_are_not_taken_for_real_images(tmp_path):
+    for folder in ("made/images", "real/images"):
+        (tmp_path / folder).mkdir(parents=True)
+    made = {"predictions": tmp_path / "made" / "images", "references": tmp_path / "real" / "images"}
+    (row,) = score_rows(scored(tmp_path / "scores", **made))
+    assert not row["real"] and row["predictions"].startswith("made/images")
+    (row,) = score_rows(
+        scored(tmp_path / "scores", predictions=f"{made['references']}/", references=made["references"])
+    )
+    assert row["real"]
+
+
+@pytest.mark.parametrize("end", ["", "/"])
+def test_samples_are_known_by_the_file_beside_their_folder(tmp_path, end):
+    (tmp_path / "cell").mkdir()
+    (tmp_path / "cell.json").write_text(json.dumps({**SCORES[0]["sampling"], "images": []}))
+    assert scored(tmp_path / "scores", predictions=f"{tmp_path / 'cell'}{end}")["sampling"] == SCORES[0]["sampling"]
 
 
 @pytest.mark.parametrize(

@@ -181,7 +181,7 @@ def test_a_run_on_latents_without_classes_is_published_with_its_autoencoder(hub,
 
 def test_one_command_trains_and_publishes_and_sends_nothing_the_second_time(hub, colours, tmp_path, monkeypatch):
     run = tmp_path / "run"
-    command = ["train_dit.py", *flags(colours, run), *PUSH, "--hub_private_repo"]
+    command = ["train_dit.py", *flags(colours, run), *PUSH, "--hub_private_repo", "--hub_token", "hf_user"]
     call(*command)
     repository = hub.server.repo("model", REPO)
     assert set(repository.files) == FILES and repository.private
@@ -193,8 +193,8 @@ def test_one_command_trains_and_publishes_and_sends_nothing_the_second_time(hub,
     assert published["settings"].pop("dataset_name") == "colours" and kept["settings"].pop("dataset_name") != "colours"
     assert published == kept
     for name, content in repository.files.items():
-        for path in (tmp_path, colours.parent, Path.home(), SCRIPTS.parent):
-            assert str(path).encode() not in content, name
+        for private in (tmp_path, colours.parent, Path.home(), SCRIPTS.parent, "hf_user"):
+            assert str(private).encode() not in content, name
     card = repository.files["README.md"].decode()
     assert "--dataset_name colours" in card and "`colours` was a folder" in card
     assert f"{kept['loss']:.3g}" in card or f"{kept['history'][-1]['smoothed']:.3g}" in card

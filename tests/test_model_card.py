@@ -202,7 +202,17 @@ def test_the_noise_is_told_in_words(result, noise, says):
     text = section(card, "Training data and noise")
     assert f"`{noise}`" in text and re.search(says, text)
     assert ("drawn with seed 0" in text) == (noise not in ("human_worst", "clean"))
-    assert ("drawn by a rule" in section(card, "Limits")) == (noise != "human_worst")
+    assert ("exactly that share of each class" in text) == (noise in ("asymmetric_30", "semantic_12.5", "instance_20"))
+    assert ("drawn by a rule" in section(card, "Limits")) == (noise not in ("human_worst", "clean"))
+
+
+def test_who_drew_the_noise_of_a_data_set_is_not_claimed(result):
+    result["settings"] |= {"noise": "symmetric_40", "dataset_config": "symmetric_40", "dataset": "user/noisy-cifar10"}
+    others = [seeded(result, 1, 0.5), seeded(result, 2, 0.6)]
+    card = run_card([result, *others], REPO)
+    text = section(card, "Training data and noise")
+    assert "of each class 40 % go" in text and "drawn" not in text and "that share" not in text
+    assert "and the noise" not in section(card, "How good")
 
 
 def test_what_is_not_known_is_left_out(result):
@@ -210,7 +220,7 @@ def test_what_is_not_known_is_left_out(result):
     result["memorisation"], result["accuracy"], result["history"] = {}, {}, []
     card = run_card([result], REPO)
     assert "It was not measured." in card and "<img" not in card and ModelCard(card).data.eval_results is None
-    assert "None" not in card and "nan" not in card
+    assert "None" not in card and "nan" not in card and "Scored" not in card
 
 
 def test_results_of_different_settings_make_no_card(result):
@@ -222,7 +232,7 @@ def test_results_of_different_settings_make_no_card(result):
         run_card([], REPO)
 
 
-def test_published_results_hold_no_path_and_are_otherwise_the_same(result, tmp_path):
+def test_published_results_hold_no_path_and_are_otherwise_the_same(result, tmp_path, monkeypatch):
     (tmp_path / "cifar10").mkdir()
     result["settings"]["dataset"] = str(tmp_path / "cifar10")
     result["settings"]["other_arguments"] = {"deepspeed": str(tmp_path / "zero.json"), "bf16": True}
@@ -230,6 +240,9 @@ def test_published_results_hold_no_path_and_are_otherwise_the_same(result, tmp_p
     assert public["settings"]["dataset"] == "cifar10"
     assert public["settings"]["other_arguments"] == {"deepspeed": "zero.json", "bf16": True}
     assert result["settings"]["dataset"] == str(tmp_path / "cifar10")
+    monkeypatch.chdir(tmp_path / "cifar10")
+    for here in (".", "./", "../cifar10/"):
+        assert public_results({"settings": {"dataset": here}}) == {"settings": {"dataset": "cifar10"}}
     assert {key: value for key, value in public.items() if key != "settings"} == {
         key: value for key, value in result.items() if key != "settings"
     }

@@ -10,11 +10,13 @@ import pytest
 import torch
 from huggingface_hub import ModelCard
 from safetensors.torch import load_file, save_file
+from torch import nn
 from transformers import (
     AutoModelForImageClassification,
     BertConfig,
     BertForSequenceClassification,
     BertTokenizer,
+    IntervalStrategy,
 )
 
 from hf_robust import RobustTrainer, RobustTrainingArguments
@@ -169,19 +171,19 @@ def test_the_script_on_two_processes_makes_one_commit(hub, tmp_path):
     assert "torchrun --nproc_per_node 2 scripts/train_robust.py" in repository.files["README.md"].decode()
 
 
-def test_no_path_of_this_machine_is_published(hub, tmp_path):
+def test_no_path_of_this_machine_and_no_token_is_published(hub, tmp_path):
     saved(tmp_path / "start", "cnn_small")
     np.save(tmp_path / "matrix.npy", np.full((10, 10), 0.04) + 0.6 * np.eye(10))
     data = DataArguments(**SMALL)
     args = arguments(
         tmp_path / "run", push_to_hub=True, hub_model_id=REPO, loss="forward",
-        transition_matrix=str(tmp_path / "matrix.npy"),
+        transition_matrix=str(tmp_path / "matrix.npy"), hub_token="hf_user",
     )  # fmt: skip
     run_experiment(data, ModelArguments(model=str(tmp_path / "start")), args)
     files = hub.server.repo("model", REPO).files
     for name, content in files.items():
-        for path in (tmp_path, Path.home(), Path(__file__).parents[1]):
-            assert str(path).encode() not in content, name
+        for private in (tmp_path, Path.home(), Path(__file__).parents[1], "hf_user"):
+            assert str(private).encode() not in content, name
     assert json.loads(files["results.json"])["settings"]["model"] == "start"
     card = files["README.md"].decode()
     assert "--model start" in card and "The model `start` was a folder" in card
@@ -334,6 +336,26 @@ def test_a_script_of_ones_own_pushes_model_and_card(hub, tmp_path):
     head = repository.head
     trainer.save_model()  # `Trainer`'s other way to push; the card says less, since it was not told
     assert repository.head != head and "my digits" not in repository.files["README.md"].decode()
+
+
+def test_the_card_of_a_script_says_no_path_and_no_token_and_its_arguments_are_python(hub, tmp_path):
+    (tmp_path / "accelerator.json").write_text("{}")
+    splits = load_image_splits("digits", max_train_samples=64, max_test_samples=30)
+    trainer = RobustTrainer(
+        model=nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 8, 10)),
+        args=RobustTrainingArguments(
+            output_dir=str(tmp_path / "plain"), use_cpu=True, report_to="none", eval_strategy=IntervalStrategy.EPOCH,
+            accelerator_config=str(tmp_path / "accelerator.json"), hub_model_id="user/plain", hub_token="hf_secret",
+        ),
+        train_dataset=splits.train,
+        eval_dataset=splits.test,
+    )  # fmt: skip
+    trainer.create_model_card()
+    card = (tmp_path / "plain" / "README.md").read_text()
+    assert str(tmp_path) not in card and "hf_secret" not in card
+    assert "eval_strategy='epoch'" in card and "accelerator_config='accelerator.json'" in card
+    compile(card.split("## How to reproduce")[1].split("```python\n")[1].split("```")[0], "card", "exec")
+    assert "0 classes" not in card and "model.config" not in card  # it has neither names of classes nor a config
 
 
 def test_a_text_classifier_is_pushed_and_loads(hub, tmp_path):
