@@ -147,6 +147,8 @@ again = resume(folder, BY_TWO, f"{folder}/checkpoint-4", **changes)
 for name, trainer in (("whole", whole), ("again", again)):
     save_file(everything(trainer), f"{folder}/{name}-{process}.safetensors")
 torch.distributed.destroy_process_group()
+sys.stdout.flush()
+os._exit(0)  # all is written; taking several trainings down, gloo's threads abort the interpreter once in a while
 """
 BY_TWO = "elr + ogc_ce(epsilon=4, queue=48, interval=1)"
 
