@@ -1,10 +1,12 @@
 """Diffusion Transformers as `diffusers` pipelines, with attention that can be swapped."""
 
-import importlib
 from typing import TYPE_CHECKING
 
+from hf_common.lazy import lazy_names
+
 if TYPE_CHECKING:
-    from .attention import (
+    from .attention.local import neighborhood_attention_2d, neighborhood_mask_2d, window_attention_1d, window_mask_1d
+    from .attention.processors import (
         FlexAttnProcessor,
         FullAttnProcessor,
         NattenAttnProcessor,
@@ -12,11 +14,10 @@ if TYPE_CHECKING:
         SlidingWindowAttnProcessor,
         XFormersAttnProcessor,
     )
-    from .local_attention import neighborhood_attention_2d, neighborhood_mask_2d, window_attention_1d, window_mask_1d
-    from .model import DiTModel
-    from .packaging import export_pipeline
-    from .pipeline import DiTImagePipeline
-    from .sizes import DIT_SIZES, dit_config
+    from .models.dit import DiTModel
+    from .models.sizes import DIT_SIZES, dit_config
+    from .sampling.export import export_pipeline
+    from .sampling.pipeline import DiTImagePipeline
 
 __all__ = [
     "DIT_SIZES",
@@ -36,31 +37,25 @@ __all__ = [
     "window_mask_1d",
 ]
 
+# Those that a sample, a time or a training may depend on.
+LIBRARIES = ("torch", "diffusers", "accelerate", "datasets", "numpy")
+
 _MODULES = {
-    "DIT_SIZES": "sizes",
-    "DiTImagePipeline": "pipeline",
-    "DiTModel": "model",
-    "FlexAttnProcessor": "attention",
-    "FullAttnProcessor": "attention",
-    "NattenAttnProcessor": "attention",
-    "NeighborhoodAttnProcessor": "attention",
-    "SlidingWindowAttnProcessor": "attention",
-    "XFormersAttnProcessor": "attention",
-    "dit_config": "sizes",
-    "export_pipeline": "packaging",
-    "neighborhood_attention_2d": "local_attention",
-    "neighborhood_mask_2d": "local_attention",
-    "window_attention_1d": "local_attention",
-    "window_mask_1d": "local_attention",
+    "DIT_SIZES": "models.sizes",
+    "DiTImagePipeline": "sampling.pipeline",
+    "DiTModel": "models.dit",
+    "FlexAttnProcessor": "attention.processors",
+    "FullAttnProcessor": "attention.processors",
+    "NattenAttnProcessor": "attention.processors",
+    "NeighborhoodAttnProcessor": "attention.processors",
+    "SlidingWindowAttnProcessor": "attention.processors",
+    "XFormersAttnProcessor": "attention.processors",
+    "dit_config": "models.sizes",
+    "export_pipeline": "sampling.export",
+    "neighborhood_attention_2d": "attention.local",
+    "neighborhood_mask_2d": "attention.local",
+    "window_attention_1d": "attention.local",
+    "window_mask_1d": "attention.local",
 }
-
-
-def __getattr__(name: str):
-    # Loaded when asked for: importing diffusers takes seconds, and the local attention needs none of it.
-    if name not in _MODULES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f".{_MODULES[name]}", __name__), name)
-
-
-def __dir__() -> list[str]:
-    return sorted([*globals(), *__all__])
+# Importing diffusers takes seconds, and the local attention needs none of it.
+__getattr__, __dir__ = lazy_names(__name__, _MODULES)

@@ -1,42 +1,50 @@
 """Train classifiers that survive wrong labels."""
 
-import importlib
 from typing import TYPE_CHECKING
 
+from hf_common.lazy import lazy_names
+
 if TYPE_CHECKING:
+    from .data.load import add_noise, load_image_splits
+    from .data.memory import ImageTensorDataset, ImageTransform
     from .losses import get_loss, list_losses
-    from .noise import NoiseSpec, make_noisy_labels, transition_matrix
-    from .trainer import RobustTrainer, RobustTrainingArguments
+    from .models import load_model
+    from .noise.spec import NoiseSpec, make_noisy_labels, transition_matrix
+    from .training.trainer import RobustTrainer, RobustTrainingArguments
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "ImageTensorDataset",
+    "ImageTransform",
     "NoiseSpec",
     "RobustTrainer",
     "RobustTrainingArguments",
+    "add_noise",
     "get_loss",
     "list_losses",
+    "load_image_splits",
+    "load_model",
     "make_noisy_labels",
     "transition_matrix",
 ]
 
+# Those that a result may depend on.
+LIBRARIES = ("torch", "transformers", "datasets", "accelerate", "numpy")
+
 _MODULES = {
-    "NoiseSpec": "noise",
-    "RobustTrainer": "trainer",
-    "RobustTrainingArguments": "trainer",
+    "ImageTensorDataset": "data.memory",
+    "ImageTransform": "data.memory",
+    "NoiseSpec": "noise.spec",
+    "RobustTrainer": "training.trainer",
+    "RobustTrainingArguments": "training.trainer",
+    "add_noise": "data.load",
     "get_loss": "losses",
     "list_losses": "losses",
-    "make_noisy_labels": "noise",
-    "transition_matrix": "noise",
+    "load_image_splits": "data.load",
+    "load_model": "models",
+    "make_noisy_labels": "noise.spec",
+    "transition_matrix": "noise.spec",
 }
-
-
-def __getattr__(name: str):
-    # Loaded when asked for: importing the Trainer takes seconds, and making noisy labels needs none of it.
-    if name not in _MODULES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f".{_MODULES[name]}", __name__), name)
-
-
-def __dir__() -> list[str]:
-    return sorted([*globals(), *__all__])
+# Importing the Trainer takes seconds, and making noisy labels needs none of it.
+__getattr__, __dir__ = lazy_names(__name__, _MODULES)

@@ -27,8 +27,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import HfArgumentParser
 
-from hf_robust.experiment import hardware, versions
-from hf_robust.files import write_json
+from hf_common.environment import hardware, versions
+from hf_common.files import write_json
+from hf_robust import LIBRARIES
 from hf_robust.losses import RobustLoss, get_loss, list_losses
 
 SUMS = ("nce + rce", "nce + 4*agce(a=6, q=1.5)", "0.01*ce_eps + 10*mae")
@@ -179,7 +180,7 @@ def main() -> None:
         "settings": vars(args) | {"threads": torch.get_num_threads()},
         "losses": figures,
         "hardware": hardware(device),
-        "versions": versions(),
+        "versions": versions(LIBRARIES),
     }
     write_json(args.output, report)
     print(f"\nfigures: {Path(args.output).resolve()}")

@@ -27,8 +27,10 @@ import torch
 from torch import Tensor
 from transformers import HfArgumentParser
 
-from evaluate_metrics.cmmd.mmd import cmmd
-from hf_dit.files import hardware, versions, write_json
+from evaluate_metrics import LIBRARIES
+from evaluate_metrics.core.mmd import cmmd
+from hf_common.environment import hardware, versions
+from hf_common.files import write_json
 
 IMAGES = [1000, 2000, 5000, 10_000, 20_000, 50_000, 100_000, 200_000]
 STATUS, RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
@@ -171,7 +173,7 @@ def main() -> None:
         "images": figures,
         "exponents": exponents,
         "hardware": hardware(torch.device("cpu")),
-        "versions": versions(),
+        "versions": versions(LIBRARIES),
     }
     write_json(args.output, report)
     print(f"\nfigures: {Path(args.output).resolve()}")

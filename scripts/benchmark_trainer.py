@@ -22,13 +22,14 @@ import torch
 import torch.nn.functional as F
 from transformers import HfArgumentParser, Trainer
 
-from hf_robust import RobustTrainer, RobustTrainingArguments
-from hf_robust.data import load_image_splits
-from hf_robust.diagnostics import ThroughputCallback
-from hf_robust.experiment import AUGMENTATIONS, hardware, versions
-from hf_robust.files import write_json
+from hf_common.environment import hardware, versions
+from hf_common.files import write_json
+from hf_robust import LIBRARIES, RobustTrainer, RobustTrainingArguments
+from hf_robust.data.load import load_image_splits
+from hf_robust.data.memory import EpochShuffleSampler, ImageTensorDataset, ImageTransform
 from hf_robust.models import load_model
-from hf_robust.vision import EpochShuffleSampler, ImageTensorDataset, ImageTransform
+from hf_robust.studies.run import AUGMENTATIONS
+from hf_robust.training.diagnostics import ThroughputCallback
 
 
 @dataclass
@@ -168,7 +169,7 @@ def main() -> None:
             "images_per_second": speeds,
             "share_of_loop": {name: statistics.median(values) / loop for name, values in speeds.items()},
             "hardware": hardware(device),
-            "versions": versions(),
+            "versions": versions(LIBRARIES),
         }
         write_json(args.json, report)
         print(f"figures: {args.json}")

@@ -47,12 +47,14 @@ from pathlib import Path
 from accelerate import PartialState
 from transformers import HfArgumentParser
 
-from evaluate_metrics.embedding import CACHE
-from evaluate_metrics.evaluation import DTYPES, Evaluation, embed_sources, environment, score_sources
-from evaluate_metrics.fid.inception import WEIGHTS_SHA256, WEIGHTS_URL
-from evaluate_metrics.image_scores import METRICS, plot_curves, to_markdown
-from evaluate_metrics.image_sources import open_source
-from hf_robust.files import replace_text, write_json
+from evaluate_metrics import LIBRARIES
+from evaluate_metrics.core.inception import WEIGHTS_SHA256, WEIGHTS_URL
+from evaluate_metrics.scoring.embedding import CACHE
+from evaluate_metrics.scoring.evaluation import DTYPES, Evaluation, embed_sources, score_sources
+from evaluate_metrics.scoring.scores import METRICS, plot_curves, to_markdown
+from evaluate_metrics.scoring.sources import open_source
+from hf_common.environment import hardware, versions
+from hf_common.files import replace_text, save_figure, write_json
 
 
 @dataclass
@@ -126,14 +128,14 @@ def main() -> None:
     if args.curve:
         figure = plot_curves(scores)
         folder.mkdir(parents=True, exist_ok=True)
-        figure.savefig(folder / ".curve.tmp", format="png", dpi=150)
-        (folder / ".curve.tmp").replace(folder / "curve.png")
+        save_figure(figure, folder / "curve.png")
     write_json(
         folder / "results.json",
         {
             "arguments": asdict(args),
             "processes": state.num_processes,
-            **environment(state.device),
+            "hardware": hardware(state.device),
+            "versions": versions(LIBRARIES),
             "scores": scores,
         },
     )

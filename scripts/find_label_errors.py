@@ -17,9 +17,9 @@ from pathlib import Path
 
 from accelerate import PartialState
 
-from hf_robust.experiment import DataArguments, ExperimentArguments, ModelArguments
-from hf_robust.out_of_fold import find_label_errors, label_errors_table
-from hf_robust.recipes import RecipeParser
+from hf_robust.studies.label_errors import find_label_errors, label_errors_table
+from hf_robust.studies.run import DataArguments, ExperimentArguments, ModelArguments
+from hf_robust.training.recipes import RecipeParser
 
 
 @dataclass

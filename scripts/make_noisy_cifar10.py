@@ -24,9 +24,9 @@ from dataclasses import dataclass, field
 
 from transformers import HfArgumentParser
 
-from hf_robust.noise import SAMPLINGS
-from hf_robust.noisy_cifar10 import build_noisy_cifar10
-from hf_robust.noisy_cifar10_hub import check_publish, publish_noisy_cifar10
+from hf_robust.noise.spec import SAMPLINGS
+from hf_robust.noisy_dataset.build import build_noisy_cifar10
+from hf_robust.noisy_dataset.hub import check_publish, publish_noisy_cifar10
 
 
 @dataclass

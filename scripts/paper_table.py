@@ -23,14 +23,14 @@ from statistics import mean, stdev
 from accelerate import PartialState
 from transformers import HfArgumentParser
 
-from hf_robust.experiment import DataArguments, ExperimentArguments, ModelArguments
-from hf_robust.files import replace_text, write_json
-from hf_robust.loss_plots import compact
+from hf_common.files import replace_text, write_json
 from hf_robust.losses import parse_loss_spec
-from hf_robust.noise import CIFAR10_CLASSES
-from hf_robust.recipes import recipe_flags, recipe_loss
-from hf_robust.sweep import REPLACED_FLAGS, Run, refuse_replaced_flags, run_sweep
-from hf_robust.trainer import default_weight_decay
+from hf_robust.noise.spec import CIFAR10_CLASSES
+from hf_robust.reports.loss_plots import compact
+from hf_robust.studies.run import DataArguments, ExperimentArguments, ModelArguments
+from hf_robust.studies.sweep import REPLACED_FLAGS, Run, refuse_replaced_flags, run_sweep
+from hf_robust.training.recipes import recipe_flags, recipe_loss
+from hf_robust.training.trainer import default_weight_decay
 
 RECIPE = "cifar10-cnn8"
 

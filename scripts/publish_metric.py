@@ -25,7 +25,7 @@ from huggingface_hub.errors import HTTPError
 from transformers import HfArgumentParser
 
 from evaluate_metrics.publishing import SPACE_FILES, check_replaced, check_space, write_space
-from hf_robust.hub import check_push, push_folder
+from hf_common.hub import check_push, push_folder
 
 
 @dataclass

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 
 from transformers import HfArgumentParser
 
-from hf_robust.chunk_reuse import chunk_reuse
-from hf_robust.files import write_json
+from hf_common.files import write_json
+from hf_robust.noisy_dataset.chunk_reuse import chunk_reuse
 
 
 @dataclass

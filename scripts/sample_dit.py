@@ -27,9 +27,9 @@ import torch
 from diffusers import AutoencoderKL, DiffusionPipeline
 from transformers import HfArgumentParser
 
-from hf_dit.model import DiTModel
-from hf_dit.pipeline import DiTImagePipeline
-from hf_dit.sweeps import SCHEDULERS, check_axes, class_ids, run_study, to_markdown
+from hf_dit.models.dit import DiTModel
+from hf_dit.sampling.pipeline import DiTImagePipeline
+from hf_dit.studies.sampling import SCHEDULERS, check_axes, class_ids, run_study, to_markdown
 
 DTYPES = ("float32", "bfloat16", "float16")
 GUIDANCE_SCALES, STEPS = [0.0, 1.0, 4.0, 10.0], [50, 250, 500]

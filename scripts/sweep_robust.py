@@ -19,10 +19,10 @@ from pathlib import Path
 
 from accelerate import PartialState
 
-from hf_robust.experiment import DataArguments, ExperimentArguments, ModelArguments
-from hf_robust.plots import results_table
-from hf_robust.recipes import RecipeParser
-from hf_robust.sweep import Run, refuse_replaced_flags, run_sweep
+from hf_robust.reports.plots import results_table
+from hf_robust.studies.run import DataArguments, ExperimentArguments, ModelArguments
+from hf_robust.studies.sweep import Run, refuse_replaced_flags, run_sweep
+from hf_robust.training.recipes import RecipeParser
 
 
 @dataclass

@@ -50,11 +50,11 @@ from tempfile import TemporaryDirectory
 from accelerate import PartialState
 from transformers import HfArgumentParser
 
-from hf_dit.image_data import DataArguments
-from hf_dit.publish import REPOSITORY_FILES, read_scores, read_study, write_repository
-from hf_dit.trainer import DiTTrainingArguments
-from hf_dit.training import ModelArguments, train_dit
-from hf_robust.hub import check_push, push_folder
+from hf_common.hub import check_push, push_folder
+from hf_dit.publishing.publish import REPOSITORY_FILES, read_scores, read_study, write_repository
+from hf_dit.training.images import DataArguments
+from hf_dit.training.loop import DiTTrainingArguments
+from hf_dit.training.run import ModelArguments, train_dit
 
 
 @dataclass

@@ -24,9 +24,9 @@ from pathlib import Path
 
 from accelerate import PartialState
 
-from hf_robust.experiment import DataArguments, ExperimentArguments, ModelArguments, run_experiment
-from hf_robust.plots import results_table
-from hf_robust.recipes import RecipeParser
+from hf_robust.reports.plots import results_table
+from hf_robust.studies.run import DataArguments, ExperimentArguments, ModelArguments, run_experiment
+from hf_robust.training.recipes import RecipeParser
 
 
 def main() -> None:

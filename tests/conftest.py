@@ -18,8 +18,8 @@ def hub(tmp_path_factory, monkeypatch):
 
     The user `user` has the token `hf_user`, which may write and is the client's, and `hf_read`, which may not.
     """
-    from hub.client import Client, client_env, pointed_at
-    from hub.server import HubServer
+    from tests.hub.client import Client, client_env, pointed_at
+    from tests.hub.server import HubServer
 
     home = tmp_path_factory.mktemp("hub") / "home"
     server = HubServer()

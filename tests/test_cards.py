@@ -2,12 +2,12 @@ import json
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 from huggingface_hub import DatasetCard, ModelCard
 
-ROOT = Path(__file__).parents[1]
+from tests import ROOT
+
 CARDS = {path.name: path for path in sorted((ROOT / "model_cards").glob("*.md"))}
 SCRIPT = [sys.executable, str(ROOT / "scripts" / "make_cards.py")]
 

@@ -1,13 +1,13 @@
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
 from hf_robust.losses import list_losses
+from tests import ROOT
 
-README = (Path(__file__).parents[1] / "README.md").read_text()
+README = (ROOT / "README.md").read_text()
 PYTHON = [block for block in re.findall(r"```python\n(.*?)```", README, re.DOTALL) if "noisy-cifar10" not in block]
 
 
@@ -28,6 +28,6 @@ def test_the_table_of_losses_is_the_codes():
 
 
 def test_every_script_that_is_named_exists():
-    root = Path(__file__).parents[1]
+    root = ROOT
     named = set(re.findall(r"(?:scripts|tests|model_cards)/[\w./]+\.(?:py|json|png)", README))
     assert named and [name for name in sorted(named) if not (root / name).exists()] == []

@@ -7,13 +7,11 @@ import datasets
 import evaluate
 import torch
 
-# evaluate copies the siblings that this file names, and no others: so it names all that they need.
-from .encoders import Encoder, make_encoder
-from .frechet import frechet_distance, kernel_distance
-from .image_sets import BATCH_SIZE, ImageSetMetric
-from .images import to_rgb as to_rgb
-from .inception import WEIGHTS_SHA256, WEIGHTS_URL, inception_encoder
-from .moments import Moments
+from evaluate_metrics.core.encoders import Encoder, make_encoder
+from evaluate_metrics.core.frechet import frechet_distance, kernel_distance
+from evaluate_metrics.core.image_sets import BATCH_SIZE, ImageSetMetric
+from evaluate_metrics.core.inception import WEIGHTS_SHA256, WEIGHTS_URL, inception_encoder
+from evaluate_metrics.core.moments import Moments
 
 _DESCRIPTION = """
 The Frechet distance of two sets of images: the distance between the Gaussians that have the mean and covariance of

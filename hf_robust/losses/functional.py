@@ -10,7 +10,16 @@ from .cross_entropy import ce, fl, gce, js, ls, phuber_ce, taylor_ce
 from .epsilon_softmax import ce_eps, fl_eps
 from .logits import bi_tempered, ldr_kl, logit_clip
 from .negative import anl_ce, anl_fl, nnce, nnfl
-from .normalised import mae, nce, nfl, ngce, nmae, nrce, rce, sce
+from .normalised import (
+    mae,
+    nce,
+    nfl,
+    ngce,
+    nmae,
+    nrce,
+    rce,
+    sce,
+)
 
 __all__ = [
     "IGNORE_INDEX",

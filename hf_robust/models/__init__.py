@@ -13,7 +13,7 @@ from transformers import (
     ViTImageProcessorPil,
 )
 
-from ..noise import CIFAR10_CLASSES
+from ..noise.spec import CIFAR10_CLASSES
 from .cnn8 import Cnn8Config, Cnn8ForImageClassification
 from .cnn_small import CnnSmallConfig, CnnSmallForImageClassification
 from .resnet_cifar import ResNetCifarConfig, ResNetCifarForImageClassification

@@ -1,0 +1,287 @@
+"""Image encoders: images of any kind in, unit vectors out."""
+
+import hashlib
+import os
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from itertools import islice
+from types import FunctionType, MethodType
+
+import numpy as np
+import torch
+from huggingface_hub import constants
+from PIL import Image
+from transformers import (
+    AlignModel,
+    AutoConfig,
+    AutoImageProcessor,
+    AutoModel,
+    CLIPVisionModelWithProjection,
+    SiglipVisionModel,
+)
+from transformers.utils import logging
+
+from hf_common.images import resized_square, to_rgb
+
+ENCODERS = {
+    "clip": "openai/clip-vit-large-patch14-336",  # the one of the CMMD paper
+    "siglip": "google/siglip-so400m-patch14-384",
+    "align": "kakaobrain/align-base",
+    "dinov2": "facebook/dinov2-large",
+}
+# How models that see images and text are loaded, by the model type of the checkpoint; any other is an AutoModel.
+# AlignVisionModel would find none of its weights in a checkpoint of AlignModel, and leave them random.
+CLASSES = {
+    "clip": CLIPVisionModelWithProjection,
+    "clip_vision_model": CLIPVisionModelWithProjection,
+    "siglip": SiglipVisionModel,
+    "align": AlignModel,
+}
+PREPROCESSING_KEYS = (
+    "do_resize size resample do_center_crop crop_size crop_pct do_rescale rescale_factor rescale_offset do_normalize "
+    "image_mean image_std include_top"
+).split()
+THREADS = min(8, os.cpu_count() or 1)  # that open and resize images; Pillow releases Python's lock
+
+
+class Encoder:
+    """
+    Maps images to vectors. Made by [`make_encoder`].
+
+    Attributes:
+        name (`str`): Hub id or folder of the model, or module and name of the callable.
+        weights (`str`): the first 16 digits of the SHA-256 of the weights; `""` for a callable that is no
+            module.
+        preprocessing (`str`): all that happens to an image before the model, in words that can be compared.
+        normalized (`bool`): whether vectors are divided by their Euclidean norm.
+        dim (`int`): length of a vector.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        weights: str,
+        preprocessing: str,
+        normalized: bool,
+        prepare: Callable,  # RGB image -> what `embed` takes a list of
+        embed: Callable[[list], torch.Tensor | np.ndarray],  # list of b -> (b, d) float
+    ):
+        self.name = name
+        self.weights = weights
+        self.preprocessing = preprocessing
+        self.normalized = normalized
+        self._prepare = prepare
+        self._embed = embed
+        self.dim = self._vectors([prepare(Image.new("RGB", (64, 64), (128, 128, 128)))]).shape[1]
+
+    @property
+    def metadata(self) -> dict[str, str]:
+        """What [`Moments.save`] needs to know."""
+        return {
+            "encoder": self.name,
+            "weights": self.weights,
+            "preprocessing": self.preprocessing,
+            "normalized": str(self.normalized).lower(),
+        }
+
+    def check(self, metadata: dict[str, str], name: str) -> None:
+        """
+        `ValueError` unless `metadata`, of moments called `name`, are those of this encoder: the same weights (for a
+        callable the same name), the same preprocessing, and vectors of both normalised or not.
+        """
+        key = "weights" if self.weights and metadata.get("weights") else "encoder"
+        differences = [
+            f"{what}: {metadata.get(what)!r}, here {self.metadata[what]!r}"
+            for what in (key, "preprocessing", "normalized")
+            if metadata.get(what) != self.metadata[what]
+        ]
+        if differences:
+            raise ValueError(
+                f"{name} are of the encoder {metadata.get('encoder')!r}, which is not the same as {self.name!r}: "
+                f"{'; '.join(differences)}"
+            )
+
+    def encode(self, images: Iterable, batch_size: int = 64) -> torch.Tensor:  # n images -> (n, d) float32, CPU
+        """The vectors of `images`, in order, on the CPU. See [`~Encoder.encode_batches`]."""
+        batches = list(self.encode_batches(images, batch_size))
+        return torch.cat(batches) if batches else torch.empty(0, self.dim)
+
+    def encode_batches(self, images: Iterable, batch_size: int = 64, name: str = "images") -> Iterator[torch.Tensor]:
+        """
+        The same, `batch_size` images at a time: (b, d) float32 on the CPU. Images are read when their batch is due,
+        one batch ahead of the model. They may be of different kinds and sizes, see [`to_rgb`]. Errors call them
+        `name`.
+
+        Raises:
+            TypeError: `images` is a single image or a path, an array without 4 dimensions, or an entry is no image.
+            ValueError: an image cannot be read, or its vector is not finite, or zero where vectors are normalised.
+        """
+        if isinstance(images, (str, os.PathLike, Image.Image, dict)):
+            raise TypeError(f"{name} must be a list or another iterable of images, got one {type(images).__name__}")
+        if isinstance(images, (np.ndarray, torch.Tensor)) and images.ndim != 4:
+            raise TypeError(f"{name} in one array must have 4 dimensions, got the shape {tuple(images.shape)}")
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+        try:
+            numbered = enumerate(images)
+        except TypeError as error:
+            raise TypeError(
+                f"{name} must be a list or another iterable of images, got {type(images).__name__}"
+            ) from error
+        first, running = 0, None
+        with ThreadPoolExecutor(THREADS) as pool:
+            while True:
+                batch = list(islice(numbered, batch_size))
+                ahead = pool.map(lambda item: self._prepare(to_rgb(item[1], f"{name}[{item[0]}]")), batch)
+                if running is not None:
+                    prepared = list(running)
+                    yield self._checked(self._vectors(prepared), first, name)
+                    first += len(prepared)
+                if not batch:
+                    return
+                running = ahead
+
+    @torch.no_grad()
+    def _vectors(self, prepared: list) -> torch.Tensor:  # list of b -> (b, d) float32, CPU
+        vectors = torch.as_tensor(self._embed(prepared))
+        if vectors.ndim != 2 or len(vectors) != len(prepared) or not vectors.is_floating_point():
+            raise ValueError(
+                f"encoder {self.name!r} must give a floating tensor of {len(prepared)} rows for so many images, got "
+                f"{vectors.dtype} of shape {tuple(vectors.shape)}"
+            )
+        return vectors.detach().float().cpu()
+
+    def _checked(self, vectors: torch.Tensor, first: int, name: str) -> torch.Tensor:  # (b, d) -> (b, d)
+        norms = vectors.norm(dim=1, keepdim=True)
+        bad = ~norms.isfinite() | (norms == 0 if self.normalized else False)
+        if bad.any():
+            row = int(bad[:, 0].nonzero()[0])
+            what = "a zero vector, which has no direction," if norms[row] == 0 else "NaN or infinity"
+            raise ValueError(f"encoder {self.name!r} gave {what} for {name}[{first + row}]")
+        return vectors / norms if self.normalized else vectors
+
+
+def make_encoder(
+    encoder: str | os.PathLike | Callable,
+    device: str | torch.device | None = None,
+    dtype: torch.dtype | None = None,
+    normalize: bool = True,
+) -> Encoder:
+    """
+    Args:
+        encoder (`str`, `os.PathLike` or callable):
+            `"clip"`, `"siglip"`, `"align"` or `"dinov2"` (see `ENCODERS`), the Hub id or the folder of a vision model
+            of transformers, or a callable that takes a list of b RGB `PIL.Image`s and returns a (b, d) floating
+            tensor or array.
+
+            The vector is the projected class token of CLIP, and else the model's `pooler_output`: attention pooling
+            in SigLIP, the average in ALIGN, the class token in DINOv2. Images are prepared by the checkpoint's own
+            processor in its Pillow form; but for CLIP they are cropped to the central square and resized by Pillow's
+            bicubic filter, as for the published values of CMMD (Jayasumana et al. 2024,
+            https://arxiv.org/abs/2401.09603). For square images that is the same.
+        device (`str` or `torch.device`, *optional*):
+            Where the model runs. Default: an accelerator if there is one. Not with a callable.
+        dtype (`torch.dtype`, *optional*):
+            `torch.float16` or `torch.bfloat16` for half precision. Default: float32, without TF32. Not with a
+            callable.
+        normalize (`bool`, *optional*, defaults to `True`):
+            Divide each vector by its Euclidean norm.
+
+    Raises:
+        OSError: the model is neither on disk nor can it be reached.
+        ValueError: it is no vision model, has no pooled output, or lacks weights.
+    """
+    if callable(encoder):
+        if device is not None or dtype is not None:
+            raise ValueError("device and dtype are for models that are loaded here, a callable has its own")
+        named = encoder.func if isinstance(encoder, partial) else encoder
+        named = named if isinstance(named, (FunctionType, MethodType, type)) else type(named)
+        name = f"{named.__module__}.{named.__qualname__}"
+        weights = _fingerprint(encoder) if isinstance(encoder, torch.nn.Module) else ""
+        return Encoder(name, weights, "the callable's own, from RGB images", normalize, lambda image: image, encoder)
+    source = ENCODERS.get(encoder, os.fspath(encoder))
+    model, processor = _load(source)
+    weights = _fingerprint(model)
+    if device is None:
+        device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu"
+    model.to(device=device, dtype=dtype or torch.float32)
+    options = {key: value for key, value in processor.to_dict().items() if key in PREPROCESSING_KEYS}
+    size = None
+    if isinstance(model, CLIPVisionModelWithProjection):
+        size = model.config.image_size
+        for key in ("size", "resample", "crop_size"):
+            options.pop(key, None)
+        options["do_resize"] = options["do_center_crop"] = False
+    steps = [f"central square, Pillow bicubic to {size} x {size}"] if size else []
+    steps.append(f"{type(processor).__name__}({', '.join(f'{key}={options[key]}' for key in sorted(options))})")
+
+    def prepare(image: Image.Image) -> torch.Tensor:  # RGB -> (3, H, W) float32
+        if size:
+            image = resized_square(image, size)
+            inputs = processor(image, return_tensors="pt", do_resize=False, do_center_crop=False)
+        else:
+            inputs = processor(image, return_tensors="pt")
+        return inputs["pixel_values"][0]
+
+    def embed(pixels: list[torch.Tensor]) -> torch.Tensor:  # b of (3, H, W) -> (b, d)
+        sizes = sorted({tuple(image.shape[1:]) for image in pixels})
+        if len(sizes) > 1:
+            raise ValueError(
+                f"the processor of {source} gives images of several sizes, {sizes[0]} and {sizes[-1]}; give a "
+                "callable as encoder"
+            )
+        precision = torch.get_float32_matmul_precision()
+        torch.set_float32_matmul_precision("highest")
+        try:
+            with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):
+                outputs = model(pixel_values=torch.stack(pixels).to(device, model.dtype))
+        finally:
+            torch.set_float32_matmul_precision(precision)
+        vectors = outputs.get("image_embeds" if isinstance(model, CLIPVisionModelWithProjection) else "pooler_output")
+        if vectors is None:
+            raise ValueError(f"{source} ({type(model).__name__}) has no pooled output; give a callable as encoder")
+        return vectors.flatten(1)
+
+    return Encoder(source, weights, "; ".join(steps), normalize, prepare, embed)
+
+
+def _load(source: str) -> tuple[torch.nn.Module, Callable]:
+    """The vision model (float32, evaluation mode, CPU) and the image processor of a Hub id or folder."""
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()  # else the whole text model is listed as unused; weights that lack are named below
+    try:
+        config = AutoConfig.from_pretrained(source)
+        processor = AutoImageProcessor.from_pretrained(source, backend="pil")
+        model, report = CLASSES.get(config.model_type, AutoModel).from_pretrained(
+            source, dtype=torch.float32, output_loading_info=True
+        )
+    except OSError as error:
+        place = "this folder" if os.path.isdir(source) else f"the cache, nor from {constants.ENDPOINT}"
+        reason = str(error).splitlines()[0]
+        raise OSError(
+            f"encoder {source!r} could not be loaded from {place}: {reason} "
+            "(encoder may be the folder of a downloaded model)"
+        ) from error
+    finally:
+        logging.set_verbosity(verbosity)
+    lacking = sorted(report["missing_keys"]) + sorted(str(key) for key in report["mismatched_keys"])
+    if lacking:
+        raise ValueError(
+            f"encoder {source!r} lacks {len(lacking)} weights of {type(model).__name__}, which would be random: "
+            f"{', '.join(lacking[:5])}{', ...' if len(lacking) > 5 else ''}"
+        )
+    if isinstance(model, AlignModel):
+        model = model.vision_model
+    if model.main_input_name != "pixel_values":
+        raise ValueError(f"encoder {source!r} ({type(model).__name__}) takes {model.main_input_name}, not only images")
+    return model.eval(), processor
+
+
+def _fingerprint(model: torch.nn.Module) -> str:
+    """The first 16 hexadecimal digits of the SHA-256 of names and values of all weights."""
+    digest = hashlib.sha256()
+    for name, value in sorted(model.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(value.cpu().contiguous().flatten().view(torch.uint8).numpy().data)  # NumPy has no bfloat16
+    return digest.hexdigest()[:16]

@@ -1,0 +1,1 @@
+"""Scores of folders and data sets: sources, embedding in several processes, values, evaluation."""

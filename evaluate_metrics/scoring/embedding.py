@@ -1,0 +1,135 @@
+"""Images of a source to embeddings and moments: split over processes, kept on disk by content."""
+
+import hashlib
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from accelerate import PartialState
+from accelerate.utils import gather_object, reduce
+from huggingface_hub import constants
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from hf_common.files import replacing
+
+from ..core.encoders import Encoder
+from ..core.moments import Moments
+from .sources import ImageSource, digest
+
+CHUNK = 512  # images that one process embeds and keeps together
+CACHE = Path(constants.HF_HOME) / "image_embeddings"
+CACHE_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Embedded:
+    """Moments of all images of a source, and their embeddings, (n, d) float32 on the CPU, where they were kept."""
+
+    moments: Moments
+    embeddings: Tensor | None
+
+
+class EmbeddingCache:
+    """A folder with the embeddings of chunks of images, each named by what it was computed from.
+
+    The name is a digest of the images' bytes and of the encoder: its weights, preprocessing, normalisation and
+    `dtype`. The same images found elsewhere, or asked of another number of processes, are not embedded again; a
+    changed image or encoder is. The embeddings of a callable, whose weights nobody knows, are not kept.
+    """
+
+    def __init__(self, folder: str | os.PathLike, encoder: Encoder, dtype: torch.dtype) -> None:
+        self.folder = Path(folder)
+        self.encoder = encoder
+        self.identity = json.dumps([CACHE_VERSION, {**encoder.metadata, "encoder": ""}, str(dtype)], sort_keys=True)
+
+    def get(self, encoded: list[dict]) -> Tensor | None:
+        """The embeddings of these images, if they are kept: (len(encoded), d) float32."""
+        path = self._path(encoded)
+        if not self.encoder.weights or not path.exists():
+            return None
+        try:
+            return load_file(path)["embeddings"]
+        except SafetensorError as error:
+            raise ValueError(f"{path} is no file of embeddings; remove it: {error}") from error
+
+    def put(self, encoded: list[dict], embeddings: Tensor) -> None:
+        """Keep them, unless the encoder is a callable."""
+        if not self.encoder.weights:
+            return
+        with replacing(self._path(encoded)) as temporary:
+            save_file({"embeddings": embeddings.contiguous()}, temporary)
+
+    def _path(self, encoded: list[dict]) -> Path:
+        key = hashlib.sha256((self.identity + digest(encoded)).encode()).hexdigest()
+        return self.folder / key[:2] / f"{key}.safetensors"
+
+
+def embed(
+    source: ImageSource,
+    encoder: Encoder,
+    *,
+    batch_size: int = 64,
+    keep: bool = False,
+    cache: EmbeddingCache | None = None,
+    progress: bool = False,
+) -> Embedded:
+    """Embed every image of `source`, on all processes of `accelerate`, which all return the same.
+
+    Chunks of `CHUNK` images go round the processes; a batch never spans two chunks, so that the embeddings do not
+    depend on the number of processes.
+
+    Args:
+        source, encoder: what is embedded, by what.
+        batch_size: images that the model sees at once.
+        keep: gather the embeddings too; without them memory is O(d^2).
+        cache: where they are looked up and kept.
+        progress: a bar over the images of the main process.
+
+    Raises:
+        ValueError: names the images that can't be read or embedded.
+    """
+    state = PartialState()
+    moments, kept = Moments.zeros(encoder.dim), []
+    starts = range(0, len(source), CHUNK)[state.process_index :: state.num_processes]
+    total = sum(min(CHUNK, len(source) - start) for start in starts)
+    bar = tqdm(
+        total=total,
+        desc=f"{source.name}: {encoder.name}",
+        unit="image",
+        disable=not (progress and state.is_main_process),
+    )
+    with bar:
+        for start in starts:
+            encoded = source.read(start, min(start + CHUNK, len(source)))
+            embeddings = cache.get(encoded) if cache else None
+            if embeddings is None:
+                try:
+                    embeddings = encoder.encode(encoded, batch_size)
+                except ValueError as error:
+                    last = start + len(encoded) - 1
+                    raise ValueError(f"{source.name}, images {start} to {last}: {error}") from error
+                if cache:
+                    cache.put(encoded, embeddings)
+            moments.update(embeddings)
+            if keep:
+                kept.append((start, embeddings))
+            bar.update(len(encoded))
+    if state.num_processes > 1:
+        moments = _sum(moments, state.device)
+        kept = gather_object(kept)
+    embeddings = None
+    if keep:
+        embeddings = torch.cat([chunk for _, chunk in sorted(kept, key=lambda item: item[0])])
+    return Embedded(moments, embeddings)
+
+
+def _sum(moments: Moments, device: torch.device) -> Moments:
+    # Over processes; the sums stay float64 on the device whose backend adds them.
+    n = torch.tensor([moments.n], dtype=torch.int64, device=device)
+    n, total, outer = reduce([n, moments.sum.to(device), moments.outer.to(device)], "sum")
+    return Moments(int(n), total.cpu(), outer.cpu())

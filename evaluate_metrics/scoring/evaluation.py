@@ -1,0 +1,213 @@
+"""Two sources of images, any encoders, any metrics: checks first, then embeddings on all processes, then scores."""
+
+import importlib
+import re
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from accelerate import PartialState
+
+from ..core.encoders import Encoder, make_encoder
+from ..core.inception import RESIZINGS, WEIGHTS_SHA256, WEIGHTS_URL, inception_encoder
+from .embedding import Embedded, EmbeddingCache, embed
+from .scores import CURVE_METRICS, FEWEST_OF_CURVE, METRICS, fits, keeps, score, score_curve
+from .sources import ImageSource, MomentsSource
+
+INCEPTIONS = {("inception" if name == "tensorflow" else f"inception-{name}"): name for name in RESIZINGS}
+LEAST = {"batch_size": 1, "kid_subsets": 1, "kid_subset_size": 2, "permutations": 1, "curve_repeats": 1, "seed": 0}
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What is scored, and how; the defaults of the metrics are the published ones."""
+
+    metrics: Sequence[str] = ("cmmd", "fd")
+    batch_size: int = 64
+    dtype: str = "float32"
+    normalize: bool = True
+    inception_weights: str = WEIGHTS_URL
+    inception_sha256: str = WEIGHTS_SHA256
+    cache_dir: str | None = None
+    kid_subsets: int = 100
+    kid_subset_size: int = 1000
+    permutations: int = 999
+    curve: bool = False
+    curve_repeats: int = 8
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        unknown = [metric for metric in self.metrics if metric not in METRICS]
+        if unknown or not self.metrics:
+            raise ValueError(f"metrics must be of {', '.join(METRICS)}; got {', '.join(unknown) or 'none'}")
+        if self.dtype not in DTYPES:
+            raise ValueError(f"dtype must be one of {', '.join(DTYPES)}; got {self.dtype!r}")
+        for name, least in LEAST.items():
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} must be {least} or more; got {getattr(self, name)}")
+        if self.curve and not set(self.metrics) & set(CURVE_METRICS):
+            raise ValueError(f"curve needs one of the metrics {', '.join(CURVE_METRICS)}; got {self.metrics}")
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """What one encoder gave: facts of it, the metadata of its moments, and `predictions` and `references`."""
+
+    facts: dict
+    metadata: dict[str, str]
+    sets: dict[str, Embedded]
+
+
+def open_encoder(spec: str, settings: Evaluation, device: torch.device) -> Encoder:
+    """The encoder that a name stands for.
+
+    Args:
+        spec: `inception`, `inception-pytorch` or `inception-clean`, the FID network with one of three resizings of its
+            input; `module:function` of a callable, see [`make_encoder`]; or all that `make_encoder` takes.
+    """
+    dtype = DTYPES[settings.dtype]
+    if spec in INCEPTIONS:
+        return inception_encoder(
+            settings.inception_weights, settings.inception_sha256, INCEPTIONS[spec], device=device, dtype=dtype
+        )
+    if re.fullmatch(r"[\w.]+:\w+", spec):
+        module, name = spec.split(":")
+        try:
+            function = getattr(importlib.import_module(module), name)
+        except (ImportError, AttributeError) as error:
+            raise ValueError(f"encoder {spec!r} can't be imported: {error}") from error
+        return make_encoder(function, normalize=settings.normalize)
+    return make_encoder(spec, device=device, dtype=dtype, normalize=settings.normalize)
+
+
+def check_sources(
+    predictions: ImageSource | MomentsSource, references: ImageSource | MomentsSource, settings: Evaluation
+) -> None:
+    """Raise a ValueError for what these sources can't give, before any model is loaded."""
+    needed = keeps(settings.metrics, settings.curve)
+    for role, source, kept in zip(("predictions", "references"), (predictions, references), needed, strict=True):
+        if isinstance(source, MomentsSource) and kept:
+            raise ValueError(
+                f"{role}: {source.name} is a file of moments; {_reasons(settings, role)} needs the images"
+            )
+    fewest = min(len(predictions), len(references))
+    least = {"fd": 2, "fd_infinity": 2, "p_value": 2, "kid": settings.kid_subset_size}
+    for metric in settings.metrics:
+        if fewest < least.get(metric, 1):
+            raise ValueError(
+                f"{metric} needs {least[metric]} images or more in each set; the smaller one has {fewest}"
+            )
+    for name, asked, least_predictions in (
+        ("fd_infinity", "fd_infinity" in settings.metrics, 20),
+        ("a curve", settings.curve, 2 * FEWEST_OF_CURVE),
+    ):
+        if asked and len(predictions) < least_predictions:
+            raise ValueError(f"{name} needs {least_predictions} predictions or more; there are {len(predictions)}")
+
+
+def embed_sources(
+    predictions: ImageSource | MomentsSource,
+    references: ImageSource | MomentsSource,
+    encoders: Sequence[str],
+    settings: Evaluation,
+    progress: bool = False,
+) -> list[Encoded]:
+    """Embed both sources with each encoder, on all processes of `accelerate`, which must all call this.
+
+    Raises:
+        ValueError: sources that don't fit the metrics or encoders, or images that can't be read or embedded; named.
+        OSError: an encoder can't be had.
+    """
+    check_sources(predictions, references, settings)
+    state, found = PartialState(), []
+    for spec in encoders:
+        started = time.perf_counter()
+        with state.local_main_process_first():
+            encoder = open_encoder(spec, settings, state.device)
+        if not any(fits(metric, encoder.normalized) for metric in settings.metrics):
+            raise ValueError(f"{', '.join(settings.metrics)}: defined for unit vectors, which {spec} doesn't give")
+        sets = _embed_both(predictions, references, encoder, settings, progress)
+        facts = {
+            "encoder": spec,
+            **{key: value for key, value in encoder.metadata.items() if key != "encoder"},
+            "normalized": encoder.normalized,
+            "dtype": settings.dtype,
+            "dim": encoder.dim,
+            "n_predictions": len(predictions),
+            "n_references": len(references),
+            "embedding_seconds": time.perf_counter() - started,
+        }
+        found.append(Encoded(facts, {**encoder.metadata, "dtype": settings.dtype}, sets))
+    return found
+
+
+def score_sources(encoded: Sequence[Encoded], settings: Evaluation) -> list[dict]:
+    """Of each encoder its facts, values and notes, see [`score`], and the curve if it is asked for; in one process."""
+    return [{**one.facts, **_score(one, settings)} for one in encoded]
+
+
+def evaluate_sources(
+    predictions: ImageSource | MomentsSource,
+    references: ImageSource | MomentsSource,
+    encoders: Sequence[str],
+    settings: Evaluation,
+) -> list[dict]:
+    """[`embed_sources`], then [`score_sources`]."""
+    return score_sources(embed_sources(predictions, references, encoders, settings), settings)
+
+
+def _embed_both(
+    predictions: ImageSource | MomentsSource,
+    references: ImageSource | MomentsSource,
+    encoder: Encoder,
+    settings: Evaluation,
+    progress: bool,
+) -> dict[str, Embedded]:
+    sources = {"predictions": predictions, "references": references}
+    for source in sources.values():
+        if isinstance(source, MomentsSource):
+            encoder.check(source.metadata, source.name)
+            if source.moments.dim != encoder.dim:
+                raise ValueError(f"{source.name} has {source.moments.dim} dimensions, {encoder.name} {encoder.dim}")
+    cache = None
+    if settings.cache_dir is not None:
+        cache = EmbeddingCache(settings.cache_dir, encoder, DTYPES[settings.dtype])
+    embedded = {}
+    for (role, source), kept in zip(sources.items(), keeps(settings.metrics, settings.curve), strict=True):
+        if isinstance(source, MomentsSource):
+            embedded[role] = Embedded(source.moments, None)
+        else:
+            embedded[role] = embed(
+                source, encoder, batch_size=settings.batch_size, keep=kept, cache=cache, progress=progress
+            )
+    return embedded
+
+
+def _score(encoded: Encoded, settings: Evaluation) -> dict:
+    normalized, x, y = encoded.facts["normalized"], encoded.sets["predictions"], encoded.sets["references"]
+    metrics = [metric for metric in settings.metrics if fits(metric, normalized)]
+    values = score(
+        x,
+        y,
+        metrics,
+        kid_subsets=settings.kid_subsets,
+        kid_subset_size=settings.kid_subset_size,
+        permutations=settings.permutations,
+        seed=settings.seed,
+    )
+    values["notes"] = [
+        f"{metric} is defined for unit vectors, which this encoder doesn't give"
+        for metric in settings.metrics
+        if not fits(metric, normalized)
+    ] + values["notes"]
+    if settings.curve:
+        values["curve"] = score_curve(x.embeddings, y, metrics, repeats=settings.curve_repeats, seed=settings.seed)
+    return values
+
+
+def _reasons(settings: Evaluation, role: str) -> str:
+    place = ("predictions", "references").index(role)
+    reasons = [metric for metric in settings.metrics if keeps([metric], False)[place]]
+    return " and ".join(reasons or ["the curve"])

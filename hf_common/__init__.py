@@ -1,0 +1,1 @@
+"""The ground floor: what the packages of this distribution share."""

@@ -1,0 +1,33 @@
+"""What arguments of several scripts have in common."""
+
+import json
+import re
+from collections.abc import Collection
+
+
+def parse_overrides(text: str | None, allowed: Collection[str] | None = None, *, strings: bool = True) -> dict:
+    """`"batch_norm=false, depths=[2,2]"` -> values as JSON reads them (true and false in any case), or as strings.
+
+    Args:
+        allowed: the names that may be set; None: any.
+        strings: whether a value that is no JSON is a string.
+
+    Raises:
+        ValueError: a part that is not `name=value`, a value that is no JSON where it must be, or another name.
+    """
+    overrides = {}
+    for part in re.split(r",(?![^\[]*\])", text or ""):  # commas outside brackets
+        name, equals, value = (piece.strip() for piece in part.partition("="))
+        if not part.strip():
+            continue
+        if not equals:
+            raise ValueError(f"config_overrides must be name=value,...; got {part!r} in {text!r}")
+        try:
+            overrides[name] = json.loads(value.lower() if value.lower() in ("true", "false") else value)
+        except json.JSONDecodeError:
+            if not strings:
+                raise ValueError(f"config_overrides must be name=value,...; got {part!r} in {text!r}") from None
+            overrides[name] = value
+        if allowed is not None and name not in allowed:
+            raise ValueError(f"config_overrides may set {sorted(allowed)}; got {name!r}")
+    return overrides

@@ -1,0 +1,100 @@
+"""Files and folders that a reader never sees half written: a temporary name first, then one rename."""
+
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def replacing(path: str | os.PathLike) -> Iterator[Path]:
+    """The temporary name under which the block writes the file that then becomes `path`, in place of what is there.
+
+    The folder of `path` is made. The name has the process's number in it, so that two processes do not write into one
+    file. The content is on the disk before the rename. After an error nothing is left and `path` is as it was.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = temporary_name(path)
+    try:
+        yield temporary
+        sync(temporary)
+        os.replace(temporary, path)
+        sync(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def temporary_name(path: Path) -> Path:
+    """Beside `path`, of this process alone; what a kill leaves of it is matched by `.*.tmp`."""
+    return path.with_name(f".{path.name}.{os.getpid()}.tmp")
+
+
+def replace_text(path: str | os.PathLike, text: str) -> None:
+    """Write `text` (UTF-8) to `path`; its folder is made, a file of that name is replaced."""
+    replace_bytes(path, text.encode("utf-8"))
+
+
+def replace_bytes(path: str | os.PathLike, content: bytes) -> None:
+    """Write `content` to `path`; its folder is made, a file of that name is replaced."""
+    with replacing(path) as temporary:
+        temporary.write_bytes(content)
+
+
+def write_json(path: str | os.PathLike, content) -> None:
+    """Write `content` as indented JSON; a NaN or infinity in it is a `ValueError`."""
+    replace_text(path, json.dumps(content, indent=1, allow_nan=False) + "\n")
+
+
+def save_picture(image, path: str | os.PathLike) -> None:
+    """Write a PIL image as PNG to `path`; its folder is made, a file of that name is replaced."""
+    with replacing(path) as temporary:
+        image.save(temporary, format="PNG")
+
+
+def save_figure(figure, path: str | os.PathLike) -> None:
+    """Write a matplotlib figure in the format of the path's suffix (`.png`, `.pdf`, `.svg`), as the others do."""
+    with replacing(path) as temporary:
+        figure.savefig(temporary, format=Path(path).suffix.removeprefix(".") or "png", dpi=150)
+
+
+def publish_folder(temporary: str | os.PathLike, folder: str | os.PathLike) -> None:
+    """Give a finished folder its name, in place of what has it; its files are on the disk before that."""
+    temporary, folder = Path(temporary), Path(folder)
+    sync_tree(temporary)
+    if folder.is_dir():
+        shutil.rmtree(folder)
+    os.replace(temporary, folder)
+    sync(folder.parent)
+
+
+def sync_tree(folder: Path) -> None:
+    """[`sync`] for everything in a folder, and for the folder."""
+    for path in folder.rglob("*"):
+        sync(path)
+    sync(folder)
+
+
+def sync(path: Path) -> None:
+    """Wait until the file, or the list of names of a folder, is on the disk."""
+    try:
+        handle = os.open(path, os.O_RDONLY)
+    except OSError:
+        if path.is_dir():  # Windows opens no folders
+            return
+        raise
+    try:
+        os.fsync(handle)
+    except OSError:
+        if path.is_file():  # some file systems sync no folders
+            raise
+    finally:
+        os.close(handle)
+
+
+def slug(text: str) -> str:
+    """`text` as one part of a path: each run of other characters than letters, digits and `_.+=-` is a `_`."""
+    return re.sub(r"[^\w.+=-]+", "_", text).strip("_")

@@ -1,0 +1,65 @@
+"""The folder of one run: whose it is, whether it is finished, and where a killed run goes on."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+SETTINGS, RESULTS = "settings.json", "results.json"
+
+
+def settings_difference(wanted: dict, found: dict) -> str:
+    """`"seed=1 (it has 0)"` and so on for every setting in which two runs differ; empty if they are one."""
+    return ", ".join(
+        f"{key}={wanted.get(key)!r} (it has {found.get(key)!r})"
+        for key in sorted(wanted | found)
+        if wanted.get(key) != found.get(key)
+    )
+
+
+def read_json(path: Path):
+    """The content of a JSON file (UTF-8)."""
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def begun(output_dir: Path) -> bool:
+    """Whether the folder holds anything; a `ValueError` if it is a file."""
+    if output_dir.exists() and not output_dir.is_dir():
+        raise ValueError(f"output_dir {str(output_dir)!r} is a file")
+    # A kill while the first file was being written leaves its temporary name alone.
+    return output_dir.exists() and any(not path.match(".*.tmp") for path in output_dir.iterdir())
+
+
+def check_same_run(output_dir: Path, settings: dict) -> None:
+    """A `ValueError` if the folder, which holds something, does not hold a run of these very settings."""
+    name, path = repr(str(output_dir)), output_dir / SETTINGS
+    if not path.exists():
+        raise ValueError(f"output_dir {name} holds files that are no run of this script; choose another")
+    if difference := settings_difference(settings, read_json(path)):
+        raise ValueError(f"output_dir {name} holds another run: {difference}; choose another")
+
+
+def chosen_checkpoint(
+    output_dir: Path, checkpoints: Sequence[Path], resume: str | None, words: Sequence[str]
+) -> Path | None:
+    """The checkpoint to go on from; None for a start, also where one of `words` asks for the newest and none is there.
+
+    Args:
+        checkpoints: those of this run in `output_dir`, newest first.
+        resume: one of `words`, the first of which errors name, or one of `checkpoints`. Needed where checkpoints are.
+
+    Raises:
+        ValueError: checkpoints and no `resume`, or a `resume` that is none of these.
+    """
+    if resume is None and checkpoints:
+        name = repr(str(output_dir))
+        raise ValueError(f"output_dir {name} holds this run, begun; go on with --resume_from_checkpoint {words[0]}")
+    if resume is None:
+        return None
+    if resume.lower() in words:
+        return checkpoints[0] if checkpoints else None
+    if Path(resume).resolve() not in [path.resolve() for path in checkpoints]:
+        raise ValueError(
+            f"resume_from_checkpoint must be {words[0]!r} or one of {[str(path) for path in checkpoints]}; "
+            f"got {resume!r}"
+        )
+    return Path(resume)

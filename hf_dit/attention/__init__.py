@@ -1,0 +1,1 @@
+"""Attention over tokens of a grid: tiles, local attention in plain PyTorch, and the processors that a model takes."""

@@ -1,0 +1,1 @@
+"""The Diffusion Transformer, its published sizes, and the conversion of published weights."""

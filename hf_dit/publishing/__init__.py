@@ -1,0 +1,1 @@
+"""A finished run as a Hub repository: commands, card, files."""

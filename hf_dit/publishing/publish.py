@@ -1,0 +1,164 @@
+"""A finished run of train_dit.py as a Hub repository: pipeline with its code, results, pictures and card."""
+
+import json
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from hf_common.files import replace_text, write_json
+from hf_common.run_folder import RESULTS
+
+from ..sampling.export import PIPELINE_FILE, export_pipeline
+from ..sampling.pipeline import DiTImagePipeline
+from ..studies.sampling import weights_digest
+from .card import dit_pipeline_card
+from .commands import NOT_OF_VALUES
+
+# Patterns of all that such a repository may hold.
+REPOSITORY_FILES = (
+    "README.md",
+    "model_index.json",
+    f"{PIPELINE_FILE}.py",
+    "transformer/*",
+    "scheduler/*",
+    "vae/*",
+    RESULTS,
+    "loss_curve.png",
+    "samples.png",
+    "study.json",
+    "study*.png",
+    "scores.json",
+)
+
+
+def read_study(folder: str | os.PathLike) -> dict:
+    """The study that sample_dit.py wrote into a folder; a `ValueError` if there is none or it is not finished."""
+    study = _read(Path(folder) / "study.json", "sample_dit.py")
+    if not study["pictures"]:
+        raise ValueError(f"the study in {os.fspath(folder)!r} is not finished; run sample_dit.py again")
+    return study
+
+
+def read_scores(folders: Sequence[str | os.PathLike]) -> list[dict]:
+    """What evaluate_images.py wrote into each folder, without the arguments that no value depends on.
+
+    With `sampling`: what sample_dit.py wrote of the cell whose images were scored, but for their names; None for other
+    images. Paths of folders are cut to their last part, or the last two where both sources have the same last part.
+
+    Raises:
+        ValueError: a folder without results.
+    """
+    scores = []
+    for folder in folders:
+        one = _read(Path(folder) / RESULTS, "evaluate_images.py")
+        given = one["arguments"]
+        cell = Path(f"{Path(given['predictions'])}.json")  # also of a folder that is given with a slash at its end
+        sampling = json.loads(cell.read_text(encoding="utf-8")) if cell.exists() else None
+        if sampling is not None:
+            del sampling["images"]
+        arguments = {name: value for name, value in given.items() if name not in NOT_OF_VALUES}
+        for name in ("predictions", "references", "inception_weights"):
+            arguments[name] = _public(given[name])
+        images, others = (Path(os.path.abspath(given[role])) for role in ("predictions", "references"))
+        if arguments["predictions"] == arguments["references"] and images != others:
+            # Two folders of one name: the card would take equal sources for real images.
+            arguments["predictions"] = f"{images.parent.name}/{images.name}"
+        arguments["encoders"] = [_public(name) for name in given["encoders"]]
+        values = [{**score, "encoder": _public(score["encoder"])} for score in one["scores"]]
+        scores.append({**one, "arguments": arguments, "scores": values, "sampling": sampling})
+    return scores
+
+
+def public_results(results: dict) -> dict:
+    """Results of a training in which a local folder goes by the last part of its path."""
+    settings = dict(results["settings"])
+    for name in ("dataset_name", "train_data_dir", "model", "vae"):
+        if settings[name] is not None and name not in results["from_hub"]:
+            settings[name] = _last_part(settings[name])
+    return {**results, "settings": settings}
+
+
+def write_repository(
+    run_dir: str | os.PathLike,
+    folder: str | os.PathLike,
+    repo_id: str,
+    *,
+    study_dir: str | os.PathLike | None = None,
+    score_dirs: Sequence[str | os.PathLike] = (),
+) -> None:
+    """Write the files of `REPOSITORY_FILES` of a finished run into `folder`, which is new or empty.
+
+    The pipeline is exported with its code, the last sample grid becomes `samples.png`; checkpoints stay behind.
+
+    Args:
+        run_dir: `output_dir` of the training.
+        repo_id: where the folder will lie on the Hub.
+        study_dir: `output_dir` of a study by sample_dit.py of this model.
+        score_dirs: `output_dir` of calls of evaluate_images.py.
+
+    Raises:
+        ValueError: study or scores are not there, or of a model with other weights.
+    """
+    run_dir, folder = Path(run_dir), Path(folder)
+    study = None if study_dir is None else read_study(study_dir)
+    scores = read_scores(score_dirs)
+    check_weights(run_dir, study, scores)
+    export_pipeline(DiTImagePipeline.from_pretrained(run_dir), folder)
+    results = public_results(_read(run_dir / RESULTS, "train_dit.py"))
+    write_json(folder / RESULTS, results)
+    shutil.copyfile(run_dir / "loss_curve.png", folder / "loss_curve.png")
+    shutil.copyfile(run_dir / "samples" / f"step-{results['steps']:07d}.png", folder / "samples.png")
+    if study is not None:
+        write_json(folder / "study.json", study)
+        for name in study["pictures"]:
+            shutil.copyfile(Path(study_dir) / name, folder / name)
+    if scores:
+        write_json(folder / "scores.json", scores)
+    card = dit_pipeline_card(
+        results,
+        repo_id=repo_id,
+        study=study,
+        scores=scores,
+        pictures={
+            "loss_curve": ["loss_curve.png"],
+            "samples": ["samples.png"],
+            "study": study["pictures"] if study else [],
+        },
+    )
+    replace_text(folder / "README.md", card)
+
+
+def check_weights(run_dir: str | os.PathLike, study: dict | None, scores: Sequence[dict]) -> None:
+    """Raise a `ValueError` if study or scores are of samples of other weights than those of the run."""
+    sampled = {"the study": study} | {
+        f"the scores of {one['arguments']['predictions']}": one["sampling"] for one in scores
+    }
+    digests: dict[str, str] = {}
+    for what, result in sampled.items():
+        if result is None:
+            continue
+        dtype, wanted = result["settings"]["dtype"], result["settings"]["weights"]
+        if dtype not in digests:
+            pipeline = DiTImagePipeline.from_pretrained(run_dir, dtype=getattr(torch, dtype))
+            digests[dtype] = weights_digest(pipeline.transformer, pipeline.vae)
+        if digests[dtype] != wanted:
+            raise ValueError(
+                f"{what} must be of the weights in {os.fspath(run_dir)!r}, {digests[dtype]}; got {wanted}"
+            )
+
+
+def _read(path: Path, script: str) -> dict:
+    if not path.exists():
+        raise ValueError(f"{str(path)!r} is not there: it is what {script} writes when it has finished")
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def _public(name: str) -> str:
+    return _last_part(name) if os.path.isdir(name) or os.path.isabs(name) else name
+
+
+def _last_part(path: str) -> str:
+    return os.path.basename(os.path.abspath(path))

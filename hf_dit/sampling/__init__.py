@@ -1,0 +1,1 @@
+"""From noise to pictures: the pipeline, and grids of images."""

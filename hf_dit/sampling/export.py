@@ -1,0 +1,56 @@
+"""A pipeline as a folder or Hub repository that carries its own code.
+
+    export_pipeline(pipeline, "my-dit")
+    DiffusionPipeline.from_pretrained("my-dit", trust_remote_code=True)  # also where hf_dit is not installed
+
+diffusers takes the class of a pipeline, or of a component, from a Python file where `model_index.json` names it as
+`[file without .py, class]` and the file lies beside `model_index.json`, or in the folder of the component.
+"""
+
+import json
+import os
+from pathlib import Path
+
+from diffusers import DiffusionPipeline
+from diffusers.utils.torch_utils import unwrap_module
+
+from hf_common.bundle import bundle
+from hf_common.files import replace_text, write_json
+
+PIPELINE_FILE, PIPELINE_MODULE, PIPELINE_CLASS = "dit_image_pipeline", "hf_dit.sampling.pipeline", "DiTImagePipeline"
+MODEL_FILE, MODEL_MODULE, MODEL_CLASS = "dit_model", "hf_dit.models.dit", "DiTModel"
+
+
+def export_pipeline(pipeline: DiffusionPipeline, folder: str | os.PathLike) -> None:
+    """Save a `DiTImagePipeline` with the code that it needs: torch and diffusers are enough to load it.
+
+    Loading asks for `trust_remote_code=True`, `DiTImagePipeline.from_pretrained` included, and gives classes of the
+    folder's own code. The model alone loads with `DiTModel.from_pretrained(folder, subfolder="transformer")`.
+
+    A pipeline or a component of a class that would not be in the folder or in diffusers is a `TypeError`.
+    """
+    if type(pipeline).__name__ != PIPELINE_CLASS:
+        raise TypeError(f"pipeline must be a {PIPELINE_CLASS}, got {type(pipeline).__name__}")
+    for name, component in pipeline.components.items():
+        cls = type(unwrap_module(component))
+        if name == "transformer" and cls.__name__ != MODEL_CLASS:
+            raise TypeError(f"transformer must be a {MODEL_CLASS}, got {cls.__name__}")
+        if name != "transformer" and component is not None and not cls.__module__.startswith("diffusers."):
+            raise TypeError(f"{name} must be of a class of diffusers, got {cls.__name__}")
+    folder = Path(folder)
+    pipeline.save_pretrained(folder)
+    replace_text(folder / "transformer" / f"{MODEL_FILE}.py", bundle(MODEL_MODULE))
+    replace_text(folder / f"{PIPELINE_FILE}.py", bundle(PIPELINE_MODULE))
+    for path in folder.glob("*/config.json"):
+        config = json.loads(path.read_text(encoding="utf-8"))
+        write_json(path, _without_local_path(config))
+    index = _without_local_path(json.loads((folder / "model_index.json").read_text(encoding="utf-8")))
+    index["_class_name"] = [PIPELINE_FILE, PIPELINE_CLASS]
+    index["transformer"] = [MODEL_FILE, MODEL_CLASS]
+    write_json(folder / "model_index.json", index)
+
+
+def _without_local_path(config: dict) -> dict:
+    """A config without the folder of this machine that it was loaded from; a Hub id stays."""
+    local = os.path.exists(config.get("_name_or_path", ""))
+    return {name: value for name, value in config.items() if not (local and name == "_name_or_path")}

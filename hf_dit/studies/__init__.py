@@ -1,0 +1,1 @@
+"""What changes with guidance, steps, scheduler and attention: samples side by side, times, memory."""

@@ -1,0 +1,1 @@
+"""From images to a trained pipeline: objectives, stream of samples, loop, one run."""

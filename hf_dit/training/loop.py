@@ -1,0 +1,432 @@
+"""The training loop of a DiT on accelerate: losses, averaged weights, checkpoints, sample grids, and nothing else."""
+
+import math
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import is_tensorboard_available, is_wandb_available
+from diffusers import DDPMScheduler
+from diffusers.optimization import SchedulerType, get_scheduler
+from diffusers.training_utils import EMAModel
+from PIL import Image
+from tqdm.auto import tqdm
+
+from hf_common.files import save_picture, write_json
+
+from ..models.dit import DiTModel
+from .checkpoints import publish_checkpoint, temporary_checkpoint
+from .objectives import PREDICTION_TYPES, NoiseSchedule, add_noise, diffusion_losses
+from .stream import DROPOUT, StepBatches, TrainingStream, position_rng
+
+STATE = "training_state.json"
+LR_SCHEDULERS = tuple(kind.value for kind in SchedulerType if kind is not SchedulerType.PIECEWISE_CONSTANT)
+BETA_SCHEDULES = ("linear", "scaled_linear", "squaredcos_cap_v2", "sigmoid")
+PRECISIONS = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+TRACKERS = {"tensorboard": is_tensorboard_available, "wandb": is_wandb_available}
+LR_SCHEDULERS_WITHOUT_END = ("constant", "constant_with_warmup")
+
+
+@dataclass
+class DiTTrainingArguments:
+    """How to train. The defaults are DiT's own recipe (Peebles and Xie 2023, section 4), but for the EMA's warm-up."""
+
+    output_dir: str = field(default="runs/train_dit", metadata={"help": "Where everything is written."})
+    seed: int = field(default=0, metadata={"help": "Of weights, order, noise, timesteps, flips and label drops."})
+    train_batch_size: int = field(
+        default=256,
+        metadata={
+            "help": "Images of one device in one forward pass. An optimizer step takes this number x processes x "
+            "--gradient_accumulation_steps; how that product is split changes nothing but rounding. DiT: 256."
+        },
+    )
+    gradient_accumulation_steps: int = field(default=1, metadata={"help": "Forward passes in an optimizer step."})
+    num_epochs: float = field(default=100, metadata={"help": "Visits of each image."})
+    max_train_steps: int | None = field(default=None, metadata={"help": "Optimizer steps; overrides --num_epochs."})
+    learning_rate: float = field(default=1e-4, metadata={"help": "Of AdamW."})
+    lr_scheduler: str = field(default="constant", metadata={"help": f"One of {', '.join(LR_SCHEDULERS)}."})
+    lr_warmup_steps: int = field(
+        default=0,
+        metadata={"help": "Optimizer steps of linear warm-up; all schedules but constant have one."},
+    )
+    adam_beta1: float = field(default=0.9, metadata={"help": "Of AdamW."})
+    adam_beta2: float = field(default=0.999, metadata={"help": "Of AdamW."})
+    adam_weight_decay: float = field(default=0.0, metadata={"help": "Of AdamW."})
+    adam_epsilon: float = field(default=1e-8, metadata={"help": "Of AdamW."})
+    max_grad_norm: float | None = field(default=None, metadata={"help": "Clip the gradient's norm. Default: no."})
+    use_ema: bool = field(default=True, metadata={"help": "Average the weights; the average is sampled and saved."})
+    ema_max_decay: float = field(
+        default=0.9999,
+        metadata={
+            "help": "The decay grows as 1 - (1 + step / ema_inv_gamma) ** -ema_power up to this one. DiT has it from "
+            "the first step, so that short runs (fewer than some 50,000 steps) average in their initial weights."
+        },
+    )
+    ema_inv_gamma: float = field(default=1.0, metadata={"help": "See --ema_max_decay."})
+    ema_power: float = field(default=0.75, metadata={"help": "See --ema_max_decay."})
+    mixed_precision: str | None = field(
+        default=None, metadata={"help": "no, fp16 or bf16. Default: what accelerate is configured to."}
+    )
+    gradient_checkpointing: bool = field(default=False, metadata={"help": "Less memory for a third more time."})
+    dataloader_num_workers: int = field(default=0, metadata={"help": "Processes that draw the noise; 4 for a GPU."})
+    prediction_type: str = field(default="epsilon", metadata={"help": "What the model predicts: epsilon or sample."})
+    ddpm_num_steps: int = field(default=1000, metadata={"help": "Timesteps of the noise schedule."})
+    ddpm_beta_schedule: str = field(default="linear", metadata={"help": f"One of {', '.join(BETA_SCHEDULES)}."})
+    checkpointing_steps: int = field(default=1000, metadata={"help": "Steps between checkpoints; 0: none."})
+    checkpoints_total_limit: int = field(
+        default=1, metadata={"help": "Checkpoints kept; one is enough to resume. 0: all."}
+    )
+    resume_from_checkpoint: str | None = field(
+        default=None, metadata={"help": "'latest', or a checkpoint folder in output_dir."}
+    )
+    logging_steps: int = field(default=50, metadata={"help": "Steps whose mean loss is one point of the curve."})
+    report_to: str = field(default="none", metadata={"help": "tensorboard, wandb or none."})
+    save_images_steps: int = field(
+        default=1000, metadata={"help": "Steps between sample grids; there's always one at the end; 0: no other."}
+    )
+    sample_guidance_scales: list[float] = field(
+        default_factory=lambda: [1.0, 4.0],
+        metadata={"help": "Rows of the sample grids: 1 is the model without guidance, 0 without classes."},
+    )
+    num_sample_images: int = field(default=8, metadata={"help": "Columns of the sample grids."})
+    sample_steps: int = field(default=50, metadata={"help": "DDIM steps of the sample grids."})
+    use_cpu: bool = field(default=False, metadata={"help": "Train on the CPU even where there is an accelerator."})
+
+    def __post_init__(self):
+        for name, least in (
+            ("seed", 0),
+            ("train_batch_size", 1),
+            ("gradient_accumulation_steps", 1),
+            ("max_train_steps", 1),
+            ("lr_warmup_steps", 0),
+            ("dataloader_num_workers", 0),
+            ("ddpm_num_steps", 2),
+            ("checkpointing_steps", 0),
+            ("checkpoints_total_limit", 0),
+            ("logging_steps", 1),
+            ("save_images_steps", 0),
+            ("num_sample_images", 1),
+            ("sample_steps", 1),
+        ):
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise ValueError(f"{name} must be {least} or more; got {value}")
+        for name in ("num_epochs", "learning_rate", "adam_epsilon", "ema_inv_gamma", "ema_power", "max_grad_norm"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < math.inf:
+                raise ValueError(f"{name} must be more than 0 and finite; got {value}")
+        for name in ("adam_beta1", "adam_beta2", "ema_max_decay"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name} must lie in [0, 1); got {getattr(self, name)}")
+        if not 0 <= self.adam_weight_decay < math.inf:
+            raise ValueError(f"adam_weight_decay must be 0 or more and finite; got {self.adam_weight_decay}")
+        for name, allowed in (
+            ("lr_scheduler", LR_SCHEDULERS),
+            ("mixed_precision", (None, *PRECISIONS)),
+            ("prediction_type", PREDICTION_TYPES),
+            ("ddpm_beta_schedule", BETA_SCHEDULES),
+            ("report_to", (*TRACKERS, "none")),
+        ):
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"{name} must be one of {list(allowed)}; got {getattr(self, name)!r}")
+        if self.lr_warmup_steps and self.lr_scheduler == "constant":
+            raise ValueError(
+                f"lr_warmup_steps={self.lr_warmup_steps} has no effect on lr_scheduler='constant'; "
+                "take 'constant_with_warmup'"
+            )
+        if not self.sample_guidance_scales or not all(map(math.isfinite, self.sample_guidance_scales)):
+            raise ValueError(
+                f"sample_guidance_scales must be one or more finite numbers; got {self.sample_guidance_scales}"
+            )
+        if self.sample_steps > self.ddpm_num_steps:
+            raise ValueError(
+                f"sample_steps must be at most ddpm_num_steps={self.ddpm_num_steps}; got {self.sample_steps}"
+            )
+        if self.report_to != "none" and not TRACKERS[self.report_to]():
+            raise ImportError(f"report_to={self.report_to!r} needs a package: pip install {self.report_to}")
+
+    @property
+    def lr_needs_end(self) -> bool:
+        """Whether the learning rate of a step depends on the number of all steps."""
+        return self.lr_scheduler not in LR_SCHEDULERS_WITHOUT_END
+
+
+class DiTTrainer:
+    """Trains a model on a stream of samples, from step 0 or from a checkpoint, to the last step.
+
+    The optimizer step s takes the positions [s G, (s + 1) G) of the stream, where G is `global_batch`. As everything
+    random is a function of seed and position, any number of processes and any accumulation with the same G give the
+    same weights but for rounding, and a resumed training the very same (dropout inside the network, off by default,
+    is drawn for each micro-batch: it differs where they do).
+
+    Args:
+        model (`DiTModel`): float32 weights.
+        stream (`TrainingStream`): the samples.
+        scheduler (`DDPMScheduler`): the noise schedule and the prediction type.
+        args (`DiTTrainingArguments`).
+        accelerator (`Accelerator`): with the accumulation steps of `args`, and `step_scheduler_with_optimizer=False`.
+        max_train_steps (`int`): the last step.
+        sample: makes the sample grid of the (averaged) model in evaluation mode, on the main process.
+
+    Attributes:
+        step: optimizer steps made.
+        history: a dict for each `logging_steps` steps: `step`, mean `loss`, `mse` and (with a learned variance) `vb`,
+            `learning_rate`.
+        images_per_second: of this call of [`train`], all processes together, without its first step, checkpoints and
+            sample grids; None where nothing was timed.
+    """
+
+    def __init__(
+        self,
+        model: DiTModel,
+        stream: TrainingStream,
+        scheduler: DDPMScheduler,
+        args: DiTTrainingArguments,
+        accelerator: Accelerator,
+        *,
+        max_train_steps: int,
+        sample: Callable[[DiTModel], Image.Image],
+    ):
+        self.args, self.accelerator, self.stream = args, accelerator, stream
+        self.max_train_steps, self.output_dir = max_train_steps, Path(args.output_dir)
+        self.global_batch = args.train_batch_size * args.gradient_accumulation_steps * accelerator.num_processes
+        self.step, self.history, self.images_per_second = 0, [], None
+        self._sample, self._prediction_type = sample, scheduler.config.prediction_type
+        self._schedule = NoiseSchedule.from_scheduler(scheduler).to(accelerator.device)
+        self._window: list[list[float]] = []  # losses of steps since the last row of the history
+        self._pending: list[torch.Tensor] = []  # the same, still on the device
+
+        if args.gradient_checkpointing:
+            model.enable_gradient_checkpointing()
+        optimizer = torch.optim.AdamW(
+            model.parameters(),
+            lr=args.learning_rate,
+            betas=(args.adam_beta1, args.adam_beta2),
+            weight_decay=args.adam_weight_decay,
+            eps=args.adam_epsilon,
+        )
+        lr_scheduler = get_scheduler(
+            args.lr_scheduler,
+            optimizer,
+            num_warmup_steps=args.lr_warmup_steps,
+            num_training_steps=max_train_steps,
+        )
+        self.model, self.optimizer, self.lr_scheduler = accelerator.prepare(model, optimizer, lr_scheduler)
+        self.network: DiTModel = accelerator.unwrap_model(self.model, keep_torch_compile=False)
+        self.ema = None
+        if args.use_ema:
+            self.ema = EMAModel(
+                self.network.parameters(),
+                decay=args.ema_max_decay,
+                use_ema_warmup=True,
+                inv_gamma=args.ema_inv_gamma,
+                power=args.ema_power,
+                foreach=True,
+            )
+        accelerator.register_save_state_pre_hook(self._save_model)
+        accelerator.register_load_state_pre_hook(self._load_model)
+
+    def train(self) -> None:
+        """Make the steps that are left, with checkpoints and sample grids on the way, but no grid after the last.
+
+        Raises:
+            RuntimeError: a loss is not finite; names its step.
+        """
+        args, accelerator = self.args, self.accelerator
+        batches = StepBatches(
+            range(self.step, self.max_train_steps),
+            batch_size=args.train_batch_size,
+            accumulation=args.gradient_accumulation_steps,
+            processes=accelerator.num_processes,
+            process=accelerator.process_index,
+        )
+        loader = torch.utils.data.DataLoader(
+            self.stream,
+            batch_sampler=batches,
+            num_workers=args.dataloader_num_workers,
+            pin_memory=accelerator.device.type == "cuda",
+        )
+        bar = tqdm(total=self.max_train_steps, initial=self.step, unit="step", disable=not accelerator.is_main_process)
+        first, micro_losses, started, paused = self.step, [], 0.0, 0.0
+        self.model.train()
+        with bar:
+            for positions, batch in zip(batches, loader, strict=True):
+                with accelerator.accumulate(self.model):
+                    micro_losses.append(self._micro_step(batch, positions[0]))
+                if not accelerator.sync_gradients:
+                    continue
+                self._pending.append(torch.stack(micro_losses).mean(dim=0))
+                micro_losses = []
+                learning_rate = self.optimizer.param_groups[0]["lr"]
+                self.lr_scheduler.step()
+                if self.ema is not None:
+                    self.ema.step(self.network.parameters())
+                self.step += 1
+                bar.update()
+                if self.step % args.logging_steps == 0 or self.step == self.max_train_steps:
+                    self._log(learning_rate)
+                    bar.set_postfix(loss=f"{self.history[-1]['loss']:.4f}")
+                if self.step == first + 1:
+                    self._collect()  # waits for the device
+                    started = time.perf_counter()
+                checkpoint = self._due(args.checkpointing_steps)
+                images = self._due(args.save_images_steps) and self.step < self.max_train_steps
+                if checkpoint or images:
+                    self._collect()
+                    before = time.perf_counter()
+                    if checkpoint:
+                        self.save_checkpoint()
+                    if images:
+                        self.save_samples()
+                    paused += time.perf_counter() - before
+        timed = self.step - first - 1
+        if timed > 0:
+            seconds = time.perf_counter() - started - paused
+            self.images_per_second = timed * self.global_batch / seconds
+
+    def save_checkpoint(self) -> None:
+        """Write `checkpoint-{step}`: complete under that name or not there; older ones are deleted beyond the limit.
+
+        `transformer` and `transformer_ema` are models that `DiTModel.from_pretrained` loads. accelerate writes the
+        optimizer's tensors as a file of `torch.save`; it is read back by `torch.load(weights_only=True)`, which runs
+        no code.
+        """
+        self._collect()
+        temporary, accelerator = temporary_checkpoint(self.output_dir, self.step), self.accelerator
+        if accelerator.is_main_process:
+            shutil.rmtree(temporary, ignore_errors=True)
+            temporary.mkdir(parents=True)
+        accelerator.wait_for_everyone()
+        accelerator.save_state(str(temporary))
+        if accelerator.is_main_process:
+            state = {
+                "step": self.step,
+                "global_batch": self.global_batch,
+                "train_images": len(self.stream.samples),
+                "history": self.history,
+                "window": self._window,
+            }
+            write_json(temporary / STATE, state)
+        accelerator.wait_for_everyone()
+        if accelerator.is_main_process:
+            publish_checkpoint(self.output_dir, self.step, self.args.checkpoints_total_limit)
+        accelerator.wait_for_everyone()
+
+    def load_checkpoint(self, folder: str | os.PathLike, state: dict) -> None:
+        """Go on from a checkpoint; `state` is the content of its `training_state.json`.
+
+        Raises:
+            ValueError: the data set has another number of images than the one that the checkpoint was trained on.
+        """
+        if state["train_images"] != len(self.stream.samples):
+            raise ValueError(
+                f"checkpoint {str(folder)!r} was trained on {state['train_images']} images; there are now "
+                f"{len(self.stream.samples)}"
+            )
+        self.accelerator.load_state(str(folder))
+        # accelerate counts micro-batches to know when a step is full; it may now have other ones than before.
+        self.accelerator.step = 0
+        self.step, self.history, self._window = state["step"], state["history"], state["window"]
+        if self.ema is not None:
+            self.ema.optimization_step = self.step
+
+    def save_samples(self) -> None:
+        """Write `samples/step-{step}.png`."""
+        if self.accelerator.is_main_process:
+            with self.averaged() as network:
+                picture = self._sample(network)
+            save_picture(picture, self.output_dir / "samples" / f"step-{self.step:07d}.png")
+        self.accelerator.wait_for_everyone()
+
+    @contextmanager
+    def averaged(self) -> Iterator[DiTModel]:
+        """The model in evaluation mode, with the averaged weights where there are any; training goes on after it."""
+        parameters = list(self.network.parameters())
+        if self.ema is not None:
+            self.ema.store(parameters)
+            self.ema.copy_to(parameters)
+        self.network.eval()
+        try:
+            yield self.network
+        finally:
+            self.network.train()
+            if self.ema is not None:
+                self.ema.restore(parameters)
+
+    def _micro_step(self, batch: dict[str, torch.Tensor], position: int) -> torch.Tensor:
+        # -> (2,) or (3,): loss, mse and vb of a micro-batch whose first position is given
+        device = self.accelerator.device
+        batch = {name: tensor.to(device, non_blocking=True) for name, tensor in batch.items()}
+        if self.network.config.dropout:
+            torch.manual_seed(int(position_rng(self.stream.seed, DROPOUT, position).integers(2**63)))
+        noisy = add_noise(self._schedule, batch["clean"], batch["noise"], batch["timestep"])
+        # No draw of the model's own where labels are never dropped: it may have no null class.
+        drop = batch["drop"] if "drop" in batch and self.network.config.class_dropout_prob else None
+        output = self.model(noisy, batch["timestep"], class_labels=batch.get("label"), force_drop_ids=drop).sample
+        losses = diffusion_losses(
+            self._schedule,
+            output,
+            batch["clean"],
+            batch["noise"],
+            batch["timestep"],
+            prediction_type=self._prediction_type,
+        )
+        self.accelerator.backward(losses.loss.mean())
+        if self.accelerator.sync_gradients and self.args.max_grad_norm is not None:
+            self.accelerator.clip_grad_norm_(self.model.parameters(), self.args.max_grad_norm)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        parts = [losses.loss, losses.mse] + ([] if losses.vb is None else [losses.vb])
+        return torch.stack([part.detach().mean() for part in parts])
+
+    def _due(self, every: int) -> bool:
+        return every > 0 and self.step % every == 0
+
+    def _collect(self) -> None:
+        """Fetch the losses of the last steps, which the device has perhaps not computed yet, of all processes."""
+        if not self._pending:
+            return
+        losses = self.accelerator.reduce(torch.stack(self._pending), reduction="mean").tolist()
+        first = self.step - len(losses) + 1
+        self._pending = []
+        for step, parts in enumerate(losses, first):
+            if not all(map(math.isfinite, parts)):
+                raise RuntimeError(
+                    f"the loss is {parts[0]} at step {step}; try a lower learning_rate, max_grad_norm=1, or "
+                    "mixed_precision bf16 or no"
+                )
+        self._window += losses
+
+    def _log(self, learning_rate: float) -> None:
+        self._collect()
+        means = [sum(values) / len(values) for values in zip(*self._window, strict=True)]
+        row = dict(zip(("loss", "mse", "vb"), means, strict=False)) | {"learning_rate": learning_rate}
+        self._window = []
+        self.history.append({"step": self.step} | row)
+        self.accelerator.log(row, step=self.step)
+
+    def _save_model(self, models: list, weights: list, folder: str) -> None:
+        weights.clear()  # accelerate has nothing left to save of the model
+        if not self.accelerator.is_main_process:
+            return
+        self.network.save_pretrained(Path(folder) / "transformer")
+        if self.ema is not None:
+            with self.averaged() as network:
+                network.save_pretrained(Path(folder) / "transformer_ema")
+
+    def _load_model(self, models: list, folder: str) -> None:
+        models.clear()
+        self.network.load_state_dict(_weights(Path(folder) / "transformer").state_dict())
+        if self.ema is not None:
+            averaged = _weights(Path(folder) / "transformer_ema").parameters()
+            self.ema.shadow_params = [parameter.detach().to(self.accelerator.device) for parameter in averaged]
+
+
+def _weights(folder: Path) -> DiTModel:
+    return DiTModel.from_pretrained(folder, use_safetensors=True)

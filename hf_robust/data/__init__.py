@@ -1,0 +1,1 @@
+"""Any data set as training and test samples."""

@@ -1,0 +1,1 @@
+"""Label noise: drawn, observed from people, estimated from predictions."""

@@ -1,0 +1,1 @@
+"""A data set of noisy configs: built, described, published."""

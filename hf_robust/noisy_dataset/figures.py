@@ -1,0 +1,76 @@
+"""The pictures of the card of CIFAR-10 with noisy labels, from its manifest and from nothing else."""
+
+import math
+from pathlib import Path
+
+import numpy as np
+from matplotlib.colors import PowerNorm
+from matplotlib.figure import Figure
+
+from hf_common.files import save_figure
+
+RATES_FIGURE = "figures/noisy_cifar10_rates.png"
+MATRICES_FIGURE = "figures/noisy_cifar10_matrices.png"
+
+# By the first word of a config's name.
+COLOURS = {
+    "clean": "#000000",
+    "symmetric": "#0072B2",
+    "asymmetric": "#56B4E9",
+    "semantic": "#009E73",
+    "instance": "#E69F00",
+    "human": "#D55E00",
+}
+MOST_COLUMNS = 6
+
+
+def write_figures(folder: Path, manifest: dict) -> None:
+    """Both pictures as PNG at `RATES_FIGURE` and `MATRICES_FIGURE` under `folder`; those there are replaced.
+
+    One manifest and one version of matplotlib give the same bytes.
+    """
+    for name, plot in {RATES_FIGURE: plot_rates, MATRICES_FIGURE: plot_matrices}.items():
+        save_figure(plot(manifest), folder / name)
+
+
+def plot_rates(manifest: dict) -> Figure:
+    """The realised share of wrong training labels: a bar a config, in the order of the manifest."""
+    rates = {name: 100 * entry["rate"] for name, entry in manifest["configs"].items()}
+    figure = Figure(figsize=(8, 0.9 + 0.23 * len(rates)), layout="constrained")
+    axes = figure.subplots()
+    bars = axes.barh(list(rates), list(rates.values()), color=[COLOURS[name.split("_")[0]] for name in rates])
+    axes.bar_label(bars, labels=[f"{rate:.2f}" for rate in rates.values()], padding=3, fontsize="small")
+    axes.set_xlabel("Wrong labels in the training split (%)")
+    axes.set_xlim(0, 100)
+    axes.invert_yaxis()
+    axes.margins(y=0.01)
+    axes.grid(axis="x", color="0.9", linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def plot_matrices(manifest: dict) -> Figure:
+    """The realised transition matrices: a panel a config, rows clean classes, columns labels, cells row shares.
+
+    The colour scale goes with the square root, so that rare flips show beside the diagonal.
+    """
+    names, matrices = manifest["class_names"], {k: v["matrix"] for k, v in manifest["configs"].items()}
+    columns = min(MOST_COLUMNS, len(matrices))
+    rows = math.ceil(len(matrices) / columns)
+    figure = Figure(figsize=(1.9 + 1.55 * columns, 1.1 + 1.6 * rows), layout="compressed")
+    grid = figure.subplots(rows, columns, squeeze=False)
+    panels = list(grid.flat)
+    for position, (axes, (config, matrix)) in enumerate(zip(panels, matrices.items(), strict=False)):
+        image = axes.imshow(100 * np.array(matrix), cmap="Blues", norm=PowerNorm(0.5, 0, 100))
+        axes.set_title(config, fontsize="small")
+        lowest = position + columns >= len(matrices)
+        axes.set_xticks(range(len(names)), names if lowest else [], rotation=90, fontsize="x-small")
+        axes.set_yticks(range(len(names)), names if position % columns == 0 else [], fontsize="x-small")
+        axes.tick_params(length=2)
+    for axes in panels[len(matrices) :]:
+        axes.set_axis_off()
+    figure.supxlabel("Label", fontsize="medium")
+    figure.supylabel("Clean label", fontsize="medium")
+    figure.colorbar(image, ax=grid, label="Share of the clean class (%)", aspect=30, ticks=[0, 1, 5, 20, 50, 100])
+    return figure

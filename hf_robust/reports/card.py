@@ -1,0 +1,294 @@
+"""The model card of a trained classifier, from the results of its runs and from nothing else.
+
+A result is what `results.json` of a run holds. Of it the card reads what `plots` reads, and `settings` with all its
+training arguments, `parameters`, `train_images`, `test_images`, `hardware`, `images_per_second`, `versions` and
+`remote_code`, whether the model brings its code. What is None or empty is left out.
+"""
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from enum import Enum
+from importlib.resources import files
+from statistics import mean, stdev
+
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+
+from hf_common.run_folder import settings_difference
+
+from ..losses import list_losses, parse_loss_spec
+from ..losses.papers import bibtex
+from ..losses.spec import format_value
+from ..models import MODELS
+from .results import RECIPE, last_row
+
+TEMPLATE = "robust_classifier.md.jinja"
+# Patterns of all that a model repository may hold: nothing pickled, no folders.
+MODEL_FILES = ("README.md", "*.json", "*.safetensors", "*.py", "*.png", "*.txt", "*.model", "*.spm", "*.jinja")
+# Name of a figure -> its file.
+FIGURES = {"curves": "curves.png", "noise": "noise.png", "losses": "loss_histograms.png"}
+# Settings in which runs of one card may differ.
+OF_SEED = ("seed", "noise_seed", "data_seed")
+NOISE_KINDS = {
+    "symmetric": "of each class {rate} % go to the other classes, in equal parts",
+    "asymmetric": "of each class {rate} % go to the next class, of the last to the first",
+    "semantic": "{rate} % of the trucks are called automobiles, of the birds airplanes, of the deer horses, of the "
+    "cats dogs and of the dogs cats; the other classes stay right",
+    "instance": "how likely an image is to get a wrong label, and which, depends on its pixels (Xia et al. 2020)",
+    "human": "the labels that people gave (CIFAR-10N, Wei et al. 2022)",
+    "clean": "no wrong labels were added",
+}
+
+
+def render_card(
+    results: Sequence[dict],
+    *,
+    repo_id: str,
+    reproduce: str,
+    name: str | None = None,
+    task: str | None = "image-classification",
+    figures: Mapping[str, str] | None = None,
+    baseline: Sequence[dict] = (),
+    metadata: Mapping | None = None,
+    tags: Sequence[str] = (),
+) -> str:
+    """The card as Markdown with its YAML.
+
+    Args:
+        results: of one run, or of runs that differ in their seeds alone; the model is that of the first.
+        repo_id: where the card will lie, `user/name`.
+        reproduce: how to train it again, Markdown.
+        name: the title. By default the last part of `repo_id`.
+        task: of the Hub; the example is for `image-classification` or `text-classification`, without it there is none.
+        figures: which of `FIGURES` there are: name -> path from the card on.
+        baseline: results of another loss and otherwise the same settings, to compare with.
+        metadata: further arguments of `ModelCardData`, which win where they are not None.
+        tags: beside the card's own.
+
+    Raises:
+        ValueError: there is no result, or they differ in more than their seeds.
+    """
+    first = same_setting(results)
+    settings = first["settings"]
+    if baseline:
+        same_setting([first, *baseline], but=("loss", "weight_decay"))
+    name = name or repo_id.split("/")[-1]
+    terms, known = parse_loss_spec(settings["loss"]), {info.name: info for info in list_losses()}
+    losses = [
+        {
+            "weight": format_value(term.weight),
+            "name": term.name,
+            "formula": known[term.name].formula,
+            "params": ", ".join(f"{key}={format_value(value)}" for key, value in term.params.items()),
+            "paper": known[term.name].paper,
+        }
+        for term in terms
+    ]
+    papers = {info.paper: bibtex(info) for info in (known[term.name] for term in terms)}
+    noise = settings["noise"]
+    # By the run itself, from its seed: labels of a config of that name were drawn by whoever made the data set.
+    drawn = noise not in (None, settings.get("dataset_config")) and "noise_seed" in settings
+    drawn = drawn and noise_kind(noise) not in ("clean", "human")
+    data = ModelCardData(
+        **{
+            "library_name": "transformers",
+            "pipeline_tag": task,
+            "tags": [
+                "noisy-labels",
+                "robust-loss",
+                "hf_robust",
+                *([noise] if noise_in_words(settings) else []),
+                *tags,
+            ],
+            "datasets": settings["dataset"] if is_hub_id(settings["dataset"]) else None,
+            "base_model": settings["model"] if is_hub_id(settings["model"]) else None,
+            "metrics": ["accuracy"] if first["accuracy"] else None,
+            "model_name": name,
+            "eval_results": eval_results(results, task) or None,
+            **{key: value for key, value in (metadata or {}).items() if value is not None},
+        }
+    )
+    card = ModelCard.from_template(
+        data,
+        template_str=(files("model_cards") / TEMPLATE).read_text(encoding="utf-8"),
+        repo_id=repo_id,
+        name=name,
+        task=task,
+        result=first,
+        settings=settings,
+        results=results,
+        classes=first["label_names"],
+        from_scratch=settings["model"] in MODELS,
+        from_hub=is_hub_id(settings["model"]),
+        remote_code=first.get("remote_code", settings["model"] in MODELS),  # unsaid by results of older versions
+        data_on_hub=is_hub_id(settings["dataset"]),
+        noise_text=noise_in_words(settings),
+        noise_kind=noise and noise_kind(noise),
+        drawn=drawn,
+        last_epoch=last_row(first["history"]).get("epoch"),
+        best_epochs=[f"{run['accuracy']['best_epoch']:g}" for run in results if run["accuracy"]],
+        head=_head(results, baseline),
+        rows=result_rows(results, baseline),
+        test_error=_test_error(first),
+        memorised=[run["memorisation"].get("train_memorised") for run in results],
+        losses=losses,
+        hyper_parameters=hyper_parameters(results),
+        seeds=[run["settings"]["seed"] for run in results],
+        noise_drawn_anew=drawn and len({run["settings"].get("noise_seed") for run in results}) == len(results) > 1,
+        reproduce=reproduce,
+        figures=figures or {},
+        bibtex=[entry for entry in papers.values() if entry],
+    )
+    return f"{card}".rstrip() + "\n"
+
+
+def result_rows(results: Sequence[dict], baseline: Sequence[dict] = ()) -> list[tuple[str, list[str]]]:
+    """The table of what was measured, in percent: a title, and a cell for each column of its head."""
+    measured = {
+        "test accuracy, last epoch": lambda run: run["accuracy"].get("last"),
+        "test accuracy, best epoch": lambda run: run["accuracy"].get("best"),
+        "wrong labels memorised": lambda run: run["memorisation"].get("train_memorised"),
+        "wrong labels recovered": lambda run: run["memorisation"].get("train_recovered"),
+        "training labels that are wrong": lambda run: run["noise"]["rate"],
+        "the same, estimated": lambda run: run["noise"].get("estimated_rate"),
+    }
+    table = []
+    for title, value in measured.items():
+        if value(results[0]) is None:
+            continue
+        cells = [_spread([value(run) for run in results])]
+        if len(results) > 1:
+            cells.append(", ".join(_spread([value(run)]) for run in results))
+        if baseline:
+            cells.append(_spread([value(run) for run in baseline]))
+        table.append((title, cells))
+    return table
+
+
+def eval_results(results: Sequence[dict], task: str | None) -> list[EvalResult]:
+    """The model index: last and best test accuracy, means over the runs; none where data set or task is unknown."""
+    settings, accuracies = results[0]["settings"], [run["accuracy"] for run in results]
+    if not accuracies[0] or task is None or settings["dataset"] is None:
+        return []
+    epochs = {
+        "last": [last_row(run["history"])["epoch"] for run in results],
+        "best": [accuracy["best_epoch"] for accuracy in accuracies],
+    }
+    entries = []
+    for which in ("last", "best"):
+        values = [accuracy[which] for accuracy in accuracies]
+        how = {
+            "n": results[0]["test_images"],
+            "seed": _one_or_all([run["settings"]["seed"] for run in results]),
+            "epoch": _one_or_all(epochs[which]),
+        }
+        if len(values) > 1:
+            how["standard_deviation"] = round(stdev(values), 6)
+        entries.append(
+            EvalResult(
+                task_type=task,
+                dataset_type=settings["dataset"],
+                dataset_name=settings["dataset"],
+                dataset_config=settings["noise"],
+                dataset_split=settings.get("test_split_name"),
+                metric_type="accuracy",
+                metric_name=f"accuracy ({which} epoch)",
+                metric_value=round(mean(values), 6),
+                metric_args=how,
+            )
+        )
+    return entries
+
+
+def hyper_parameters(results: Sequence[dict]) -> list[tuple[str, str]]:
+    """Name and value of each training argument, and of what changes the network or its input."""
+    settings = results[0]["settings"]
+    names = [name for name in RECIPE if name not in ("loss", "do_train")]
+    shown = {name: settings[name] for name in names if settings[name] is not None}
+    shown |= {
+        name: _one_or_all([run["settings"][name] for run in results])
+        for name in ("seed", "noise_seed")
+        if name in settings
+    }
+    shown |= {name: settings[name] for name in ("processes", "augmentation") if name in settings}
+    shown |= {name: settings[name] for name in ("config_overrides",) if settings.get(name) is not None}
+    return [(name, _in_table(value)) for name, value in (shown | settings["other_arguments"]).items()]
+
+
+def noise_in_words(settings: Mapping) -> str | None:
+    """What `symmetric_40` and so on mean; None for a name that is none of ours."""
+    noise = settings["noise"]
+    if noise is None or noise_kind(noise) not in NOISE_KINDS:
+        return None
+    words = NOISE_KINDS[noise_kind(noise)].format(rate=noise.rpartition("_")[2])
+    contaminated = noise.startswith("contaminated_")
+    return words + (", and later classes flip earlier flips back, as several papers' code does" * contaminated)
+
+
+def noise_kind(noise: str) -> str:
+    """`"symmetric"` of `"symmetric_40"`."""
+    return noise.removeprefix("contaminated_").partition("_")[0]
+
+
+def is_hub_id(name: str | None) -> bool:
+    """Whether a name can be that of a repository of some user on the Hub, and not a folder's or one of our own."""
+    return name is not None and re.fullmatch(r"\w[\w.-]*/[\w.-]+", name) is not None
+
+
+def same_setting(results: Sequence[dict], but: Sequence[str] = ()) -> dict:
+    """The first of the results; a `ValueError` if there is none or they differ in more than seeds and `but`."""
+    if not results:
+        raise ValueError("results: there is none; a card needs the result of one run or more")
+    settings = [
+        {key: value for key, value in run["settings"].items() if key not in (*OF_SEED, *but)} for run in results
+    ]
+    for other in settings[1:]:
+        if difference := settings_difference(other, settings[0]):
+            raise ValueError(f"results of one card may differ in their seeds alone; these differ in {difference}")
+    return results[0]
+
+
+def python_arguments(arguments: Mapping) -> str:
+    """How to reproduce a training whose data and script are not ours to know: its arguments, Markdown."""
+    values = {
+        name: value.value if isinstance(value, Enum) else value  # an enum's repr is no Python
+        for name, value in ({"output_dir": "runs/again"} | arguments).items()
+    }
+    lines = "\n".join(f"    {name}={value!r}," for name, value in values.items())
+    return (
+        "Trained by a script of its author's with `RobustTrainer`; its arguments were\n\n"
+        "```python\n"
+        "from hf_robust import RobustTrainingArguments\n\n"
+        f"args = RobustTrainingArguments(\n{lines}\n)\n"
+        "```"
+    )
+
+
+def _head(results: Sequence[dict], baseline: Sequence[dict]) -> list[str]:
+    seeds = ", ".join(str(run["settings"]["seed"]) for run in results)
+    several = ["mean ± s.d.", f"seeds {seeds}"]
+    head = several if len(results) > 1 else [f"seed {seeds}"]
+    return head + ([f"with `{baseline[0]['settings']['loss']}`"] if baseline else [])
+
+
+def _spread(values: Sequence[float]) -> str:
+    percent = [100 * value for value in values]
+    return f"{mean(percent):.1f}" + (f" ± {stdev(percent):.1f}" if len(percent) > 1 else "")
+
+
+def _test_error(result: dict) -> float | None:
+    """Standard error of the last accuracy, in percent, from the choice of the test images alone."""
+    if not result["accuracy"] or not result["test_images"]:
+        return None
+    accuracy = result["accuracy"]["last"]
+    return 100 * math.sqrt(accuracy * (1 - accuracy) / result["test_images"])
+
+
+def _one_or_all(values: list):
+    whole = [int(value) if value == int(value) else value for value in values]
+    return whole[0] if len(set(whole)) == 1 else whole
+
+
+def _in_table(value) -> str:
+    text = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+    return text.replace("|", "\\|").removesuffix(".0")

@@ -1,0 +1,96 @@
+"""What `results.json` says of a run: its training settings, its history by epoch, its accuracy, where it ran."""
+
+import json
+import os
+from dataclasses import MISSING, fields
+
+from transformers import TrainingArguments
+
+from ..losses import format_loss_spec, parse_loss_spec
+
+# Always part of a run's settings. Any other training argument is if it has not its default, but for those of NEUTRAL,
+# which change what is written, shown or fetched and not what is learned.
+RECIPE = (
+    "loss seed learning_rate weight_decay decay_bias_and_norm optim optim_args lr_scheduler_type max_grad_norm "
+    "num_train_epochs max_steps per_device_train_batch_size gradient_accumulation_steps do_train"
+).split()
+NEUTRAL = set(
+    "output_dir do_predict resume_from_checkpoint log_level log_level_replica log_on_each_node "
+    "logging_strategy logging_steps logging_first_step disable_tqdm report_to run_name project trackio_space_id "
+    "trackio_bucket_id trackio_static_space_id save_strategy save_steps save_total_limit save_on_each_node "
+    "save_only_model enable_jit_checkpoint push_to_hub hub_token hub_private_repo hub_model_id hub_strategy "
+    "hub_always_push hub_revision per_device_eval_batch_size eval_accumulation_steps dataloader_num_workers "
+    "dataloader_pin_memory dataloader_persistent_workers dataloader_prefetch_factor "
+    "dataloader_multiprocessing_context use_cpu local_rank ddp_backend ddp_timeout ddp_bucket_cap_mb "
+    "skip_memory_metrics debug include_num_input_tokens_seen".split()
+)
+
+
+def changed_arguments(args: TrainingArguments) -> dict:
+    """The fields that differ from their defaults, in the order of the dataclass."""
+    # A second object with the defaults, to compare with, is no way: making one resets the state of the processes.
+    return {
+        item.name: getattr(args, item.name)
+        for item in fields(args)
+        if getattr(args, item.name) != (item.default if item.default_factory is MISSING else item.default_factory())
+    }
+
+
+def training_settings(args: TrainingArguments) -> dict:
+    """What of `RobustTrainingArguments` a result depends on, as JSON values."""
+    others = {name: value for name, value in args.not_default.items() if name not in NEUTRAL and name not in RECIPE}
+    settings = {
+        **{name: getattr(args, name) for name in RECIPE},
+        "loss": format_loss_spec(parse_loss_spec(args.loss)),
+        "processes": args.world_size,
+        "other_arguments": others,
+    }
+    return json.loads(json.dumps(settings, default=str))
+
+
+def without_paths(value):
+    """A JSON value with no path of this machine: a folder, or what is written like a path, becomes its last part."""
+    if isinstance(value, dict):
+        return {key: without_paths(part) for key, part in value.items()}
+    if isinstance(value, list):
+        return [without_paths(part) for part in value]
+    is_path = isinstance(value, str) and (os.path.isabs(value) or value[:1] in ("~", ".") or os.path.isdir(value))
+    return os.path.basename(os.path.abspath(value)) if is_path else value
+
+
+def epoch_history(log_history: list[dict]) -> list[dict]:
+    """`Trainer`'s log, one entry an evaluation: its epoch, loss, learning rate, test scores and training fits.
+
+    After a resume in mid-epoch, that epoch's `train_loss` is the mean over the steps since the resume.
+    """
+    names = {
+        "loss": "train_loss",
+        "learning_rate": "learning_rate",
+        "eval_loss": "test_loss",
+        "eval_accuracy": "test_accuracy",
+        "eval_cross_entropy": "test_cross_entropy",
+        "train_clean_accuracy": "train_clean_accuracy",
+        "train_given_accuracy": "train_given_accuracy",
+        "train_memorised": "train_memorised",
+        "train_recovered": "train_recovered",
+        "train_separation_auc": "train_separation_auc",
+        "loss_histogram": "loss_histogram",
+    }
+    by_step: dict[int, dict] = {}
+    for entry in log_history:
+        row = {names[key]: value for key, value in entry.items() if key in names}
+        by_step.setdefault(entry.get("step", 0), {"epoch": entry.get("epoch", 0.0)}).update(row)
+    return [row for _, row in sorted(by_step.items()) if "test_accuracy" in row]
+
+
+def accuracy_summary(history: list[dict]) -> dict:
+    """Test accuracy of the last epoch, and the best with its epoch (the earliest of equals)."""
+    if not history:
+        return {}
+    best = max(history, key=lambda row: row["test_accuracy"])
+    return {"last": history[-1]["test_accuracy"], "best": best["test_accuracy"], "best_epoch": best["epoch"]}
+
+
+def last_row(history: list[dict]) -> dict:
+    """The last entry of a history, {} of an empty one."""
+    return history[-1] if history else {}

@@ -1,0 +1,1 @@
+"""One run, sweeps over runs, label errors, and publishing a run."""

@@ -1,0 +1,185 @@
+"""A finished run of train_robust.py on the Hub: the command that reproduces it, its card, its files."""
+
+import json
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from pathlib import Path
+
+from huggingface_hub import CommitInfo
+from matplotlib.figure import Figure
+from transformers.dynamic_module_utils import get_relative_import_files
+
+from hf_common.commands import command_line, launch_command
+from hf_common.files import replace_text, write_json
+from hf_common.hub import local_files, push_folder
+
+from ..models import MODELS
+from ..reports.card import FIGURES, MODEL_FILES, is_hub_id, noise_kind, render_card, same_setting
+from ..reports.loss_plots import compact
+from ..reports.plots import plot_curves, plot_loss_histograms, plot_runs, plot_transition_matrices
+from ..reports.results import RECIPE, without_paths
+from ..training.arguments import DataArguments, ExperimentArguments, ModelArguments
+from ..training.trainer import default_optim_args, default_weight_decay
+
+WIDTH = 90  # of a line of a command
+# Of a run's folder, beside the code: what is pushed.
+RUN_FILES = (
+    "config.json",
+    "*.safetensors",
+    "*.safetensors.index.json",
+    "preprocessor_config.json",
+    "processor_config.json",
+    *FIGURES.values(),
+)
+MATRIX_FILE = "matrix.json"  # stands for the file of a transition matrix, of which the settings have the digest
+
+
+def run_card(
+    results: Sequence[dict],
+    repo_id: str,
+    *,
+    figures: Mapping[str, str] | None = None,
+    baseline: Sequence[dict] = (),
+) -> str:
+    """The model card of one run, or of several that differ in their seeds alone, Markdown with its YAML.
+
+    Args:
+        results: the content of each run's `results.json`; the model is that of the first.
+        repo_id: where the card will lie, `user/name`.
+        figures: names of `FIGURES` -> paths from the card on. By default those that a run's folder has.
+        baseline: results of another loss and otherwise the same settings, to compare with.
+    """
+    first = same_setting(results)
+    if figures is None:
+        figures = {name: FIGURES[name] for name in run_figures(first)}
+    return render_card(
+        results,
+        repo_id=repo_id,
+        reproduce=_reproduce(results, f"runs/{repo_id.split('/')[-1]}"),
+        figures=figures,
+        baseline=baseline,
+    )
+
+
+def run_figures(result: dict) -> list[str]:
+    """Names of `FIGURES` that a run draws: none if it does not both train and evaluate."""
+    history = result["history"]
+    if not (result["settings"]["do_train"] and history):
+        return []
+    return ["curves", "noise"] + ["losses"] * any("loss_histogram" in row for row in history)
+
+
+def draw_figures(results: Sequence[dict], baseline: Sequence[dict] = ()) -> dict[str, Figure]:
+    """The figures of a card, by the names of `FIGURES`; the curves are of all runs, the others of the first."""
+    draw = {
+        "curves": lambda run: (
+            plot_curves(run) if len(results) == 1 and not baseline else plot_runs([*results, *baseline])
+        ),
+        "noise": plot_transition_matrices,
+        "losses": plot_loss_histograms,
+    }
+    return {name: draw[name](results[0]) for name in run_figures(results[0])}
+
+
+def training_command(settings: Mapping, output_dir: str, hardware: str) -> str:
+    """The call of train_robust.py that makes a run of these settings again, as a shell takes it.
+
+    `run_settings` of its arguments gives `settings`, unless these have the digest of a transition matrix's file.
+
+    Args:
+        settings, hardware: of a `results.json`.
+    """
+    given = _data_flags(settings)
+    given |= {
+        field.name: settings[field.name] for field in fields(ModelArguments) if settings[field.name] != field.default
+    }
+    defaults = {field.name: field.default for field in fields(ExperimentArguments)}
+    defaults |= {
+        "weight_decay": default_weight_decay(settings["loss"]),
+        "optim_args": default_optim_args(settings["optim"]),
+    }
+    given |= {name: settings[name] for name in RECIPE if settings[name] != defaults[name]}
+    given["loss"] = compact(settings["loss"])
+    given |= settings["other_arguments"]
+    if str(given.get("transition_matrix", "")).startswith("sha256:"):
+        given["transition_matrix"] = MATRIX_FILE
+    launch, flags = launch_command("scripts/train_robust.py", settings["processes"], hardware)
+    given |= flags | ({"ddp_backend": "gloo"} if flags else {})
+    return command_line(launch, given | {"output_dir": output_dir}, width=WIDTH)
+
+
+def public_results(results: dict) -> dict:
+    """The results with no path of this machine: a folder that a setting names becomes its last part."""
+    return results | {"settings": without_paths(results["settings"])}
+
+
+def push_run(args: ExperimentArguments) -> CommitInfo:
+    """Upload the finished run in `args.output_dir` to `args.hub_model_id`, as one commit.
+
+    That is weights, config, code, image processor, results, figures and card; no checkpoint, nothing pickled, and
+    nothing else that may lie in the folder.
+
+    Raises:
+        ValueError: the folder lacks the model, or what `check_push` refuses.
+        PermissionError, ConnectionError: as for `push_folder`.
+    """
+    run = Path(args.output_dir)
+    results = public_results(json.loads((run / "results.json").read_text()))
+    names = local_files(run, RUN_FILES).keys() | _code_files(run)
+    if not {"config.json", "preprocessor_config.json"} <= names or not any(n.endswith(".safetensors") for n in names):
+        raise ValueError(f"output_dir {str(run)!r} can't be pushed: it lacks the model or its image processor")
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        for file in sorted(names):
+            shutil.copyfile(run / file, folder / file)
+        write_json(folder / "results.json", results)
+        replace_text(folder / "README.md", run_card([results], args.hub_model_id))
+        return push_folder(
+            folder,
+            args.hub_model_id,
+            names=MODEL_FILES,
+            token=args.hub_token,
+            private=args.hub_private_repo,
+            revision=args.hub_revision,
+            commit_message=f"{results['settings']['model']} trained with {results['settings']['loss']}",
+        )
+
+
+def _code_files(run: Path) -> set[str]:
+    """What `trust_remote_code=True` would run, and no other Python file that may lie there."""
+    config = run / "config.json"
+    references = json.loads(config.read_text()).get("auto_map", {}).values() if config.exists() else ()
+    modules = {reference.split(".")[0] for reference in references if "--" not in reference}  # "--": another repo's
+    files = [str(run / f"{module}.py") for module in modules]
+    return {Path(file).name for main in files for file in (main, *get_relative_import_files(main))}
+
+
+def _reproduce(results: Sequence[dict], output_dir: str) -> str:
+    first = results[0]
+    settings = first["settings"]
+    text = f"With `hf_robust`:\n\n```bash\n{training_command(settings, output_dir, first['hardware'])}\n```"
+    others = [
+        f"`--seed {run['settings']['seed']} --noise_seed {run['settings']['noise_seed']}`" for run in results[1:]
+    ]
+    if others:
+        text += f"\n\nThe other seeds: {', '.join(others)}, each with an `--output_dir` of its own."
+    for name, known in (("dataset", ("digits",)), ("model", MODELS)):
+        if settings[name] not in known and not is_hub_id(settings[name]):
+            text += f"\n\nThe {name} `{settings[name]}` was a folder: give the path of yours."
+    if MATRIX_FILE in text:
+        digest = settings["other_arguments"]["transition_matrix"]
+        text += f'\n\n`{MATRIX_FILE}`: `robust_loss["transition_matrix"]` of `config.json`; the file was {digest}.'
+    return text
+
+
+def _data_flags(settings: Mapping) -> dict:
+    defaults = {field.name: field.default for field in fields(DataArguments)}
+    defaults["augmentation"] = DataArguments(dataset=settings["dataset"]).augmentation
+    given = {name: settings[name] for name in defaults if name != "noise" and settings[name] != defaults[name]}
+    # The settings have the noise under which a run is known: also that of a config, which is not added.
+    noise = settings["noise"].removeprefix("contaminated_")
+    if noise_kind(noise) not in ("clean", "human") and noise != settings["dataset_config"]:
+        given["noise"] = noise
+    return given

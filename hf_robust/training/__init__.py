@@ -1,0 +1,1 @@
+"""A Trainer for robust losses: arguments, trainer, diagnostics, recipes."""

@@ -1,0 +1,335 @@
+import ast
+import hashlib
+import shutil
+import sys
+import warnings
+from pathlib import Path
+
+import datasets
+import evaluate
+import numpy as np
+import pytest
+import torch
+from huggingface_hub import RepoCard
+from PIL import Image
+from transformers import ViTConfig, ViTImageProcessorPil, ViTModel
+
+from evaluate_metrics.core.frechet import frechet_distance, kernel_distance
+from evaluate_metrics.core.inception import RESIZINGS, Inception, resize
+from evaluate_metrics.core.moments import Moments
+from tests import ROOT
+
+METRICS = ROOT / "evaluate_metrics"
+FID = METRICS / "fid"
+pytestmark = pytest.mark.filterwarnings("ignore:the Frechet distance of:UserWarning")
+
+
+def colours(images):
+    """An encoder with few dimensions: mean and spread of each channel."""
+    pixels = [np.asarray(image, np.float32).reshape(-1, 3) / 255 for image in images]
+    return np.stack([np.concatenate((p.mean(0), p.std(0))) for p in pixels])
+
+
+def pictures(n, seed, shift=0):
+    rng = np.random.default_rng(seed)
+    levels = rng.integers(30, 150, (n, 1, 1, 3)) + shift
+    return [Image.fromarray(p.astype(np.uint8)) for p in (levels + rng.integers(0, 60, (n, 9, 8, 3))).clip(0, 255)]
+
+
+def expected(predictions, references):
+    x, y = (Moments.zeros(6).update(colours(images)) for images in (predictions, references))
+    return frechet_distance(x, y)
+
+
+@pytest.fixture(scope="module")
+def fid():
+    return evaluate.load(str(FID), encoder=colours)
+
+
+@pytest.fixture(scope="module")
+def sets():
+    return pictures(23, 0), pictures(31, 1, shift=20)
+
+
+def fresh(**options):
+    return evaluate.load(str(FID), **{"encoder": colours, **options})
+
+
+def test_compute_takes_unequal_numbers(fid, sets):
+    result = fid.compute(predictions=sets[0], references=sets[1])
+    assert result.pop("frechet_distance") == pytest.approx(expected(*sets), rel=1e-9)
+    assert result.pop("encoder").endswith("colours") and result.pop("preprocessing")
+    assert result == {"n_predictions": 23, "n_references": 31}
+
+
+def test_add_and_add_batch_give_what_compute_gives(fid, sets):
+    predictions, references = sets
+    for image in predictions[:3]:
+        fid.add(prediction=image)
+    fid.add(prediction=predictions[3], reference=references[0])
+    fid.add_batch(references=references[1:30])
+    fid.add_batch(predictions=predictions[4:20], references=references[30:])
+    result = fid.compute(predictions=predictions[20:])
+    assert result["frechet_distance"] == pytest.approx(expected(*sets), rel=1e-9)
+    assert (result["n_predictions"], result["n_references"]) == (23, 31)
+    with pytest.raises(ValueError, match="predictions are missing"):  # nothing is left of the last result
+        fid.compute(references=references)
+
+
+def test_add_fills_batches_and_keeps_no_more_images_than_one(sets):
+    seen = []
+
+    def encoder(images):
+        seen.append(len(images))
+        return colours(images)
+
+    metric = fresh(encoder=encoder, batch_size=4)
+    for image in sets[0]:
+        metric.add(prediction=image)
+    assert seen == [1] + [4] * 5  # the first one tells the number of dimensions
+    assert len(metric._waiting["predictions"]) == 3
+    result = metric.compute(references=sets[1])
+    assert result["frechet_distance"] == pytest.approx(expected(*sets), rel=1e-9)
+    assert sum(seen) == 1 + 23 + 31
+
+
+def test_references_once_and_predictions_many_times(fid, sets, tmp_path):
+    moments, metadata = fid.moments(sets[1])
+    moments.save(tmp_path / "references.safetensors", metadata)
+    for predictions in (sets[0], pictures(8, 5), sets[1]):
+        for reference_moments in ((moments, metadata), tmp_path / "references.safetensors"):
+            result = fid.compute(predictions=predictions, reference_moments=reference_moments)
+            assert result["frechet_distance"] == pytest.approx(expected(predictions, sets[1]), rel=1e-9, abs=1e-9)
+            assert result["n_references"] == 31
+    assert abs(result["frechet_distance"]) < 1e-9
+
+
+def test_kinds_of_images(fid, sets, tmp_path):
+    """Paths, arrays, tensors, one array for all, and a column of a data set are the same images."""
+    predictions, references = sets
+    arrays = [np.asarray(image) for image in predictions]
+    paths = [tmp_path / f"{number}.png" for number in range(len(predictions))]
+    for image, path in zip(predictions, paths, strict=True):
+        image.save(path)
+    column = datasets.Dataset.from_dict({"image": [str(path) for path in paths]}).cast_column(
+        "image", datasets.Image()
+    )
+    tensors = torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2)
+    for kind in (paths, arrays, np.stack(arrays), np.stack(arrays) / np.float32(255), tensors, column["image"]):
+        result = fid.compute(predictions=kind, references=references)
+        assert result["frechet_distance"] == pytest.approx(expected(*sets), rel=1e-9)
+
+
+def test_combine(sets):
+    predictions, references = sets
+    references = references[:23]
+    both = evaluate.combine({"a": fresh(), "b": fresh(keep_embeddings=True)})
+    with pytest.raises(ValueError, match="smaller set, 23; got 1000"):
+        both.compute(predictions=predictions, references=references)
+    both = evaluate.combine({"a": fresh(), "b": fresh()})
+    results = [both.compute(predictions=predictions, references=references)]
+    both.add_batch(predictions=predictions, references=references)
+    results.append(both.compute())
+    for prediction, reference in zip(predictions, references, strict=True):
+        both.add(prediction, reference)
+    results.append(both.compute())
+    for result in results:
+        for name in "ab":
+            assert result[f"{name}_frechet_distance"] == pytest.approx(expected(predictions, references), rel=1e-9)
+
+
+def test_kid(sets):
+    metric = fresh(keep_embeddings=True)
+    metric.add_batch(predictions=sets[0][:10])
+    metric.add(prediction=sets[0][10])
+    result = metric.compute(predictions=sets[0][11:], references=sets[1], kid_subsets=5, kid_subset_size=20)
+    x, y = (torch.from_numpy(colours(images)) for images in sets)
+    assert (result["kid"], result["kid_std"]) == pytest.approx(kernel_distance(x, y, 5, 20), rel=1e-6)
+    assert result["frechet_distance"] == pytest.approx(expected(*sets), rel=1e-9)
+    with pytest.raises(ValueError, match="keep_embeddings=True.*not reference_moments"):
+        metric.compute(predictions=sets[0], reference_moments=metric.moments(sets[1]))
+
+
+def test_few_images_are_warned_of(fid, sets):
+    with pytest.warns(UserWarning, match="6 dimensions from 6 images"):
+        fid.compute(predictions=sets[0][:6], references=sets[1])
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ({}, "predictions are missing"),
+        ({"predictions": "pngs"}, "references are missing"),
+        ({"references": "pngs"}, "predictions are missing"),
+        ({"predictions": [], "references": "pngs"}, "predictions must hold 2 images or more.*got 0"),
+        ({"predictions": "pngs", "references": "one"}, "references must hold 2 images or more.*got 1"),
+        ({"predictions": "pngs", "references": "pngs", "reference_moments": "x"}, "references are given twice"),
+        ({"predictions": "broken", "references": "pngs"}, "broken.png"),
+        ({"predictions": "nan", "references": "pngs"}, r"predictions\[0\].*nan"),
+        ({"predictions": "pngs", "reference_moments": "other"}, "other_encoder.*colours"),
+        ({"predictions": "pngs", "references": "pngs", "batch_size": 0}, "batch_size must be at least 1, got 0"),
+    ],
+)
+def test_bad_input(fid, tmp_path, arguments, message):
+    (tmp_path / "broken.png").write_bytes(b"no image")
+    other = (Moments.zeros(6), {"encoder": "other_encoder", "preprocessing": "none", "normalized": "false"})
+    values = {
+        "pngs": pictures(5, 0),
+        "one": pictures(1, 0),
+        "broken": [pictures(1, 0)[0], tmp_path / "broken.png"],
+        "nan": [np.full((4, 4, 3), np.nan, np.float32)],
+        "other": other,
+    }
+    arguments = {
+        key: values.get(value, value) if isinstance(value, str) else value for key, value in arguments.items()
+    }
+    with pytest.raises(ValueError, match=message):
+        fid.compute(**arguments)
+
+
+def test_an_error_adds_nothing_and_forgets_nothing(sets, tmp_path):
+    metric = fresh()
+    metric.add_batch(predictions=sets[0], references=sets[1])
+    with pytest.raises(ValueError, match="none.png"):
+        metric.add_batch(references=[sets[0][0], tmp_path / "none.png"], predictions=sets[0])
+    with pytest.raises(ValueError, match="none.png"):
+        metric.compute(predictions=[sets[0][0], tmp_path / "none.png"])
+    assert metric.compute()["frechet_distance"] == pytest.approx(expected(*sets), rel=1e-9)
+
+
+def test_embeddings_of_two_encoders_never_meet(sets):
+    metric = fresh()
+    metric.add_batch(references=sets[1])
+    with pytest.raises(ValueError, match="the images added before.*colours"):
+        metric.compute(predictions=sets[0], encoder=lambda images: colours(images)[:, :3])
+    with pytest.raises(ValueError, match="NaN or infinity"):
+        fresh().compute(predictions=sets[0], references=sets[1], encoder=lambda images: colours(images) * np.nan)
+
+
+def test_a_callable_has_its_own_device(sets):
+    result = evaluate.load(str(FID), device="cpu").compute(predictions=sets[0], references=sets[1], encoder=colours)
+    assert result["frechet_distance"] == pytest.approx(expected(*sets), rel=1e-9)
+    with pytest.raises(ValueError, match="a callable has its own, got 'cpu'"):
+        fresh(device="cpu")
+
+
+def test_configurations_and_processes():
+    with pytest.raises(ValueError, match="tensorflow.*pytorch.*clean.*'legacy'"):
+        fresh(config_name="legacy")
+    with pytest.raises(ValueError, match="num_process must be 1, got 2"):
+        fresh(num_process=2, process_id=0)
+
+
+@pytest.fixture(scope="module")
+def inception(tmp_path_factory):
+    """Weights of a random network, their file and its digest."""
+    torch.manual_seed(0)
+    model, path = Inception(), tmp_path_factory.mktemp("inception") / "weights.pth"
+    torch.save(model.state_dict(), path)
+    return model, {"weights": path, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
+
+
+def test_the_inception_network_is_the_default(inception):
+    model, options = inception
+    metric = evaluate.load(str(FID), device="cpu", **options)
+    sets = pictures(2, 0), pictures(2, 1)
+    with pytest.warns(UserWarning, match="2048 dimensions from 2 images"):
+        result = metric.compute(predictions=sets[0], references=sets[1])
+    x, y = (model(torch.stack([resize(image, "tensorflow") for image in images])).double().numpy() for images in sets)
+    # Two points each: the covariances have rank 1, and the root's trace is |a.b| / 2 of the differences a, b.
+    a, b = x[0] - x[1], y[0] - y[1]
+    value = ((x.mean(0) - y.mean(0)) ** 2).sum() + (a @ a + b @ b) / 2 - abs(a @ b)
+    assert result["frechet_distance"] == pytest.approx(value, rel=1e-4)
+    assert result["encoder"] == "inception" and result["preprocessing"] == RESIZINGS["tensorflow"]
+
+
+@pytest.mark.parametrize("config", ["pytorch", "clean"])
+def test_configurations_are_resizings(inception, config):
+    model, options = inception
+    moments, metadata = evaluate.load(str(FID), config, device="cpu", **options).moments(pictures(1, 0))
+    torch.testing.assert_close(moments.mean.float(), model(resize(pictures(1, 0)[0], config)[None])[0])
+    assert metadata["preprocessing"] == RESIZINGS[config]
+
+
+def test_resizings_are_not_mixed(inception):
+    metrics = [evaluate.load(str(FID), config, device="cpu", **inception[1]) for config in ("pytorch", "clean")]
+    images = pictures(2, 0)
+    with pytest.raises(ValueError, match="no antialias.*bicubic|bicubic.*no antialias"):
+        metrics[0].compute(predictions=images, reference_moments=metrics[1].moments(images))
+
+
+def test_a_vision_model_of_transformers(fid, tmp_path):
+    torch.manual_seed(0)
+    model = ViTModel(
+        ViTConfig(
+            hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8, image_size=8, patch_size=4
+        )
+    ).eval()
+    model.save_pretrained(tmp_path)
+    ViTImageProcessorPil(size={"height": 8, "width": 8}).save_pretrained(tmp_path)
+    images = pictures(3, 0), pictures(4, 1)
+    result = fid.compute(predictions=images[0], references=images[1], encoder=str(tmp_path), device="cpu")
+    processor = ViTImageProcessorPil.from_pretrained(tmp_path)
+    with torch.no_grad():
+        x, y = (Moments.zeros(16).update(model(**processor(i, return_tensors="pt")).pooler_output) for i in images)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        assert result["frechet_distance"] == pytest.approx(frechet_distance(x, y), rel=1e-4)
+    assert result["encoder"] == str(tmp_path)
+
+
+def test_the_folder_works_when_copied_alone(sets, tmp_path, monkeypatch):
+    shutil.copytree(FID, tmp_path / "fid", ignore=shutil.ignore_patterns("__pycache__"))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [p for p in sys.path if Path(p or ".").resolve() != METRICS.parent])
+    result = evaluate.load("./fid", encoder=colours).compute(predictions=sets[0], references=sets[1])
+    assert result["frechet_distance"] == pytest.approx(expected(*sets), rel=1e-9)
+
+
+def test_the_script_imports_every_sibling_directly_and_no_other_module_of_the_repository():
+    """Of a metric, `evaluate` copies its script and the siblings that it imports itself."""
+    imported = {}
+    for path in FID.glob("*.py"):
+        nodes = ast.walk(ast.parse(path.read_text()))
+        imported[path.stem] = {
+            (node.level, node.module) for node in nodes if isinstance(node, ast.ImportFrom) and node.level
+        }
+    needed = {name for script, modules in imported.items() if script != "app" for _, name in modules}
+    assert {(1, name) for name in needed} == imported["fid"]
+    assert all(level == 1 and "." not in name for modules in imported.values() for level, name in modules)
+
+
+@pytest.mark.parametrize("name", ["moments", "encoders", "images", "image_sets"])
+def test_copies_are_equal(name):
+    copy = (FID / f"{name}.py").read_text()
+    assert copy == f"# Copied from ../cmmd/{name}.py\n" + (METRICS / "cmmd" / f"{name}.py").read_text()
+
+
+def test_docstrings_tell_what_compute_takes(fid):
+    for method in (fid.compute, fid.add, fid.add_batch):
+        assert "reference_moments: instead of" in method.__doc__
+    assert fid.name == "fid" and "Frechet" in fid.description and "heusel2017gans" in fid.citation
+
+
+def test_card_has_the_headings_of_evaluate_and_the_metadata_of_a_space():
+    card = RepoCard.load(FID / "README.md", ignore_metadata_errors=False)
+    assert (
+        card.data.sdk == "gradio" and card.data.app_file == "app.py" and {"evaluate", "metric"} <= set(card.data.tags)
+    )
+    headings = [line.lstrip("# ") for line in card.text.splitlines() if line.startswith("#")]
+    assert [heading for heading in headings if not heading.startswith("Metric Card")] == [
+        *("Metric Description", "How to Use", "Inputs", "Output Values", "Values from Popular Papers", "Examples"),
+        *("Limitations and Bias", "Citation", "Further References"),
+    ]
+
+
+def test_requirements_name_every_library_that_is_imported():
+    imported = set()
+    for path in FID.glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import):
+                imported |= {alias.name.split(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.level == 0:
+                imported.add(node.module.split(".")[0])
+    named = {line.split(">=")[0] for line in (FID / "requirements.txt").read_text().split()}
+    assert {"pillow" if name == "PIL" else name for name in imported - sys.stdlib_module_names} == named

@@ -1,0 +1,114 @@
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from hf_robust.studies.run import DataArguments, ExperimentArguments, ModelArguments
+from hf_robust.studies.sweep import run_sweep
+from tests import ROOT
+
+SCRIPTS = ROOT / "scripts"
+
+
+def sweep(folder, losses=("ce", "nce+rce"), noises=("symmetric_40",), seeds=(0, 1), models=("cnn_small",), **changes):
+    defaults = {"num_train_epochs": 1, "per_device_train_batch_size": 64, "use_cpu": True, "disable_tqdm": True}
+    return run_sweep(
+        losses, noises, models, seeds,
+        DataArguments(max_train_samples=150, max_test_samples=40), ModelArguments(),
+        ExperimentArguments(output_dir=str(folder), **(defaults | changes)),
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("sweep")
+    return folder, sweep(folder)
+
+
+def test_every_combination_is_run_with_its_own_seed_and_noise(finished):
+    folder, results = finished
+    ran = [(r["settings"]["loss"], r["settings"]["seed"], r["settings"]["noise_seed"]) for r in results]
+    assert ran == [("ce", 0, 0), ("nce + rce", 0, 0), ("ce", 1, 1), ("nce + rce", 1, 1)]
+    assert json.loads((folder / "sweep.json").read_text()) == results
+    assert {path.name for path in folder.iterdir() if path.is_file()} == {
+        "sweep.json", "results.md", "accuracy_vs_noise.png", "training_curves.png",
+    }  # fmt: skip
+    matrices = [r["noise"]["matrix"] for r in results]
+    assert matrices[0] == matrices[1] != matrices[2] == matrices[3]  # losses meet the same noise, seeds do not
+
+
+def test_finished_runs_are_skipped_and_missing_ones_made_again(finished):
+    folder, results = finished
+    weights = {
+        path: path.stat().st_mtime_ns for path in folder.rglob("model.safetensors") if path.parent.name[0] == "s"
+    }
+    assert len(weights) == 4
+    (unfinished,) = [path for path in weights if "nce_+_rce/seed1" in path.as_posix()]
+    (unfinished.parent / "results.json").unlink()  # as if killed just before the end
+    again = sweep(folder)
+    changed = {path for path, time in weights.items() if path.stat().st_mtime_ns != time}
+    assert changed == {unfinished}
+    for before, after in zip(results, again, strict=True):
+        assert before["accuracy"] == after["accuracy"] and before["history"] == after["history"]
+
+
+def test_results_of_other_settings_are_not_mixed_in(finished):
+    folder, _ = finished
+    with pytest.raises(ValueError, match="result of another run.*learning_rate"):
+        sweep(folder, learning_rate=0.5)
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"losses": []}, "losses"),
+        ({"seeds": (1, 1)}, r"seeds.*\[1, 1\]"),
+        ({"losses": ["ce", "nosuch"]}, "nosuch"),
+        ({"losses": ["nce+rce", "nce + 1.0*rce"]}, "losses.*nce"),
+        ({"noises": ["symmetric_40", "symmetric_40.0"]}, "noises.*symmetric_40"),
+        ({"models": ["cnn_small", "cnn9"]}, "cnn9.*cnn_small"),
+        ({"noises": ["symmetric_200"]}, "200"),
+        ({"losses": ["ce", "gjs"]}, "loss='gjs' compares two augmented views"),
+        ({"losses": ["ce", "forward"]}, "transition_matrix=None with loss='forward'"),
+        ({"losses": ["ce", "forward"], "transition_matrix": "symetric_40"}, "symetric"),
+        ({"losses": ["ce"], "transition_matrix": "true"}, "transition_matrix='true': none of the losses"),
+    ],
+)
+def test_bad_lists_are_named_before_anything_is_written(tmp_path, changes, message):
+    with pytest.raises(ValueError, match=message):
+        sweep(tmp_path / "new", **changes)
+    assert not (tmp_path / "new").exists()
+
+
+def run_script(name, *flags):
+    return subprocess.run(
+        [sys.executable, str(SCRIPTS / name), *flags],
+        # Scripts take every GPU that they see.
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "CUDA_VISIBLE_DEVICES": ""},
+        capture_output=True,
+        text=True,
+        timeout=200,
+    )
+
+
+def test_script_runs_a_sweep_and_refuses_the_flags_of_one_run(tmp_path):
+    small = ["--max_train_samples", "100", "--max_test_samples", "30", "--num_train_epochs", "1", "--use_cpu"]
+    done = run_script("sweep_robust.py", "--losses", "ce", "gce(q=0.5)", *small, "--output_dir", str(tmp_path / "s"))
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "| gce(q=0.5) |" in done.stdout and str(tmp_path / "s") in done.stdout
+    refused = run_script("sweep_robust.py", "--loss", "ce", "--output_dir", str(tmp_path / "t"))
+    assert refused.returncode == 2 and "--losses" in refused.stderr and not (tmp_path / "t").exists()
+
+
+def test_benchmark_script_prints_and_writes_its_figures(tmp_path):
+    report = tmp_path / "speed.json"
+    small = ["--images", "64", "--batch_size", "16", "--epochs", "1", "--repeats", "1"]
+    done = run_script("benchmark_trainer.py", *small, "--json", str(report))
+    assert done.returncode == 0, done.stderr[-2000:]
+    content = json.loads(report.read_text())
+    assert set(content["images_per_second"]) == {"loop by hand", "RobustTrainer", "stock Trainer, per-image PIL"}
+    for name, speeds in content["images_per_second"].items():
+        assert len(speeds) == 1 and speeds[0] > 0
+        assert f"| {name} | {speeds[0]:.0f} |" in done.stdout
