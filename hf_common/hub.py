@@ -5,6 +5,7 @@ import logging
 import os
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TypeVar
@@ -132,6 +133,17 @@ def push_folder(
     check_push(repo_id, names=names, repo_type=repo_type, token=token, private=private, revision=revision)
     api = HfApi(token=token)
     where = f"{repo_type} {repo_id!r}"
+    _make_repository(api, repo_id, repo_type, revision, private=private, space_sdk=space_sdk)
+    requests = _pull_requests(api, repo_id, repo_type) if create_pr else set()
+    commit = _Commit(api, repo_id, repo_type, revision, files, names, commit_message, create_pr, requests)
+    return _retried(commit.attempt, f"the upload to {where}")
+
+
+def _make_repository(
+    api: HfApi, repo_id: str, repo_type: str, revision: str | None, *, private: bool | None, space_sdk: str | None
+) -> None:
+    """Make the repository and the branch, where they are not there."""
+    where = f"{repo_type} {repo_id!r}"
     if _repo_info(api, repo_id, repo_type) is None:
         _retried(
             lambda: api.create_repo(repo_id, repo_type=repo_type, private=private, space_sdk=space_sdk, exist_ok=True),
@@ -143,42 +155,61 @@ def push_folder(
             f"making branch {revision!r} of {where}",
         )
 
-    requests = _pull_requests(api, repo_id, repo_type) if create_pr else set()
 
-    def commit() -> CommitInfo:
-        # Anew at each attempt: another commit, or our own whose answer was lost, may have come between.
-        branch = revision
-        for request in _pull_requests(api, repo_id, repo_type) - requests if create_pr else ():
-            if api.list_repo_commits(repo_id, repo_type=repo_type, revision=request)[0].title == commit_message:
-                branch = request
-        head = api.repo_info(repo_id, repo_type=repo_type, revision=branch).sha
-        there = _files(api, repo_id, repo_type, head)
-        _refuse_foreign(repo_id, repo_type, there, names)
-        stale = [path for path in there if path not in files and path not in HUB_FILES]
+@dataclass(frozen=True)
+class _Commit:
+    """One commit that makes a branch hold `files` (name in the repository -> file), or a pull request that does."""
+
+    api: HfApi
+    repo_id: str
+    repo_type: str
+    revision: str | None
+    files: Mapping[str, Path]
+    names: Collection[str]
+    message: str
+    create_pr: bool
+    requests: Collection[str]  # pull requests that were there before the first attempt
+
+    def attempt(self) -> CommitInfo:
+        # All anew at each attempt: another commit, or our own whose answer was lost, may have come between.
+        branch = self._branch()
+        head = self.api.repo_info(self.repo_id, repo_type=self.repo_type, revision=branch).sha
+        there = _files(self.api, self.repo_id, self.repo_type, head)
+        _refuse_foreign(self.repo_id, self.repo_type, there, self.names)
+        stale = [path for path in there if path not in self.files and path not in HUB_FILES]
         try:
-            info = api.create_commit(
-                repo_id,
+            info = self.api.create_commit(
+                self.repo_id,
                 [
-                    *(CommitOperationAdd(path, str(file)) for path, file in files.items()),
+                    *(CommitOperationAdd(path, str(file)) for path, file in self.files.items()),
                     *(CommitOperationDelete(path) for path in stale),
                 ],
-                commit_message=commit_message,
-                repo_type=repo_type,
+                commit_message=self.message,
+                repo_type=self.repo_type,
                 revision=branch,
-                create_pr=create_pr and branch == revision,
+                create_pr=self.create_pr and branch == self.revision,
                 parent_commit=head,
             )
         except RuntimeError as error:
             # In this the client wraps whatever fails while it sends a large file, after attempts of its own.
             if isinstance(error.__cause__, HTTPError):
                 raise error.__cause__ from None
-            raise ConnectionError(f"the upload to {where} failed: {error}") from error
-        if branch == revision:
+            raise ConnectionError(f"the upload to {self.repo_type} {self.repo_id!r} failed: {error}") from error
+        if branch == self.revision:
             return info
         pr_url = f"{info.repo_url}/discussions/{branch.removeprefix('refs/pr/')}"
-        return CommitInfo(info.commit_url, commit_message, "", info.oid, _endpoint=api.endpoint, pr_url=pr_url)
+        return CommitInfo(info.commit_url, self.message, "", info.oid, _endpoint=self.api.endpoint, pr_url=pr_url)
 
-    return _retried(commit, f"the upload to {where}")
+    def _branch(self) -> str | None:
+        """The branch to commit to: that of our own pull request, where an earlier attempt opened it."""
+        if not self.create_pr:
+            return self.revision
+        branch = self.revision
+        for request in _pull_requests(self.api, self.repo_id, self.repo_type) - self.requests:
+            commits = self.api.list_repo_commits(self.repo_id, repo_type=self.repo_type, revision=request)
+            if commits[0].title == self.message:
+                branch = request
+        return branch
 
 
 def local_files(folder: str | os.PathLike, names: Collection[str]) -> dict[str, Path]:

@@ -1,0 +1,28 @@
+"""Results as they may be seen by anyone: without paths of the machine that made them."""
+
+import os
+from collections.abc import Collection
+
+
+def last_part(path: str) -> str:
+    """The name of a file or folder, also of one that is given with a slash at its end or as `.`."""
+    return os.path.basename(os.path.abspath(path))
+
+
+def without_paths(value):
+    """A JSON value in which a folder, or what is written like a path, is its last part alone."""
+    if isinstance(value, dict):
+        return {key: without_paths(part) for key, part in value.items()}
+    if isinstance(value, list):
+        return [without_paths(part) for part in value]
+    is_path = isinstance(value, str) and (os.path.isabs(value) or value[:1] in ("~", ".") or os.path.isdir(value))
+    return last_part(value) if is_path else value
+
+
+def public_results(results: dict, local: Collection[str] = ()) -> dict:
+    """A run's results whose `settings` have no paths; those named by `local` are paths, if not None."""
+    settings = {
+        name: last_part(value) if name in local and value is not None else without_paths(value)
+        for name, value in results["settings"].items()
+    }
+    return {**results, "settings": settings}
