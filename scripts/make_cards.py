@@ -11,12 +11,11 @@ import json
 from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from pathlib import Path
 
-from hf_common.files import replace_text
+from hf_common.files import replace_text, save_figure
 from hf_dit.publishing.card import dit_pipeline_card
 from hf_robust.noisy_dataset.build import TEST_FILE, TRAIN_FILE
 from hf_robust.noisy_dataset.card import dataset_card
 from hf_robust.noisy_dataset.figures import write_figures
-from hf_robust.reports.plots import save_figure
 from hf_robust.studies.publish import draw_figures, run_card
 
 CARDS = Path(__file__).resolve().parents[1] / "model_cards"

@@ -13,7 +13,8 @@ from pathlib import Path
 
 from transformers import HfArgumentParser
 
-from hf_robust.reports.plots import loss_landscape, save_figure
+from hf_common.files import save_figure
+from hf_robust.reports.plots import loss_landscape
 
 
 @dataclass

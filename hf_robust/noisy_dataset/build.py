@@ -349,8 +349,8 @@ def _check_free(output_dir, manifest, todo):
 
 
 def _unfinished(output_dir) -> list[Path]:
-    # Folders of ours, and the temporary files of `replace_text`.
-    return [*output_dir.glob(f"{UNFINISHED}*"), *output_dir.glob(".*.tmp")]
+    # Folders of ours, and the temporary files of texts and figures.
+    return [path for pattern in (f"{UNFINISHED}*", ".*.tmp", "figures/.*.tmp") for path in output_dir.glob(pattern)]
 
 
 def _remove_unfinished(output_dir, manifest):

@@ -211,7 +211,7 @@ def test_published_card_is_a_function_of_the_published_manifest(hub, folder, sou
 
 def test_pictures_are_the_same_bytes_in_another_process(folder, tmp_path):
     code = (
-        "import json, pathlib, sys; from hf_robust.noisy_cifar10_figures import write_figures; "
+        "import json, pathlib, sys; from hf_robust.noisy_dataset.figures import write_figures; "
         "write_figures(pathlib.Path(sys.argv[1]), json.load(open(sys.argv[2])))"
     )
     command = [sys.executable, "-c", code, str(tmp_path), str(folder / MANIFEST)]
@@ -323,7 +323,7 @@ def test_script_builds_publishes_and_says_where(hub, source, tmp_path, monkeypat
 # ------------------------------------------------------------------------------------------------------------- faults
 
 
-PUSH = "from hf_robust.noisy_cifar10_hub import publish_noisy_cifar10; publish_noisy_cifar10({folder!r}, {repo!r})"
+PUSH = "from hf_robust.noisy_dataset.hub import publish_noisy_cifar10; publish_noisy_cifar10({folder!r}, {repo!r})"
 
 
 def puts(hub):
