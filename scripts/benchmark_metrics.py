@@ -31,6 +31,7 @@ from evaluate_metrics import LIBRARIES
 from evaluate_metrics.core.mmd import cmmd
 from hf_common.environment import hardware, versions
 from hf_common.files import write_json
+from hf_common.tables import markdown_table
 
 IMAGES = [1000, 2000, 5000, 10_000, 20_000, 50_000, 100_000, 200_000]
 STATUS, RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
@@ -123,18 +124,18 @@ def to_markdown(figures: dict[int, dict[str, dict]], exponents: dict[str, float 
     """A row for each size, a group of columns for each method, and a last row of exponents."""
     heads = ["n"] + [f"{name}, {what}" for name in METHODS for what in ("s", "MB")]
     heads += ["moments, times faster", "pairwise, times faster"]
-    lines = ["| " + " | ".join(heads) + " |", "|" + " --- |" * len(heads)]
+    rows = []
 
-    def cell(row: dict | None, key: str) -> str:
+    def number(row: dict | None, key: str) -> str:
         return "" if row is None or row[key] is None else f"{row[key]:.3g}"
 
-    for n, rows in figures.items():
-        cells = [f"{n}"] + [cell(rows.get(name), key) for name in METHODS for key in ("seconds", "megabytes")]
-        cells += [cell(rows.get(name), "times_faster_than_formula") for name in ("moments", "pairwise")]
-        lines.append("| " + " | ".join(cells) + " |")
+    for n, of_methods in figures.items():
+        cells = [f"{n}"]
+        cells += [number(of_methods.get(name), key) for name in METHODS for key in ("seconds", "megabytes")]
+        cells += [number(of_methods.get(name), "times_faster_than_formula") for name in ("moments", "pairwise")]
+        rows.append(cells)
     last = [text for name in METHODS for text in ("" if exponents[name] is None else f"n^{exponents[name]:.2f}", "")]
-    lines.append("| " + " | ".join(["exponent", *last, "", ""]) + " |")
-    return "\n".join(lines)
+    return markdown_table(heads, [*rows, ["exponent", *last, "", ""]])
 
 
 def main() -> None:

@@ -50,7 +50,7 @@ from transformers import HfArgumentParser
 from evaluate_metrics import LIBRARIES
 from evaluate_metrics.core.inception import WEIGHTS_SHA256, WEIGHTS_URL
 from evaluate_metrics.scoring.embedding import CACHE
-from evaluate_metrics.scoring.evaluation import DTYPES, Evaluation, embed_sources, score_sources
+from evaluate_metrics.scoring.evaluation import DTYPES, Encoded, Evaluation, embed_sources, score_sources
 from evaluate_metrics.scoring.scores import METRICS, plot_curves, to_markdown
 from evaluate_metrics.scoring.sources import open_source
 from hf_common.environment import hardware, versions
@@ -120,27 +120,22 @@ def main() -> None:
     scores, folder = score_sources(encoded, settings), Path(args.output_dir)
     table = to_markdown(scores)
     if args.save_moments:
-        for encoder, one in zip(args.encoders, encoded, strict=True):
-            name = re.sub(r"[^\w.-]+", "-", encoder).strip("-")
-            for role, source in sources.items():
-                path = folder / f"{role}-{name}.safetensors"
-                one.sets[role].moments.save(path, {**one.metadata, "source": source.name})
+        save_moments(folder, args.encoders, encoded, {role: source.name for role, source in sources.items()})
     if args.curve:
-        figure = plot_curves(scores)
-        folder.mkdir(parents=True, exist_ok=True)
-        save_figure(figure, folder / "curve.png")
-    write_json(
-        folder / "results.json",
-        {
-            "arguments": asdict(args),
-            "processes": state.num_processes,
-            "hardware": hardware(state.device),
-            "versions": versions(LIBRARIES),
-            "scores": scores,
-        },
-    )
+        save_figure(plot_curves(scores), folder / "curve.png")
+    results = {"arguments": asdict(args), "processes": state.num_processes, "hardware": hardware(state.device)}
+    write_json(folder / "results.json", {**results, "versions": versions(LIBRARIES), "scores": scores})
     replace_text(folder / "results.md", table + "\n")
     print(f"\n{table}\n\nresults: {folder.resolve()}")
+
+
+def save_moments(folder: Path, encoders: list[str], encoded: list[Encoded], names: dict[str, str]) -> None:
+    """Write `ROLE-ENCODER.safetensors` for each role, whose source's name is told, and each encoder."""
+    for encoder, one in zip(encoders, encoded, strict=True):
+        slug = re.sub(r"[^\w.-]+", "-", encoder).strip("-")
+        for role, name in names.items():
+            path = folder / f"{role}-{slug}.safetensors"
+            one.sets[role].moments.save(path, {**one.metadata, "source": name})
 
 
 if __name__ == "__main__":

@@ -1,17 +1,20 @@
 """CMMD as a metric of `evaluate`: any number of images on either side, any encoder, references as a small file."""
 
-import os
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
-import datasets
 import evaluate
-import torch
 
 from evaluate_metrics.core.encoders import Encoder, make_encoder
 from evaluate_metrics.core.frechet import frechet_distance
-from evaluate_metrics.core.image_sets import BATCH_SIZE, ImageSetMetric
+from evaluate_metrics.core.image_sets import (
+    Device,
+    EncoderLike,
+    ImageSetMetric,
+    ReferenceMoments,
+    describe_inputs,
+    image_set_info,
+)
 from evaluate_metrics.core.mmd import cmmd
-from evaluate_metrics.core.moments import Moments
 
 _DESCRIPTION = """
 CMMD compares two sets of images: the squared maximum mean discrepancy between their CLIP embeddings, with a Gaussian
@@ -20,18 +23,11 @@ It assumes no distribution, and needs fewer images than the Frechet Inception Di
 published metric), `siglip`, `align`. Values of different encoders cannot be compared.
 """
 
-_KWARGS_DESCRIPTION = """
-Args:
-    predictions: generated images, any number: a list, a data set column or another iterable of paths, PIL images,
-        arrays (H, W, C) or tensors (C, H, W) of uint8, uint16 or floating-point numbers in [0, 1]; or one array of 4
-        dimensions.
-    references: real images, any number.
-    reference_moments: instead of `references`, what `moments` returned for them, or the file that its `save` wrote.
-    encoder: another encoder than the configuration's: `clip`, `siglip`, `align`, `dinov2`, the Hub id or folder of a
-        vision model, or a callable from a list of RGB PIL images to a (b, d) floating tensor.
-    batch_size: images that the encoder sees at a time. Does not change the result. Default: 64.
-    device: where the encoder runs, if it is no callable. Default: an accelerator if there is one.
-Returns:
+_KWARGS_DESCRIPTION = describe_inputs(
+    'cmmd = evaluate.load("evaluate_metrics/cmmd", "clip")',
+    encoder="""another encoder than the configuration's: `clip`, `siglip`, `align`, `dinov2`, the Hub id or folder of a
+        vision model, or a callable from a list of RGB PIL images to a (b, d) floating tensor.""",
+    returns="""\
     cmmd: the published, biased estimate, which depends on the number of images.
     cmmd_unbiased: the unbiased estimate, about 0 for sets of one distribution; None for one image.
     standard_error: of both, over the choice of the images; None for fewer than 4 images.
@@ -39,18 +35,8 @@ Returns:
     frechet_distance: of the same (unit) embeddings; None for one image.
     n_predictions, n_references: how many images.
     encoder: Hub id, folder or name of the encoder.
-Examples:
-    >>> import evaluate
-    >>> cmmd = evaluate.load("evaluate_metrics/cmmd", "clip")
-    >>> cmmd.compute(predictions=["a.png", "b.png"], references=dataset["image"])  # doctest: +SKIP
-
-    References once, predictions many times:
-
-    >>> references, metadata = cmmd.moments(dataset["image"])  # doctest: +SKIP
-    >>> references.save("references.safetensors", metadata)  # doctest: +SKIP
-    >>> for images in checkpoints:  # doctest: +SKIP
-    ...     cmmd.compute(predictions=images, reference_moments="references.safetensors")
-"""
+""",
+)
 
 _CITATION = """
 @inproceedings{jayasumana2024rethinking,
@@ -63,8 +49,6 @@ _CITATION = """
 }
 """
 
-CONFIGS = ("clip", "siglip", "align")
-
 
 @evaluate.utils.file_utils.add_start_docstrings(_DESCRIPTION, _KWARGS_DESCRIPTION)
 class CMMD(ImageSetMetric):
@@ -73,30 +57,12 @@ class CMMD(ImageSetMetric):
     `evaluate.load` as well, which `evaluate.combine` needs for `add` and `add_batch`.
     """
 
-    def __init__(
-        self,
-        config_name: str | None = None,
-        encoder: str | os.PathLike | Callable | None = None,
-        batch_size: int = BATCH_SIZE,
-        device: str | torch.device | None = None,
-        **kwargs,  # of evaluate.Metric
-    ):
-        super().__init__(config_name, CONFIGS, encoder, batch_size, device, **kwargs)
+    CONFIGS = ("clip", "siglip", "align")
 
     def _info(self) -> evaluate.MetricInfo:
-        return evaluate.MetricInfo(
-            description=_DESCRIPTION,
-            citation=_CITATION,
-            inputs_description=_KWARGS_DESCRIPTION,
-            features=datasets.Features({side: datasets.Image() for side in ("predictions", "references")}),
-            homepage="https://arxiv.org/abs/2401.09603",
-            reference_urls=["https://arxiv.org/abs/2401.09603"],
-            license="Apache-2.0",
-        )
+        return image_set_info(_DESCRIPTION, _CITATION, _KWARGS_DESCRIPTION, "https://arxiv.org/abs/2401.09603")
 
-    def _make_encoder(
-        self, encoder: str | os.PathLike | Callable | None, device: str | torch.device | None
-    ) -> Encoder:
+    def _make_encoder(self, encoder: EncoderLike, device: Device) -> Encoder:
         return make_encoder(self._config if encoder is None else encoder, device)
 
     def compute(
@@ -104,10 +70,10 @@ class CMMD(ImageSetMetric):
         *,
         predictions: Iterable | None = None,
         references: Iterable | None = None,
-        reference_moments: str | os.PathLike | tuple[Moments, dict[str, str]] | None = None,
-        encoder: str | os.PathLike | Callable | None = None,
+        reference_moments: ReferenceMoments = None,
+        encoder: EncoderLike = None,
         batch_size: int | None = None,
-        device: str | torch.device | None = None,
+        device: Device = None,
     ) -> dict:
         """
         The scores of what was added before and what is given here; then nothing is held any more. After an error what

@@ -1,6 +1,5 @@
 """Image encoders: images of any kind in, unit vectors out."""
 
-import hashlib
 import os
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -10,19 +9,12 @@ from types import FunctionType, MethodType
 
 import numpy as np
 import torch
-from huggingface_hub import constants
 from PIL import Image
-from transformers import (
-    AlignModel,
-    AutoConfig,
-    AutoImageProcessor,
-    AutoModel,
-    CLIPVisionModelWithProjection,
-    SiglipVisionModel,
-)
-from transformers.utils import logging
 
-from hf_common.images import resized_square, to_rgb
+from hf_common.images import to_rgb
+
+from .precision import default_device
+from .vision_models import embed_pixels, fingerprint, image_preparation, load_vision_model
 
 ENCODERS = {
     "clip": "openai/clip-vit-large-patch14-336",  # the one of the CMMD paper
@@ -30,18 +22,6 @@ ENCODERS = {
     "align": "kakaobrain/align-base",
     "dinov2": "facebook/dinov2-large",
 }
-# How models that see images and text are loaded, by the model type of the checkpoint; any other is an AutoModel.
-# AlignVisionModel would find none of its weights in a checkpoint of AlignModel, and leave them random.
-CLASSES = {
-    "clip": CLIPVisionModelWithProjection,
-    "clip_vision_model": CLIPVisionModelWithProjection,
-    "siglip": SiglipVisionModel,
-    "align": AlignModel,
-}
-PREPROCESSING_KEYS = (
-    "do_resize size resample do_center_crop crop_size crop_pct do_rescale rescale_factor rescale_offset do_normalize "
-    "image_mean image_std include_top"
-).split()
 THREADS = min(8, os.cpu_count() or 1)  # that open and resize images; Pillow releases Python's lock
 
 
@@ -195,93 +175,18 @@ def make_encoder(
     if callable(encoder):
         if device is not None or dtype is not None:
             raise ValueError("device and dtype are for models that are loaded here, a callable has its own")
-        named = encoder.func if isinstance(encoder, partial) else encoder
-        named = named if isinstance(named, (FunctionType, MethodType, type)) else type(named)
-        name = f"{named.__module__}.{named.__qualname__}"
-        weights = _fingerprint(encoder) if isinstance(encoder, torch.nn.Module) else ""
-        return Encoder(name, weights, "the callable's own, from RGB images", normalize, lambda image: image, encoder)
+        return _callable_encoder(encoder, normalize)
     source = ENCODERS.get(encoder, os.fspath(encoder))
-    model, processor = _load(source)
-    weights = _fingerprint(model)
-    if device is None:
-        device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu"
-    model.to(device=device, dtype=dtype or torch.float32)
-    options = {key: value for key, value in processor.to_dict().items() if key in PREPROCESSING_KEYS}
-    size = None
-    if isinstance(model, CLIPVisionModelWithProjection):
-        size = model.config.image_size
-        for key in ("size", "resample", "crop_size"):
-            options.pop(key, None)
-        options["do_resize"] = options["do_center_crop"] = False
-    steps = [f"central square, Pillow bicubic to {size} x {size}"] if size else []
-    steps.append(f"{type(processor).__name__}({', '.join(f'{key}={options[key]}' for key in sorted(options))})")
-
-    def prepare(image: Image.Image) -> torch.Tensor:  # RGB -> (3, H, W) float32
-        if size:
-            image = resized_square(image, size)
-            inputs = processor(image, return_tensors="pt", do_resize=False, do_center_crop=False)
-        else:
-            inputs = processor(image, return_tensors="pt")
-        return inputs["pixel_values"][0]
-
-    def embed(pixels: list[torch.Tensor]) -> torch.Tensor:  # b of (3, H, W) -> (b, d)
-        sizes = sorted({tuple(image.shape[1:]) for image in pixels})
-        if len(sizes) > 1:
-            raise ValueError(
-                f"the processor of {source} gives images of several sizes, {sizes[0]} and {sizes[-1]}; give a "
-                "callable as encoder"
-            )
-        precision = torch.get_float32_matmul_precision()
-        torch.set_float32_matmul_precision("highest")
-        try:
-            with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):
-                outputs = model(pixel_values=torch.stack(pixels).to(device, model.dtype))
-        finally:
-            torch.set_float32_matmul_precision(precision)
-        vectors = outputs.get("image_embeds" if isinstance(model, CLIPVisionModelWithProjection) else "pooler_output")
-        if vectors is None:
-            raise ValueError(f"{source} ({type(model).__name__}) has no pooled output; give a callable as encoder")
-        return vectors.flatten(1)
-
-    return Encoder(source, weights, "; ".join(steps), normalize, prepare, embed)
+    model, processor = load_vision_model(source)
+    weights = fingerprint(model)
+    model.to(device=default_device(device), dtype=dtype or torch.float32)
+    steps, prepare = image_preparation(model, processor)
+    return Encoder(source, weights, steps, normalize, prepare, partial(embed_pixels, model, source))
 
 
-def _load(source: str) -> tuple[torch.nn.Module, Callable]:
-    """The vision model (float32, evaluation mode, CPU) and the image processor of a Hub id or folder."""
-    verbosity = logging.get_verbosity()
-    logging.set_verbosity_error()  # else the whole text model is listed as unused; weights that lack are named below
-    try:
-        config = AutoConfig.from_pretrained(source)
-        processor = AutoImageProcessor.from_pretrained(source, backend="pil")
-        model, report = CLASSES.get(config.model_type, AutoModel).from_pretrained(
-            source, dtype=torch.float32, output_loading_info=True
-        )
-    except OSError as error:
-        place = "this folder" if os.path.isdir(source) else f"the cache, nor from {constants.ENDPOINT}"
-        reason = str(error).splitlines()[0]
-        raise OSError(
-            f"encoder {source!r} could not be loaded from {place}: {reason} "
-            "(encoder may be the folder of a downloaded model)"
-        ) from error
-    finally:
-        logging.set_verbosity(verbosity)
-    lacking = sorted(report["missing_keys"]) + sorted(str(key) for key in report["mismatched_keys"])
-    if lacking:
-        raise ValueError(
-            f"encoder {source!r} lacks {len(lacking)} weights of {type(model).__name__}, which would be random: "
-            f"{', '.join(lacking[:5])}{', ...' if len(lacking) > 5 else ''}"
-        )
-    if isinstance(model, AlignModel):
-        model = model.vision_model
-    if model.main_input_name != "pixel_values":
-        raise ValueError(f"encoder {source!r} ({type(model).__name__}) takes {model.main_input_name}, not only images")
-    return model.eval(), processor
-
-
-def _fingerprint(model: torch.nn.Module) -> str:
-    """The first 16 hexadecimal digits of the SHA-256 of names and values of all weights."""
-    digest = hashlib.sha256()
-    for name, value in sorted(model.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(value.cpu().contiguous().flatten().view(torch.uint8).numpy().data)  # NumPy has no bfloat16
-    return digest.hexdigest()[:16]
+def _callable_encoder(encoder: Callable, normalize: bool) -> Encoder:
+    named = encoder.func if isinstance(encoder, partial) else encoder
+    named = named if isinstance(named, (FunctionType, MethodType, type)) else type(named)
+    weights = fingerprint(encoder) if isinstance(encoder, torch.nn.Module) else ""
+    steps = "the callable's own, from RGB images"
+    return Encoder(f"{named.__module__}.{named.__qualname__}", weights, steps, normalize, lambda image: image, encoder)

@@ -1,4 +1,3 @@
-# Copied from ../fid/frechet.py
 """Frechet distance between Gaussians from moments, its limit for infinitely many images, and the kernel distance."""
 
 import warnings

@@ -5,6 +5,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
+import datasets
 import evaluate
 import torch
 
@@ -15,6 +16,60 @@ from .moments import Moments
 
 BATCH_SIZE = 64
 SIDES = ("predictions", "references")
+
+EncoderLike = str | os.PathLike | Callable | None  # of `make_encoder`; None: that of the configuration
+Device = str | torch.device | None
+ReferenceMoments = str | os.PathLike | tuple[Moments, dict[str, str]] | None
+
+
+def image_set_info(
+    description: str, citation: str, inputs_description: str, *reference_urls: str
+) -> evaluate.MetricInfo:
+    """What `evaluate` shows of a metric; the first of the URLs is its home page."""
+    return evaluate.MetricInfo(
+        description=description,
+        citation=citation,
+        inputs_description=inputs_description,
+        features=datasets.Features({side: datasets.Image() for side in SIDES}),
+        homepage=reference_urls[0],
+        reference_urls=list(reference_urls),
+        license="Apache-2.0",
+    )
+
+
+def describe_inputs(load: str, *, encoder: str, options: str = "", returns: str) -> str:
+    """What `compute` takes and gives, for `evaluate` to show.
+
+    Args:
+        load: the line that loads the metric under its name, `name = evaluate.load(...)`.
+        encoder: what it may be.
+        options: lines on more arguments.
+        returns: lines on the keys of the result.
+    """
+    name = load.partition(" ")[0]
+    return f"""
+Args:
+    predictions: generated images, any number: a list, a data set column or another iterable of paths, PIL images,
+        arrays (H, W, C) or tensors (C, H, W) of uint8, uint16 or floating-point numbers in [0, 1]; or one array of 4
+        dimensions.
+    references: real images, any number.
+    reference_moments: instead of `references`, what `moments` returned for them, or the file that its `save` wrote.
+    encoder: {encoder}
+    batch_size: images that the encoder sees at a time. Does not change the result. Default: 64.
+    device: where the encoder runs, if it is no callable. Default: an accelerator if there is one.
+{options}Returns:
+{returns}Examples:
+    >>> import evaluate
+    >>> {load}
+    >>> {name}.compute(predictions=["a.png", "b.png"], references=dataset["image"])  # doctest: +SKIP
+
+    References once, predictions many times:
+
+    >>> references, metadata = {name}.moments(dataset["image"])  # doctest: +SKIP
+    >>> references.save("references.safetensors", metadata)  # doctest: +SKIP
+    >>> for images in checkpoints:  # doctest: +SKIP
+    ...     {name}.compute(predictions=images, reference_moments="references.safetensors")
+"""
 
 
 class ImageSet(NamedTuple):
@@ -30,24 +85,27 @@ class ImageSet(NamedTuple):
 class ImageSetMetric(evaluate.Metric, ABC):
     """
     Unlike other metrics it takes unequal numbers of predictions and references, and embeds them at once: nothing but
-    moments is kept, O(d^2) memory, unless `keep_embeddings`. It does not gather over the processes of `num_process`;
-    merge their moments.
+    moments is kept, O(d^2) memory, unless a metric sets `_keep`. It does not gather over the processes of
+    `num_process`; merge their moments.
 
-    A metric adds `_info`, `_make_encoder`, and `compute`, which scores what `_both` returns and then calls `_forget`.
+    A metric adds `CONFIGS`, of which the first is the default, `_info`, `_make_encoder`, and `compute`, which scores
+    what `_both` returns and then calls `_forget`.
     """
+
+    CONFIGS: tuple[str, ...]
 
     def __init__(
         self,
-        config_name: str | None,
-        configs: tuple[str, ...],  # the first is the default
-        encoder: str | os.PathLike | Callable | None,
-        batch_size: int,
-        device: str | torch.device | None,
-        keep_embeddings: bool = False,
+        config_name: str | None = None,
+        encoder: EncoderLike = None,
+        batch_size: int = BATCH_SIZE,
+        device: Device = None,
         **kwargs,  # of evaluate.Metric
     ):
-        if config_name not in (None, "default", *configs):
-            raise ValueError(f"the configuration must be one of {configs}, got {config_name!r}; or give encoder=...")
+        if config_name not in (None, "default", *self.CONFIGS):
+            raise ValueError(
+                f"the configuration must be one of {self.CONFIGS}, got {config_name!r}; or give encoder=..."
+            )
         super().__init__(config_name=config_name, **kwargs)
         if self.num_process != 1:
             raise ValueError(
@@ -55,16 +113,15 @@ class ImageSetMetric(evaluate.Metric, ABC):
             )
         if callable(encoder) and device is not None:
             raise ValueError(f"device is for models that are loaded here, a callable has its own, got {device!r}")
-        self._config = configs[0] if self.config_name == "default" else self.config_name
-        self._default, self._batch_size, self._device, self._keep = encoder, batch_size, device, keep_embeddings
+        self._config = self.CONFIGS[0] if self.config_name == "default" else self.config_name
+        self._default, self._batch_size, self._device = encoder, batch_size, device
+        self._keep = False  # the embeddings of all images
         self._encoder: Encoder | None = None
         self._encoder_key = None  # what it was made from
         self._forget()
 
     @abstractmethod
-    def _make_encoder(
-        self, encoder: str | os.PathLike | Callable | None, device: str | torch.device | None
-    ) -> Encoder:
+    def _make_encoder(self, encoder: EncoderLike, device: Device) -> Encoder:
         """The encoder asked for; None: that of the configuration."""
 
     def add(
@@ -74,8 +131,8 @@ class ImageSetMetric(evaluate.Metric, ABC):
         reference=None,
         predictions=None,
         references=None,
-        encoder: str | os.PathLike | Callable | None = None,
-        device: str | torch.device | None = None,
+        encoder: EncoderLike = None,
+        device: Device = None,
     ) -> None:
         """Add one image to either set or to both. `evaluate.combine` calls them `predictions` and `references`."""
         used = self._select(encoder, device)
@@ -95,9 +152,9 @@ class ImageSetMetric(evaluate.Metric, ABC):
         *,
         predictions: Iterable | None = None,
         references: Iterable | None = None,
-        encoder: str | os.PathLike | Callable | None = None,
+        encoder: EncoderLike = None,
         batch_size: int | None = None,
-        device: str | torch.device | None = None,
+        device: Device = None,
     ) -> None:
         """Add images to either set or to both, also in unequal numbers. After an error nothing has been added."""
         used = self._select(encoder, device)
@@ -112,9 +169,9 @@ class ImageSetMetric(evaluate.Metric, ABC):
         self,
         images: Iterable,
         *,
-        encoder: str | os.PathLike | Callable | None = None,
+        encoder: EncoderLike = None,
         batch_size: int | None = None,
-        device: str | torch.device | None = None,
+        device: Device = None,
     ) -> tuple[Moments, dict[str, str]]:
         """Moments of `images`, and metadata for their `save`: together they are `reference_moments` of `compute`."""
         used = self._select(encoder, device)
@@ -124,10 +181,10 @@ class ImageSetMetric(evaluate.Metric, ABC):
         self,
         predictions: Iterable | None,
         references: Iterable | None,
-        reference_moments: str | os.PathLike | tuple[Moments, dict[str, str]] | None,
-        encoder: str | os.PathLike | Callable | None,
+        reference_moments: ReferenceMoments,
+        encoder: EncoderLike,
         batch_size: int | None,
-        device: str | torch.device | None,
+        device: Device,
     ) -> tuple[Encoder, ImageSet, ImageSet]:
         """The encoder, predictions and references: all that was added and all that is given here. Forgets nothing."""
         given = {"predictions": predictions, "references": references}
@@ -141,7 +198,7 @@ class ImageSetMetric(evaluate.Metric, ABC):
                 else "references are missing: give them to compute, add or add_batch, or give reference_moments"
             )
         used = self._select(encoder, device)
-        sets = {} if reference_moments is None else {"references": _load(reference_moments, used)}
+        sets = {} if reference_moments is None else {"references": _reference_set(reference_moments, used)}
         sets |= {side: self._collected(side, given[side], used, batch_size) for side in sides}
         return used, sets["predictions"], sets["references"]
 
@@ -152,7 +209,7 @@ class ImageSetMetric(evaluate.Metric, ABC):
     def _holds(self, side: str) -> bool:
         return self._added[side] is not None or bool(self._waiting[side])
 
-    def _select(self, encoder: str | os.PathLike | Callable | None, device: str | torch.device | None) -> Encoder:
+    def _select(self, encoder: EncoderLike, device: Device) -> Encoder:
         """The encoder asked for, else that of the images held, else the default; loaded once for calls in a row."""
         holds = any(self._holds(side) for side in SIDES)
         if holds and encoder is None and device is None:
@@ -182,7 +239,7 @@ class ImageSetMetric(evaluate.Metric, ABC):
         return ImageSet(moments, kept)
 
 
-def _load(reference_moments: str | os.PathLike | tuple[Moments, dict[str, str]], encoder: Encoder) -> ImageSet:
+def _reference_set(reference_moments: ReferenceMoments, encoder: Encoder) -> ImageSet:
     if isinstance(reference_moments, (str, os.PathLike)):
         moments, metadata = Moments.load(reference_moments)
     elif isinstance(reference_moments, tuple) and [isinstance(part, dict) for part in reference_moments] == [
@@ -194,5 +251,5 @@ def _load(reference_moments: str | os.PathLike | tuple[Moments, dict[str, str]],
         kind = type(reference_moments).__name__
         raise TypeError(f"reference_moments must be a file, or moments with their metadata, got {kind}")
     encoder.check(metadata, "reference_moments")
-    # Of this file's class, also where another copy made them.
+    # Of this class, also where they come from a metric that was loaded elsewhere.
     return ImageSet(Moments(moments.n, moments.sum, moments.outer), [])

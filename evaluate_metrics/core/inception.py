@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from hf_common.files import replacing
 
 from .encoders import Encoder
+from .precision import default_device, full_precision
 
 WEIGHTS_URL = (
     "https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/pt_inception-2015-12-05-6726825d.pth"
@@ -182,14 +183,12 @@ def inception_encoder(
     """
     if resizing not in RESIZINGS:
         raise ValueError(f"resizing must be one of {', '.join(RESIZINGS)}; got {resizing!r}")
-    if device is None:
-        device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu"
-    dtype = dtype or torch.float32
+    device, dtype = default_device(device), dtype or torch.float32
     model = load_inception(weights, sha256).to(device=device, dtype=dtype)
 
     @torch.inference_mode()
     def embed(pixels: list[Tensor]) -> Tensor:  # b of (3, 299, 299) -> (b, 2048)
-        with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):
+        with full_precision():
             return model(torch.stack(pixels).to(device, dtype))
 
     return Encoder("inception", sha256[:16], RESIZINGS[resizing], False, lambda image: resize(image, resizing), embed)

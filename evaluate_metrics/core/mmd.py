@@ -7,10 +7,10 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
-from .moments import ROWS, Moments, float_matrix
+from .kernels import CubicKernel, GaussianKernel, row_norms
+from .moments import Moments, float_matrix
 
 UNIT_TOLERANCE = 1e-3  # of a norm; half precision rounds unit vectors by less
-FLOAT32_ROUNDING = 4e-13  # at most, averaged over all pairs, of a kernel value
 NULL_TOLERANCE = 1e-9  # relative: permutations that give the observed value give it but for rounding
 
 
@@ -89,7 +89,7 @@ def cmmd(
     """
     _check_positive(sigma=sigma, scale=scale, block=block)
     if method == "pairwise":
-        return _pairwise(x, y, _Gaussian(sigma), scale, unbiased, block, distributed)
+        return _pairwise(x, y, GaussianKernel(sigma), scale, unbiased, block, distributed)
     if method != "moments":
         raise ValueError(f"method must be 'moments' or 'pairwise', got {method!r}")
     if distributed:
@@ -109,7 +109,7 @@ def kid(
     `(a.b / d + 1)^3`, over all pairs. The published protocol draws 100 pairs of subsets of 1000 images and gives the
     mean, which estimates the same number less precisely. Arguments and errors as for `cmmd(method="pairwise")`.
     """
-    return _pairwise(x, y, _Cubic(), 1.0, unbiased, block, distributed)
+    return _pairwise(x, y, CubicKernel(), 1.0, unbiased, block, distributed)
 
 
 def permutation_test(
@@ -136,7 +136,7 @@ def permutation_test(
     for row in in_x[1:]:
         row[torch.randperm(m + n, generator=generator)[:m]] = True
     in_x = in_x.T.contiguous().to(x.device)
-    kernel = _Gaussian(sigma)
+    kernel = GaussianKernel(sigma)
     pooled = kernel.prepare(torch.cat((x, y)), torch.float64)
     values = torch.zeros(permutations + 1, dtype=torch.float64, device=x.device)
     # With weights w of 1/m and -1/n, which add up to 0, the V-statistic is w^T K w = w^T (K - 1) w.
@@ -179,13 +179,6 @@ def _embedding_pair(x, y, unbiased: bool = False) -> tuple[torch.Tensor, torch.T
     return x, y.to(x.device)
 
 
-def _norms(values: torch.Tensor) -> torch.Tensor:  # (n, d) -> (n,) float64
-    norms = torch.empty(len(values), dtype=torch.float64, device=values.device)
-    for rows, lengths in zip(values.split(ROWS), norms.split(ROWS), strict=True):  # at once it would copy all
-        torch.linalg.vector_norm(rows, dim=1, dtype=torch.float64, out=lengths)
-    return norms
-
-
 def _unit_moments(values: torch.Tensor | np.ndarray | Moments, name: str) -> Moments:
     if isinstance(values, Moments):
         square = float(values.outer.trace()) / max(values.n, 1)
@@ -195,7 +188,7 @@ def _unit_moments(values: torch.Tensor | np.ndarray | Moments, name: str) -> Mom
             )
         return values
     values = float_matrix(values, name)
-    norms = _norms(values)
+    norms = row_norms(values)
     bad = ((norms - 1).abs() > UNIT_TOLERANCE).nonzero()
     if len(bad):
         row = int(bad[0])
@@ -251,50 +244,9 @@ def _squared_trace(n: int, covariance: torch.Tensor, mean: torch.Tensor) -> floa
 # --- From pairs ------------------------------------------------------------------------------------------------------
 
 
-class _Gaussian:
-    """`k(a, b) - 1` for `k = exp(-|a - b|^2 / (2 sigma^2))`: small differences keep their digits."""
-
-    def __init__(self, sigma: float):
-        self.sigma = sigma
-
-    def dtype(self, x: torch.Tensor, y: torch.Tensor) -> torch.dtype:
-        """
-        float64; but float32 for float32 vectors in so many pairs that what rounds each kernel value averages to less
-        than 1e-12, on processors whose float32 products are that.
-        """
-        if torch.float64 in (x.dtype, y.dtype) or x.device.type != "cpu":
-            return torch.float64
-        square = max(float(_norms(rows).max()) ** 2 for rows in (x, y))
-        rounding = torch.finfo(torch.float32).eps * square / self.sigma**2 / math.sqrt(len(x) * len(y))
-        exact = torch.get_float32_matmul_precision() == "highest"
-        return torch.float32 if exact and rounding < FLOAT32_ROUNDING else torch.float64
-
-    def prepare(
-        self, rows: torch.Tensor, dtype: torch.dtype
-    ) -> tuple[torch.Tensor, torch.Tensor]:  # (n, d) -> 2 parts
-        rows = rows.to(dtype) / self.sigma
-        return rows, _norms(rows).square().div(2).to(dtype)
-
-    def tile(self, x: tuple, y: tuple, i: int, j: int, block: int) -> torch.Tensor:  # -> (block, block) or less
-        rows, columns = slice(i, i + block), slice(j, j + block)
-        products = x[0][rows] @ y[0][columns].T
-        return products.sub_(x[1][rows, None]).sub_(y[1][columns]).expm1_()
-
-
-class _Cubic:
-    """`(a.b / d + 1)^3`."""
-
-    def dtype(self, x: torch.Tensor, y: torch.Tensor) -> torch.dtype:
-        return torch.float64
-
-    def prepare(self, rows: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-        return rows.to(dtype) / math.sqrt(rows.shape[1])
-
-    def tile(self, x: torch.Tensor, y: torch.Tensor, i: int, j: int, block: int) -> torch.Tensor:
-        return (x[i : i + block] @ y[j : j + block].T).add_(1).pow_(3)
-
-
-def _pairwise(x, y, kernel: _Gaussian | _Cubic, scale: float, unbiased: bool, block: int, distributed: bool) -> MMD:
+def _pairwise(
+    x, y, kernel: GaussianKernel | CubicKernel, scale: float, unbiased: bool, block: int, distributed: bool
+) -> MMD:
     _check_positive(block=block)
     x, y = _embedding_pair(x, y, unbiased)
     if distributed and not dist.is_initialized():

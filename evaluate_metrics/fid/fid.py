@@ -1,17 +1,23 @@
 """FID as a metric of `evaluate`: any number of images on either side, any encoder, references as a small file."""
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
-import datasets
 import evaluate
 import torch
 
 from evaluate_metrics.core.encoders import Encoder, make_encoder
 from evaluate_metrics.core.frechet import frechet_distance, kernel_distance
-from evaluate_metrics.core.image_sets import BATCH_SIZE, ImageSetMetric
+from evaluate_metrics.core.image_sets import (
+    BATCH_SIZE,
+    Device,
+    EncoderLike,
+    ImageSetMetric,
+    ReferenceMoments,
+    describe_inputs,
+    image_set_info,
+)
 from evaluate_metrics.core.inception import WEIGHTS_SHA256, WEIGHTS_URL, inception_encoder
-from evaluate_metrics.core.moments import Moments
 
 _DESCRIPTION = """
 The Frechet distance of two sets of images: the distance between the Gaussians that have the mean and covariance of
@@ -21,37 +27,22 @@ cannot be compared. Configurations, of how images are resized for the network: `
 published), `pytorch` (as pytorch-fid), `clean` (as clean-fid).
 """
 
-_KWARGS_DESCRIPTION = """
-Args:
-    predictions: generated images, any number: a list, a data set column or another iterable of paths, PIL images,
-        arrays (H, W, C) or tensors (C, H, W) of uint8, uint16 or floating-point numbers in [0, 1]; or one array of 4
-        dimensions.
-    references: real images, any number.
-    reference_moments: instead of `references`, what `moments` returned for them, or the file that its `save` wrote.
-    encoder: another encoder than the FID network: `clip`, `siglip`, `align`, `dinov2`, the Hub id or folder of a
+_KWARGS_DESCRIPTION = describe_inputs(
+    'fid = evaluate.load("evaluate_metrics/fid")',
+    encoder="""another encoder than the FID network: `clip`, `siglip`, `align`, `dinov2`, the Hub id or folder of a
         vision model, or a callable from a list of RGB PIL images to a (b, d) floating tensor. Its embeddings are
-        taken as they are, not normalised.
-    batch_size: images that the encoder sees at a time. Does not change the result. Default: 64.
-    device: where the encoder runs, if it is no callable. Default: an accelerator if there is one.
+        taken as they are, not normalised.""",
+    options="""\
     kid_subsets, kid_subset_size: of the KID. Default: 100 subsets of 1000 images, as published.
-Returns:
+""",
+    returns="""\
     frechet_distance: the FID, or the distance of another encoder's embeddings.
     kid, kid_std: if loaded with `keep_embeddings=True`, mean and standard deviation over the subsets.
     n_predictions, n_references: how many images.
     encoder: "inception", Hub id, folder or name of the encoder.
     preprocessing: what was done to images before the network.
-Examples:
-    >>> import evaluate
-    >>> fid = evaluate.load("evaluate_metrics/fid")
-    >>> fid.compute(predictions=["a.png", "b.png"], references=dataset["image"])  # doctest: +SKIP
-
-    References once, predictions many times:
-
-    >>> references, metadata = fid.moments(dataset["image"])  # doctest: +SKIP
-    >>> references.save("references.safetensors", metadata)  # doctest: +SKIP
-    >>> for images in checkpoints:  # doctest: +SKIP
-    ...     fid.compute(predictions=images, reference_moments="references.safetensors")
-"""
+""",
+)
 
 _CITATION = """
 @inproceedings{heusel2017gans,
@@ -61,8 +52,6 @@ _CITATION = """
   year={2017}
 }
 """
-
-CONFIGS = ("tensorflow", "pytorch", "clean")
 
 
 @evaluate.utils.file_utils.add_start_docstrings(_DESCRIPTION, _KWARGS_DESCRIPTION)
@@ -74,34 +63,27 @@ class FID(ImageSetMetric):
     KID needs.
     """
 
+    CONFIGS = ("tensorflow", "pytorch", "clean")
+
     def __init__(
         self,
         config_name: str | None = None,
-        encoder: str | os.PathLike | Callable | None = None,
+        encoder: EncoderLike = None,
         batch_size: int = BATCH_SIZE,
-        device: str | torch.device | None = None,
+        device: Device = None,
         weights: str | os.PathLike = WEIGHTS_URL,
         sha256: str = WEIGHTS_SHA256,
         keep_embeddings: bool = False,
         **kwargs,  # of evaluate.Metric
     ):
-        super().__init__(config_name, CONFIGS, encoder, batch_size, device, keep_embeddings, **kwargs)
-        self._weights, self._sha256 = weights, sha256
+        super().__init__(config_name, encoder, batch_size, device, **kwargs)
+        self._weights, self._sha256, self._keep = weights, sha256, keep_embeddings
 
     def _info(self) -> evaluate.MetricInfo:
-        return evaluate.MetricInfo(
-            description=_DESCRIPTION,
-            citation=_CITATION,
-            inputs_description=_KWARGS_DESCRIPTION,
-            features=datasets.Features({side: datasets.Image() for side in ("predictions", "references")}),
-            homepage="https://arxiv.org/abs/1706.08500",
-            reference_urls=["https://arxiv.org/abs/1706.08500", "https://arxiv.org/abs/2104.11222"],
-            license="Apache-2.0",
-        )
+        papers = "https://arxiv.org/abs/1706.08500", "https://arxiv.org/abs/2104.11222"
+        return image_set_info(_DESCRIPTION, _CITATION, _KWARGS_DESCRIPTION, *papers)
 
-    def _make_encoder(
-        self, encoder: str | os.PathLike | Callable | None, device: str | torch.device | None
-    ) -> Encoder:
+    def _make_encoder(self, encoder: EncoderLike, device: Device) -> Encoder:
         if encoder is None:
             return inception_encoder(self._weights, self._sha256, self._config, device)
         return make_encoder(encoder, device, normalize=False)
@@ -111,10 +93,10 @@ class FID(ImageSetMetric):
         *,
         predictions: Iterable | None = None,
         references: Iterable | None = None,
-        reference_moments: str | os.PathLike | tuple[Moments, dict[str, str]] | None = None,
-        encoder: str | os.PathLike | Callable | None = None,
+        reference_moments: ReferenceMoments = None,
+        encoder: EncoderLike = None,
         batch_size: int | None = None,
-        device: str | torch.device | None = None,
+        device: Device = None,
         kid_subsets: int = 100,
         kid_subset_size: int = 1000,
     ) -> dict:

@@ -8,6 +8,8 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from hf_common.tables import markdown_table
+
 from ..core.frechet import frechet_distance, frechet_distance_at_infinity, frechet_limit, kernel_distance
 from ..core.mmd import cmmd, kid, permutation_test
 from ..core.moments import Moments
@@ -150,18 +152,16 @@ COLUMNS = {
 def to_markdown(scores: Sequence[dict]) -> str:
     """A row for each encoder, a column for each value that an encoder has; then the notes."""
     columns = [column for column in COLUMNS.values() if any(column[1] in row for row in scores)]
-    lines = [
-        "| encoder | dimensions | " + " | ".join(title for title, _, _ in columns) + " |",
-        "| --- " * (2 + len(columns)) + "|",
-    ]
+    rows = []
     for row in scores:
         cells = [row["encoder"], str(row["dim"])]
         for _, key, error in columns:
             value, spread = row.get(key), row.get(error) if error else None
             cells.append(("–" if value is None else f"{value:.4g}") + ("" if spread is None else f" ± {spread:.2g}"))
-        lines.append("| " + " | ".join(cells) + " |")
+        rows.append(cells)
+    table = markdown_table(["encoder", "dimensions", *(title for title, _, _ in columns)], rows)
     notes = [f"- {row['encoder']}: {note}" for row in scores for note in row["notes"]]
-    return "\n".join(lines + ([""] + notes if notes else []))
+    return "\n".join([table, *([""] + notes if notes else [])])
 
 
 SERIES = {

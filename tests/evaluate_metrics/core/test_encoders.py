@@ -203,8 +203,8 @@ def test_half_precision_gives_float32_unit_vectors_close_by(models, dtype):
 PROCESS = """
 import sys
 import torch
-from evaluate_metrics.cmmd.encoders import make_encoder
-from evaluate_metrics.cmmd.moments import Moments
+from evaluate_metrics.core.encoders import make_encoder
+from evaluate_metrics.core.moments import Moments
 
 rank, folder, model = int(sys.argv[1]), sys.argv[2], sys.argv[3]
 encoder = make_encoder(model, device="cpu")

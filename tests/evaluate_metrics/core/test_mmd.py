@@ -258,7 +258,7 @@ def test_permutations_find_a_difference_and_are_reproducible():
 PROCESS = """
 import sys
 import torch
-from evaluate_metrics.cmmd.mmd import cmmd, kid
+from evaluate_metrics.core.mmd import cmmd, kid
 
 rank, folder = int(sys.argv[1]), sys.argv[2]
 torch.distributed.init_process_group("gloo", f"file://{folder}/store", rank=rank, world_size=2)

@@ -36,7 +36,6 @@ from evaluate_metrics.scoring.scores import plot_curves, score, score_curve, to_
 from evaluate_metrics.scoring.sources import ImageSource, digest, open_source
 from tests import ROOT
 
-REPOSITORY = ROOT
 DIM = 8
 pytestmark = pytest.mark.filterwarnings("ignore:the Frechet distance of:UserWarning")
 
@@ -278,8 +277,8 @@ def test_open_encoder(data, monkeypatch):
     encoder = open_encoder(str(data / "clip"), settings, cpu)
     assert not encoder.normalized and encoder.dim == DIM
     monkeypatch.syspath_prepend(Path(__file__).parent)
-    assert open_encoder("test_evaluate_images:colours", Evaluation(), cpu).normalized
-    for spec, reason in (("no_module:colours", "named 'no_module'"), ("test_evaluate_images:no", "attribute 'no'")):
+    assert open_encoder("test_evaluation:colours", Evaluation(), cpu).normalized
+    for spec, reason in (("no_module:colours", "named 'no_module'"), ("test_evaluation:no", "attribute 'no'")):
         with pytest.raises(ValueError, match=f"encoder '{spec}' can't be imported: .*{reason}"):
             open_encoder(spec, Evaluation(), cpu)
     with pytest.raises(ValueError, match="SHA-256 00"):
@@ -464,7 +463,7 @@ def test_picture():
 
 @pytest.fixture(scope="module")
 def script():
-    spec = importlib.util.spec_from_file_location("evaluate_images", REPOSITORY / "scripts" / "evaluate_images.py")
+    spec = importlib.util.spec_from_file_location("evaluate_images", ROOT / "scripts" / "evaluate_images.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
@@ -487,7 +486,7 @@ def test_script_on_one_and_two_processes(script, data, vectors, tmp_path, monkey
     printed = capsys.readouterr()
     launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--standalone"]
     launch += [script.__file__, *flags, "--no_use_cache", "--output_dir", str(tmp_path / "two")]
-    path = os.pathsep.join([str(REPOSITORY), os.environ.get("PYTHONPATH", "")])
+    path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": path}
     two = subprocess.run(launch, env=environment, capture_output=True, text=True)
     assert two.returncode == 0, two.stderr

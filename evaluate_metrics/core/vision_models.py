@@ -1,0 +1,114 @@
+"""Vision models of transformers: loaded whole, what happens to an image before them, the vector that they give."""
+
+import hashlib
+import os
+from collections.abc import Callable
+
+import torch
+from huggingface_hub import constants
+from PIL import Image
+from transformers import (
+    AlignModel,
+    AutoConfig,
+    AutoImageProcessor,
+    AutoModel,
+    CLIPVisionModelWithProjection,
+    SiglipVisionModel,
+)
+from transformers.utils import logging
+
+from hf_common.images import resized_square
+
+from .precision import full_precision
+
+# How models that see images and text are loaded, by the model type of the checkpoint; any other is an AutoModel.
+# AlignVisionModel would find none of its weights in a checkpoint of AlignModel, and leave them random.
+CLASSES = {
+    "clip": CLIPVisionModelWithProjection,
+    "clip_vision_model": CLIPVisionModelWithProjection,
+    "siglip": SiglipVisionModel,
+    "align": AlignModel,
+}
+PREPROCESSING_KEYS = (
+    "do_resize size resample do_center_crop crop_size crop_pct do_rescale rescale_factor rescale_offset do_normalize "
+    "image_mean image_std include_top"
+).split()
+
+
+def load_vision_model(source: str) -> tuple[torch.nn.Module, Callable]:
+    """The vision model (float32, evaluation mode, CPU) and the image processor of a Hub id or folder."""
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()  # else the whole text model is listed as unused; weights that lack are named below
+    try:
+        config = AutoConfig.from_pretrained(source)
+        processor = AutoImageProcessor.from_pretrained(source, backend="pil")
+        model, report = CLASSES.get(config.model_type, AutoModel).from_pretrained(
+            source, dtype=torch.float32, output_loading_info=True
+        )
+    except OSError as error:
+        place = "this folder" if os.path.isdir(source) else f"the cache, nor from {constants.ENDPOINT}"
+        reason = str(error).splitlines()[0]
+        raise OSError(
+            f"encoder {source!r} could not be loaded from {place}: {reason} "
+            "(encoder may be the folder of a downloaded model)"
+        ) from error
+    finally:
+        logging.set_verbosity(verbosity)
+    lacking = sorted(report["missing_keys"]) + sorted(str(key) for key in report["mismatched_keys"])
+    if lacking:
+        raise ValueError(
+            f"encoder {source!r} lacks {len(lacking)} weights of {type(model).__name__}, which would be random: "
+            f"{', '.join(lacking[:5])}{', ...' if len(lacking) > 5 else ''}"
+        )
+    if isinstance(model, AlignModel):
+        model = model.vision_model
+    if model.main_input_name != "pixel_values":
+        raise ValueError(f"encoder {source!r} ({type(model).__name__}) takes {model.main_input_name}, not only images")
+    return model.eval(), processor
+
+
+def image_preparation(model: torch.nn.Module, processor: Callable) -> tuple[str, Callable]:
+    """What happens to an image before the model: in words that can be compared, and as a function.
+
+    The function takes an RGB image and gives a (3, H, W) float32 tensor.
+    """
+    options = {key: value for key, value in processor.to_dict().items() if key in PREPROCESSING_KEYS}
+    if not isinstance(model, CLIPVisionModelWithProjection):
+        return _in_words(processor, options), lambda image: processor(image, return_tensors="pt")["pixel_values"][0]
+    size, left_out = model.config.image_size, {"do_resize": False, "do_center_crop": False}
+    options = {key: value for key, value in options.items() if key not in ("size", "resample", "crop_size")}
+    words = f"central square, Pillow bicubic to {size} x {size}; {_in_words(processor, options | left_out)}"
+
+    def prepare(image: Image.Image) -> torch.Tensor:
+        return processor(resized_square(image, size), return_tensors="pt", **left_out)["pixel_values"][0]
+
+    return words, prepare
+
+
+def _in_words(processor: Callable, options: dict) -> str:
+    return f"{type(processor).__name__}({', '.join(f'{key}={options[key]}' for key in sorted(options))})"
+
+
+def embed_pixels(model: torch.nn.Module, source: str, pixels: list[torch.Tensor]) -> torch.Tensor:
+    """b of (3, H, W) -> (b, d), as `model` has its floats and on its device; errors call it `source`."""
+    sizes = sorted({tuple(image.shape[1:]) for image in pixels})
+    if len(sizes) > 1:
+        raise ValueError(
+            f"the processor of {source} gives images of several sizes, {sizes[0]} and {sizes[-1]}; give a "
+            "callable as encoder"
+        )
+    with full_precision():
+        outputs = model(pixel_values=torch.stack(pixels).to(model.device, model.dtype))
+    vectors = outputs.get("image_embeds" if isinstance(model, CLIPVisionModelWithProjection) else "pooler_output")
+    if vectors is None:
+        raise ValueError(f"{source} ({type(model).__name__}) has no pooled output; give a callable as encoder")
+    return vectors.flatten(1)
+
+
+def fingerprint(model: torch.nn.Module) -> str:
+    """The first 16 hexadecimal digits of the SHA-256 of names and values of all weights."""
+    digest = hashlib.sha256()
+    for name, value in sorted(model.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(value.cpu().contiguous().flatten().view(torch.uint8).numpy().data)  # NumPy has no bfloat16
+    return digest.hexdigest()[:16]
