@@ -1,75 +1,176 @@
 """A module and all that it imports from this distribution as one file, for Hub repositories that bring their code.
 
     bundle("hf_dit.sampling.pipeline")
+    bundle_file("my_metric/my_metric.py")
 
-`diffusers` and `evaluate` load one Python file of a repository, where these packages need not be installed.
+`diffusers` and `evaluate` load one Python file of a repository, where these packages need not be installed. Modules
+are read and not run: a library that they import may be missing here.
 """
 
 import ast
 import importlib
+import os
+import symtable
+from collections.abc import Iterable, Iterator, Mapping
 from importlib.util import find_spec, resolve_name
 from pathlib import Path
+from typing import NamedTuple
 
 PACKAGES = ("hf_common", "hf_robust", "hf_dit", "evaluate_metrics")
+
+
+class Part(NamedTuple):
+    """One module of a bundle.
+
+    package: what its relative imports start from; None: files beside it, which stay files.
+    """
+
+    name: str
+    source: str
+    tree: ast.Module
+    package: str | None
 
 
 def bundle(module: str) -> str:
     """The source of `module`, a full name, and of those that it imports from `PACKAGES`, as one file.
 
-    Imports between the modules are dropped, so they have to be of the form `from module import name`, without `as`;
-    and a name has to mean one thing in all of the modules: else a `RuntimeError`.
+    Imports between the modules are dropped, so they have to be of the form `from module import name`, without `as`,
+    of a name that stands in that module; and a name has to mean one thing in all of the modules: else a
+    `RuntimeError`.
     """
-    trees: dict[str, ast.Module] = {}
-    _collect(module, trees)
-    meanings: dict[str, object] = {}
-    for name in trees:
-        for bound, value in vars(importlib.import_module(name)).items():
-            if not bound.startswith("__") and meanings.setdefault(bound, value) is not value:
-                raise RuntimeError(f"{bound} means one thing in {name} and another in one of {', '.join(trees)}")
-    head = f'"""Modules of {module.partition(".")[0]} (Apache-2.0) in one file:\n{", ".join(trees)}\n"""\n'
-    parts = [f"# {name}\n\n{_without_own_imports(_source(name), tree)}" for name, tree in trees.items()]
-    return "\n\n".join([head, *parts])
+    parts: dict[str, Part] = {}
+    _collect(_module(module), parts)
+    head = f'"""Modules of {module.partition(".")[0]} (Apache-2.0) in one file:\n{", ".join(parts)}\n"""\n'
+    return _joined(head, parts)
 
 
-def _source(module: str) -> str:
-    return Path(find_spec(module).origin).read_text(encoding="utf-8")
+def bundle_file(path: str | os.PathLike) -> str:
+    """The same for a file that is no module of `PACKAGES`, whose docstring and relative imports stay."""
+    path, parts = Path(path), {}
+    source = path.read_text(encoding="utf-8")
+    tree = ast.parse(source)
+    _collect(Part(path.name, source, tree, None), parts)
+    head = "" if ast.get_docstring(tree) is None else ast.get_source_segment(source, tree.body[0]) + "\n\n"
+    return _joined(f"{head}# In one file with {', '.join(list(parts)[:-1])} (Apache-2.0)\n", parts)
 
 
-def _is_own(node: ast.AST) -> bool:
-    return isinstance(node, ast.ImportFrom) and (node.level > 0 or node.module.partition(".")[0] in PACKAGES)
+def imports_packages(tree: ast.Module) -> bool:
+    """Whether a file imports names from `PACKAGES`, wherever in it."""
+    return any(_own_module(node, None) for node in ast.walk(tree))
 
 
-def _collect(module: str, trees: dict[str, ast.Module]) -> None:
-    """Add `module` to `trees`, after those of `PACKAGES` that it imports."""
-    tree = ast.parse(_source(module))
-    for node in ast.walk(tree):
+def _joined(head: str, parts: Mapping[str, Part]) -> str:
+    _check_meanings(parts.values())
+    return "\n\n".join([head, *(f"# {part.name}\n\n{_without_own_imports(part)}" for part in parts.values())])
+
+
+def _module(name: str) -> Part:
+    spec = find_spec(name)
+    source = Path(spec.origin).read_text(encoding="utf-8")
+    return Part(name, source, ast.parse(source), spec.parent)
+
+
+def _own_module(node: ast.AST, package: str | None) -> str | None:
+    """The full name of the module of `PACKAGES` that a node imports from; None where it does not."""
+    if not isinstance(node, ast.ImportFrom) or (node.level and package is None):
+        return None
+    if node.level:
+        return resolve_name("." * node.level + (node.module or ""), package)
+    return node.module if node.module.partition(".")[0] in PACKAGES else None
+
+
+def _collect(part: Part, parts: dict[str, Part]) -> None:
+    """Add `part` to `parts`, after those of `PACKAGES` that it imports."""
+    for node in ast.walk(part.tree):
         if isinstance(node, ast.ImportFrom) and node.module == "__future__":
-            raise RuntimeError(f"{module} imports from __future__, which has to stand first in a file")
+            raise RuntimeError(f"{part.name} imports from __future__, which has to stand first in a file")
         if isinstance(node, ast.Import) and any(alias.name.partition(".")[0] in PACKAGES for alias in node.names):
-            raise RuntimeError(f"{module}, line {node.lineno}: must be of the form `from module import name`")
-        if _is_own(node):
+            raise RuntimeError(f"{part.name}, line {node.lineno}: must be of the form `from module import name`")
+        own = _own_module(node, part.package)
+        if own is not None:
             names = [alias.name for alias in node.names]
             if not node.module or "*" in names or any(alias.asname for alias in node.names):
-                raise RuntimeError(f"{module}, line {node.lineno}: must be of the form `from module import name`")
-            name = resolve_name("." * node.level + node.module, find_spec(module).parent)
-            if name not in trees:
-                _collect(name, trees)
-    trees[module] = tree
+                raise RuntimeError(f"{part.name}, line {node.lineno}: must be of the form `from module import name`")
+            if own not in parts:
+                _collect(_module(own), parts)
+    parts[part.name] = part
 
 
-def _without_own_imports(source: str, tree: ast.Module) -> str:
+def _check_meanings(parts: Iterable[Part]) -> None:
+    """`RuntimeError` for a name that means two things, or that is imported from a module without it.
+
+    Args:
+        parts: each after those that it imports from.
+    """
+    by_module: dict[str, dict[str, tuple]] = {}
+    everywhere: dict[str, tuple] = {}
+    for part in parts:
+        meanings = by_module[part.name] = _meanings(part, by_module)
+        for name, meaning in meanings.items():
+            if not name.startswith("__") and not _is_one(everywhere.setdefault(name, meaning), meaning):
+                modules = ", ".join(by_module)
+                raise RuntimeError(f"{name} means one thing in {part.name} and another in one of {modules}")
+
+
+def _meanings(part: Part, by_module: Mapping[str, dict[str, tuple]]) -> dict[str, tuple]:
+    """Where each name at the top of a module comes from: what it is imported from, or the module itself."""
+    symbols = symtable.symtable(part.source, part.name, "exec").get_symbols()
+    meanings: dict[str, tuple] = {
+        symbol.get_name(): (part.name,) for symbol in symbols if symbol.is_assigned() or symbol.is_namespace()
+    }
+    for node in ast.walk(part.tree):
+        own = _own_module(node, part.package)
+        for alias in node.names if own is not None else ():
+            if alias.name not in by_module[own]:
+                raise RuntimeError(f"{part.name}, line {node.lineno}: {alias.name} does not stand in {own}")
+    for node in _outside_of_functions(part.tree):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                first = alias.name.partition(".")[0]
+                meanings[alias.asname or first] = ("import", alias.name if alias.asname else first)
+        elif isinstance(node, ast.ImportFrom):
+            own = _own_module(node, part.package)
+            for alias in node.names:
+                module = "." * node.level + (node.module or "")
+                meanings[alias.asname or alias.name] = (
+                    ("from", module, alias.name) if own is None else by_module[own][alias.name]
+                )
+    return meanings
+
+
+def _is_one(meaning: tuple, other: tuple) -> bool:
+    """Whether two meanings are the same, as those of one object that a library offers in two places are."""
+    if meaning == other or not meaning[0] == other[0] == "from":
+        return meaning == other
+    try:
+        one, another = (getattr(importlib.import_module(module), name) for _, module, name in (meaning, other))
+    except (ImportError, AttributeError, TypeError):  # TypeError: of a file beside
+        return False
+    return one is another
+
+
+def _outside_of_functions(tree: ast.Module) -> Iterator[ast.AST]:
+    waiting: list[ast.AST] = [tree]
+    while waiting:
+        node = waiting.pop()
+        yield node
+        if not isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
+            waiting.extend(ast.iter_child_nodes(node))
+
+
+def _without_own_imports(part: Part) -> str:
     """The source without its docstring and its imports from `PACKAGES`."""
-    lines: list[str | None] = list(source.splitlines())
+    lines: list[str | None] = list(part.source.splitlines())
 
     def replace(node: ast.stmt, line: str | None) -> None:
         lines[node.lineno - 1 : node.end_lineno] = [line, *[None] * (node.end_lineno - node.lineno)]
 
-    if ast.get_docstring(tree) is not None:
-        replace(tree.body[0], None)
-    for node in ast.walk(tree):
+    if ast.get_docstring(part.tree) is not None:
+        replace(part.tree.body[0], None)
+    for node in ast.walk(part.tree):
         if isinstance(node, ast.ImportFrom):
             indent = " " * node.col_offset
-            if _is_own(node):
+            if _own_module(node, part.package) is not None:
                 replace(node, f"{indent}pass" if indent else None)
             elif indent:
                 # diffusers and evaluate read the lines that begin with `from`, inside functions too, and ask their
