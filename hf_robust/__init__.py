@@ -9,7 +9,8 @@ if TYPE_CHECKING:
     from .data.memory import ImageTensorDataset, ImageTransform
     from .losses import get_loss, list_losses
     from .models import load_model
-    from .noise.spec import NoiseSpec, make_noisy_labels, transition_matrix
+    from .noise.draw import make_noisy_labels, transition_matrix
+    from .noise.spec import NoiseSpec
     from .training.trainer import RobustTrainer, RobustTrainingArguments
 
 __version__ = "0.1.0"
@@ -43,8 +44,8 @@ _MODULES = {
     "list_losses": "losses",
     "load_image_splits": "data.load",
     "load_model": "models",
-    "make_noisy_labels": "noise.spec",
-    "transition_matrix": "noise.spec",
+    "make_noisy_labels": "noise.draw",
+    "transition_matrix": "noise.draw",
 }
 # Importing the Trainer takes seconds, and making noisy labels needs none of it.
 __getattr__, __dir__ = lazy_names(__name__, _MODULES)

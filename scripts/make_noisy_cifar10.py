@@ -24,7 +24,7 @@ from dataclasses import dataclass, field
 
 from transformers import HfArgumentParser
 
-from hf_robust.noise.spec import SAMPLINGS
+from hf_robust.noise.base import SAMPLINGS
 from hf_robust.noisy_dataset.build import build_noisy_cifar10
 from hf_robust.noisy_dataset.hub import check_publish, publish_noisy_cifar10
 

@@ -25,7 +25,7 @@ from transformers import HfArgumentParser
 
 from hf_common.files import replace_text, write_json
 from hf_robust.losses import parse_loss_spec
-from hf_robust.noise.spec import CIFAR10_CLASSES
+from hf_robust.noise.cifar10 import CIFAR10_CLASSES
 from hf_robust.reports.loss_plots import compact
 from hf_robust.studies.run import DataArguments, ExperimentArguments, ModelArguments
 from hf_robust.studies.sweep import REPLACED_FLAGS, Run, refuse_replaced_flags, run_sweep

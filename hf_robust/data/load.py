@@ -11,7 +11,10 @@ from tqdm.auto import tqdm
 from hf_common.images import image_column as find_image_column
 from hf_common.images import to_rgb
 
-from ..noise.spec import CIFAR10_CLASSES, NoiseSpec, check_labels, make_noisy_labels
+from ..noise.draw import make_noisy_labels
+from ..noise.kinds import KINDS
+from ..noise.labels import check_labels
+from ..noise.spec import NoiseSpec
 from .memory import ImageTensorDataset
 
 CLEAN_LABEL_COLUMN = "clean_label"
@@ -63,31 +66,21 @@ def load_image_splits(
             raise ValueError(f"dataset 'digits' has no configs; got config {config!r}")
         return _digits(max_train_samples, max_test_samples)
     loaded = datasets.load_dataset(dataset, config)
-    for split in ("train", test_split):
-        if split not in loaded:
-            raise ValueError(f"data set {dataset!r} has no split {split!r}; it has {sorted(loaded)}")
-    image_column = find_image_column(loaded["train"].features, image_column)
-    for split in ("train", test_split):
-        for column in (image_column, label_column):
-            if column not in loaded[split].column_names:
-                raise ValueError(f"split {split!r} has no column {column!r}; it has {loaded[split].column_names}")
+    image_column = _check_columns(dataset, loaded, test_split, image_column, label_column)
     label_names = _label_names([loaded["train"], loaded[test_split]], label_column)
-    train, test = _first(loaded["train"], max_train_samples), _first(loaded[test_split], max_test_samples)
-    train_labels = _labels(train, label_column, len(label_names))
-    train_clean = (
-        _labels(train, CLEAN_LABEL_COLUMN, len(label_names)) if CLEAN_LABEL_COLUMN in train.column_names else None
-    )
-    true_column = CLEAN_LABEL_COLUMN if CLEAN_LABEL_COLUMN in test.column_names else label_column
-    test_labels = _labels(test, true_column, len(label_names))
-    train_images = _decode(train, image_column, "train images")
-    test_images = _decode(test, image_column, f"{test_split} images")
-    if train_images.shape[1:] != test_images.shape[1:]:
+    train, test = _first_rows(loaded["train"], max_train_samples), _first_rows(loaded[test_split], max_test_samples)
+    labels = _label_tensor(train, label_column, len(label_names))
+    clean = _label_tensor(train, CLEAN_LABEL_COLUMN, len(label_names)) if _has_clean(train) else None
+    test_labels = _label_tensor(test, CLEAN_LABEL_COLUMN if _has_clean(test) else label_column, len(label_names))
+    images = _decode_pixels(train, image_column, "train images")
+    test_images = _decode_pixels(test, image_column, f"{test_split} images")
+    if images.shape[1:] != test_images.shape[1:]:
         raise ValueError(
-            f"train images are {tuple(train_images.shape[2:])} and {test_split} images "
-            f"{tuple(test_images.shape[2:])} pixels; they must have one size"
+            f"train images are {tuple(images.shape[2:])} and {test_split} images {tuple(test_images.shape[2:])} "
+            "pixels; they must have one size"
         )
     return ImageSplits(
-        ImageTensorDataset(train_images, train_labels, train_clean),
+        ImageTensorDataset(images, labels, clean),
         ImageTensorDataset(test_images, test_labels, test_labels),
         label_names,
     )
@@ -95,7 +88,7 @@ def load_image_splits(
 
 def add_noise(
     train: ImageTensorDataset,
-    spec: str,
+    spec: str | NoiseSpec,
     label_names: Sequence[str],
     *,
     seed: int = 0,
@@ -117,14 +110,17 @@ def add_noise(
             noise, which says what each class of CIFAR-10 is taken for, on other classes, or what
             [`make_noisy_labels`] refuses, such as `contaminated` with any other noise.
     """
-    if NoiseSpec.parse(spec).kind == "semantic" and tuple(label_names) != CIFAR10_CLASSES:
+    spec = NoiseSpec.parse(spec)
+    classes = KINDS[spec.kind].classes
+    if classes is not None and tuple(label_names) != classes:
+        others = ", ".join(name for name, kind in KINDS.items() if kind.rated and kind.classes is None)
         raise ValueError(
-            f"noise={spec!r} is defined on CIFAR-10's classes {list(CIFAR10_CLASSES)}; the data set has "
-            f"{list(label_names)}. Allowed on any classes: symmetric, asymmetric, instance"
+            f"noise={str(spec)!r} is defined on CIFAR-10's classes {list(classes)}; the data set has "
+            f"{list(label_names)}. Allowed on any classes: {others}"
         )
     if train.clean_labels is not None and not torch.equal(train.labels, train.clean_labels):
         raise ValueError(
-            f"noise={spec!r} was asked for a data set whose labels are noisy already (they differ from its "
+            f"noise={str(spec)!r} was asked for a data set whose labels are noisy already (they differ from its "
             "clean_label column); take its clean config, or leave the noise out"
         )
     noisy = make_noisy_labels(
@@ -156,7 +152,27 @@ def _digits(max_train_samples: int | None, max_test_samples: int | None) -> Imag
     return ImageSplits(split(train, max_train_samples), split(test, max_test_samples), [str(d) for d in range(10)])
 
 
-def _first(rows: datasets.Dataset, limit: int | None) -> datasets.Dataset:
+def _check_columns(
+    dataset: str, loaded: datasets.DatasetDict, test_split: str, image_column: str | None, label_column: str
+) -> str:
+    """The name of the image column; a `ValueError` where a split or column is missing."""
+    splits = ("train", test_split)
+    for split in splits:
+        if split not in loaded:
+            raise ValueError(f"data set {dataset!r} has no split {split!r}; it has {sorted(loaded)}")
+    image_column = find_image_column(loaded["train"].features, image_column)
+    for split in splits:
+        for column in (image_column, label_column):
+            if column not in loaded[split].column_names:
+                raise ValueError(f"split {split!r} has no column {column!r}; it has {loaded[split].column_names}")
+    return image_column
+
+
+def _has_clean(rows: datasets.Dataset) -> bool:
+    return CLEAN_LABEL_COLUMN in rows.column_names
+
+
+def _first_rows(rows: datasets.Dataset, limit: int | None) -> datasets.Dataset:
     if limit is None:
         return rows
     if limit > len(rows):
@@ -174,12 +190,12 @@ def _label_names(splits: list[datasets.Dataset], column: str) -> list[str]:
     return [str(label) for label in range(max(map(max, columns)) + 1)]
 
 
-def _labels(rows: datasets.Dataset, column: str, num_classes: int) -> torch.Tensor:
+def _label_tensor(rows: datasets.Dataset, column: str, num_classes: int) -> torch.Tensor:
     labels = rows.with_format("numpy")[column][:]
     return torch.from_numpy(check_labels(f"column {column!r}", labels, num_classes))
 
 
-def _decode(rows: datasets.Dataset, column: str, what: str) -> torch.Tensor:
+def _decode_pixels(rows: datasets.Dataset, column: str, what: str) -> torch.Tensor:
     """(N, 3, H, W) uint8."""
     images = None
     encoded = rows.select_columns(column).cast_column(column, datasets.Image(decode=False))

@@ -19,6 +19,7 @@ class LossTerm(NamedTuple):
 
 
 _TOKEN = re.compile(r"\s*(?:((?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)|([A-Za-z_]\w*)|([-+*(),=])|$)")
+_WORDS = {"true": True, "false": False, "none": None}
 
 
 def parse_loss_spec(spec: str) -> tuple[LossTerm, ...]:
@@ -35,86 +36,96 @@ def parse_loss_spec(spec: str) -> tuple[LossTerm, ...]:
     """
     if not isinstance(spec, str):
         raise TypeError(f"a loss spec must be a string such as 'nce + rce', got {spec!r}")
+    reader = _Reader(spec)
+    terms = [reader.term()]
+    while not reader.next_is("end"):
+        reader.take("+", "'+' or the end")
+        terms.append(reader.term())
+    return tuple(terms)
 
-    def fail(at: int, message: str) -> NoReturn:
-        raise ValueError(f"loss spec {spec!r}, position {at}: {message}")
 
-    tokens: list[tuple[str, str, int]] = []  # kind, text, position
-    end = 0
-    while end < len(spec):
-        match = _TOKEN.match(spec, end)
-        if match is None:
-            at = end + len(spec[end:]) - len(spec[end:].lstrip())
-            fail(at, f"unexpected character {spec[at]!r}")
-        number, name, mark = match.groups()
-        if match.lastindex:
-            kind = "number" if number else "name" if name else mark
-            tokens.append((kind, number or name or mark, match.start(match.lastindex)))
-        end = match.end()
-    tokens.append(("end", "the end", len(spec)))
-    tokens.reverse()  # the next token is the last, so that taking it is a pop
+class _Reader:
+    """The tokens of a spec, taken one after the other: nothing is looked at twice, nothing is nested."""
 
-    def next_is(kind: str) -> bool:
-        return tokens[-1][0] == kind
+    def __init__(self, spec: str):
+        self.spec = spec
+        self.tokens: list[tuple[str, str, int]] = []  # kind, text, position
+        end = 0
+        while end < len(spec):
+            match = _TOKEN.match(spec, end)
+            if match is None:
+                at = end + len(spec[end:]) - len(spec[end:].lstrip())
+                self.fail(at, f"unexpected character {spec[at]!r}")
+            number, name, mark = match.groups()
+            if match.lastindex:
+                kind = "number" if number else "name" if name else mark
+                self.tokens.append((kind, number or name or mark, match.start(match.lastindex)))
+            end = match.end()
+        self.tokens.append(("end", "the end", len(spec)))
+        self.tokens.reverse()  # the next token is the last, so that taking it is a pop
 
-    def take(kind: str, wanted: str) -> tuple[str, int]:
-        found, text, at = tokens.pop()
+    def fail(self, at: int, message: str) -> NoReturn:
+        raise ValueError(f"loss spec {self.spec!r}, position {at}: {message}")
+
+    def next_is(self, kind: str) -> bool:
+        return self.tokens[-1][0] == kind
+
+    def take(self, kind: str, wanted: str) -> tuple[str, int]:
+        """Text and position of the next token, which has to be of that kind."""
+        found, text, at = self.tokens.pop()
         if found != kind:
-            fail(at, f"expected {wanted}, got {text if found == 'end' else repr(text)}")
+            self.fail(at, f"expected {wanted}, got {text if found == 'end' else repr(text)}")
         return text, at
 
-    def take_number(wanted: str) -> tuple[float, int]:
-        sign, at = -1 if next_is("-") else 1, tokens[-1][2]
+    def number(self, wanted: str) -> tuple[float, int]:
+        sign, at = -1 if self.next_is("-") else 1, self.tokens[-1][2]
         if sign < 0:
-            tokens.pop()
-        text, _ = take("number", wanted)
+            self.tokens.pop()
+        text, _ = self.take("number", wanted)
         value = float(text)
         # Whole numbers stay whole, for parameters that count something; by float(), so that 400 digits are infinite.
         return sign * (int(value) if text.isdigit() and value.is_integer() else value), at
 
-    def take_value() -> float | bool | None:
-        words = {"true": True, "false": False, "none": None}
-        if next_is("name"):
-            text, at = take("name", "a value")
-            if text not in words:
-                fail(at, f"expected a number, true, false or none, got {text!r}")
-            return words[text]
-        return take_number("a number, true, false or none")[0]
+    def value(self) -> float | bool | None:
+        if not self.next_is("name"):
+            return self.number("a number, true, false or none")[0]
+        text, at = self.take("name", "a value")
+        if text not in _WORDS:
+            self.fail(at, f"expected a number, true, false or none, got {text!r}")
+        return _WORDS[text]
 
-    def take_term() -> LossTerm:
+    def term(self) -> LossTerm:
         weight = 1.0
-        if next_is("number") or next_is("-"):
-            weight, at = take_number("a number")
-            take("*", "'*' between a weight and its loss")
+        if self.next_is("number") or self.next_is("-"):
+            weight, at = self.number("a number")
+            self.take("*", "'*' between a weight and its loss")
             if not POSITIVE.contains(weight):
-                fail(at, f"a weight must be {POSITIVE.text}, got {weight!r}")
-        name, name_at = take("name", "a loss or its weight")
+                self.fail(at, f"a weight must be {POSITIVE.text}, got {weight!r}")
+        name, at = self.take("name", "a loss or its weight")
         if name not in LOSSES:
-            fail(name_at, f"unknown loss {name!r}; valid are {', '.join(LOSSES)}")
-        info, given = LOSSES[name], {}
-        if next_is("("):
-            tokens.pop()
-            while not next_is(")"):
-                key, at = take("name", "a parameter or ')'")
-                if key in given:
-                    fail(at, f"{key} of {name} is given twice")
-                take("=", f"'=' after {key}")
-                value = take_value()
-                try:
-                    check_params(name, info.domains, {key: value})
-                except ValueError as error:
-                    raise ValueError(f"loss spec {spec!r}, position {at}: {error}") from None
-                given[key] = value
-                if not next_is(")"):
-                    take(",", "',' or ')'")
-            tokens.pop()
-        return LossTerm(float(weight), name, {**info.params, **given})
+            self.fail(at, f"unknown loss {name!r}; valid are {', '.join(LOSSES)}")
+        given = self.parameters(name) if self.next_is("(") else {}
+        return LossTerm(float(weight), name, {**LOSSES[name].params, **given})
 
-    terms = [take_term()]
-    while not next_is("end"):
-        take("+", "'+' or the end")
-        terms.append(take_term())
-    return tuple(terms)
+    def parameters(self, name: str) -> dict[str, float | bool | None]:
+        """What stands in the parentheses after the loss of that name."""
+        given = {}
+        self.take("(", "'('")
+        while not self.next_is(")"):
+            key, at = self.take("name", "a parameter or ')'")
+            if key in given:
+                self.fail(at, f"{key} of {name} is given twice")
+            self.take("=", f"'=' after {key}")
+            value = self.value()
+            try:
+                check_params(name, LOSSES[name].domains, {key: value})
+            except ValueError as error:
+                raise ValueError(f"loss spec {self.spec!r}, position {at}: {error}") from None
+            given[key] = value
+            if not self.next_is(")"):
+                self.take(",", "',' or ')'")
+        self.take(")", "')'")
+        return given
 
 
 def loss_needs(spec: str) -> frozenset[str]:

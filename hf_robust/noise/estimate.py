@@ -1,13 +1,13 @@
 """How wrong labels are, estimated from a classifier's probabilities: the noise rate and the transition matrix.
 
-`probabilities` (N, K) are a classifier's for N samples that it was not trained on (cross-validation, see
-`out_of_fold.py`): one that has memorised its labels finds nothing wrong with them. Confident learning is Northcutt et
-al. 2021 (arXiv:1911.00068), whose equations are named below; anchors are Patrini et al. 2017 (arXiv:1609.03683).
+`probabilities` (N, K) are a classifier's for N samples that it was not trained on (cross-validation): one that has
+memorised its labels finds nothing wrong with them. Confident learning is Northcutt et al. 2021 (arXiv:1911.00068),
+whose equations are named below; anchors are Patrini et al. 2017 (arXiv:1609.03683).
 """
 
 import numpy as np
 
-from .spec import check_labels
+from .labels import check_labels
 
 # As in cleanlab: a mean of equal probabilities may exceed them by rounding, and a class whose mean is next to zero has
 # no confident samples.
@@ -37,7 +37,7 @@ def confident_joint(probabilities, given) -> np.ndarray:
         ValueError: shape, range or length of an argument is wrong.
         TypeError: `given` are no integers.
     """
-    probabilities, given = _check_pair(probabilities, given)
+    probabilities, given = _check_predictions(probabilities, given)
     num_classes = probabilities.shape[1]
     labelled = np.bincount(given, minlength=num_classes)
     sums = np.bincount(given, weights=probabilities[np.arange(len(given)), given], minlength=num_classes)
@@ -81,7 +81,7 @@ def estimate_transition_matrix(probabilities, given) -> np.ndarray:
     Args and errors: as for [`confident_joint`].
 
     Returns:
-        `np.ndarray`: (K, K) float64, rows (clean class) sum to 1, as of [`~hf_robust.noise.transition_matrix`].
+        `np.ndarray`: (K, K) float64, rows (clean class) sum to 1, as of [`~hf_robust.noise.draw.transition_matrix`].
     """
     joint = estimate_joint(probabilities, given)
     empty = joint.sum(axis=0) == 0
@@ -133,7 +133,7 @@ def _check_probabilities(probabilities) -> np.ndarray:
     return probabilities
 
 
-def _check_pair(probabilities, given) -> tuple[np.ndarray, np.ndarray]:
+def _check_predictions(probabilities, given) -> tuple[np.ndarray, np.ndarray]:
     probabilities = _check_probabilities(probabilities)
     given = check_labels("given", given, probabilities.shape[1])
     if len(given) != len(probabilities):

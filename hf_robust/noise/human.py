@@ -1,15 +1,8 @@
-"""CIFAR-10N: the human labels of CIFAR-10's training images (Wei et al. 2022), read from the published file."""
+"""`human_*`: the labels that people gave, recorded and not drawn."""
 
-import os
-import pickle
-from pathlib import Path
+from hf_common.references import Paper
 
-import numpy as np
-import pyarrow.parquet as pq
-
-from .spec import check_labels
-
-NUM_CLASSES = 10
+from .base import NoiseKind
 
 # Each data set config, and the key of its labels in the published CIFAR-10_human.pt.
 HUMAN_CONFIGS = {
@@ -21,78 +14,22 @@ HUMAN_CONFIGS = {
 }
 
 
-def read_human_labels(path: str | os.PathLike) -> dict[str, np.ndarray]:
-    """Read CIFAR-10N (Wei et al. 2022).
+class Human(NoiseKind):
+    """CIFAR-10N (Wei et al. 2022)."""
 
-    Args:
-        path (`str` or `os.PathLike`): the published `CIFAR-10_human.pt`, a pickled dict of int64 arrays, or a
-            `.parquet` file with the columns `clean` and `HUMAN_CONFIGS`. Of the pickle only arrays are read; a file
-            that asks for anything else is refused before anything in it runs.
-
-    Returns:
-        `dict[str, np.ndarray]`: `clean` and each of `HUMAN_CONFIGS`: (N,) int64 in 0..9, N the same for all.
-
-    Raises:
-        ValueError: no such file, another suffix, missing columns or keys, labels outside 0..9, unequal lengths.
-    """
-    path = Path(path)
-    if path.suffix not in (".parquet", ".pt"):
-        raise ValueError(f"human_labels: expected a .parquet or .pt file, got {str(path)!r}")
-    if not path.is_file():
-        raise ValueError(f"human_labels: there is no file {str(path)!r}")
-    if path.suffix == ".parquet":
-        keys = {name: name for name in ("clean", *HUMAN_CONFIGS)}
-        table = pq.read_table(path)
-        columns = {name: table[name].to_numpy() for name in table.column_names}
-    else:
-        keys = {"clean": "clean_label", **HUMAN_CONFIGS}
-        columns = _unpickle_arrays(path)
-
-    missing = [key for key in keys.values() if key not in columns]
-    if missing:
-        raise ValueError(f"human_labels: {str(path)!r} lacks {missing}; it has {sorted(columns)}")
-    labels = {
-        name: check_labels(f"human_labels: {key!r} in {str(path)!r}", columns[key], NUM_CLASSES)
-        for name, key in keys.items()
-    }
-    lengths = {name: len(column) for name, column in labels.items()}
-    if len(set(lengths.values())) > 1:
-        raise ValueError(f"human_labels: {str(path)!r} has columns of unequal lengths {lengths}")
-    return labels
-
-
-def check_same_order(path: str | os.PathLike, theirs: np.ndarray, ours: np.ndarray) -> None:
-    """Raise a `ValueError` unless the clean labels of the file, (N,), are `ours`, (N,), position by position."""
-    if len(theirs) != len(ours):
-        raise ValueError(f"human_labels: {str(path)!r} has {len(theirs)} rows, the source's train split {len(ours)}")
-    different = np.flatnonzero(theirs != ours)
-    if len(different):
-        first = different[0]
-        raise ValueError(
-            f"human_labels: the clean labels of {str(path)!r} are not the source's, position by position: the first "
-            f"difference is at {first} (file {theirs[first]}, source {ours[first]}), {len(different)} of {len(ours)} "
-            "differ; the two are in different orders"
-        )
-
-
-def _unpickle_arrays(path) -> dict:
-    import torch  # here, because nothing else needs it
-
-    # NumPy 2 renamed numpy.core to numpy._core; files name whichever wrote them.
-    modules = ("numpy.core.multiarray", "numpy._core.multiarray")
-    reconstruct, scalar = np.ndarray(0).__reduce__()[0], np.int64(0).__reduce__()[0]
-    allowed = [
-        *((reconstruct, f"{module}._reconstruct") for module in modules),
-        *((scalar, f"{module}.scalar") for module in modules),
-        np.ndarray,
-        np.dtype,
-        type(np.dtype(np.int64)),
-    ]
-    try:
-        with torch.serialization.safe_globals(allowed):
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        raise ValueError(f"human_labels: {str(path)!r} is no pickled dict of NumPy arrays: {error}") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"human_labels: {str(path)!r} holds a {type(content).__name__}, expected a dict of arrays")
-    return content
+    name = "human"
+    rated = False
+    recorded = True
+    pattern = "human_*"
+    colour = "#D55E00"
+    words = "the labels that people gave (CIFAR-10N, Wei et al. 2022)"
+    entry = (
+        "the labels that people gave (CIFAR-10N, Wei et al. 2022): by the first, second and third annotator of each "
+        "image (`random1`, `random2`, `random3`), by their majority (`aggregate`), and a wrong one of the three "
+        "wherever there is one (`worst`). Recorded, not drawn."
+    )
+    paper = Paper(
+        "J. Wei, Z. Zhu, H. Cheng, T. Liu, G. Niu, Y. Liu",
+        "Learning with Noisy Labels Revisited: A Study Using Real-World Human Annotations",
+        "ICLR 2022",
+    )

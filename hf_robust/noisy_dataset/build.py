@@ -29,8 +29,12 @@ from hf_common.files import replace_text, write_json
 from hf_common.images import to_rgb
 
 from .. import __version__
-from ..noise.human import HUMAN_CONFIGS, NUM_CLASSES, check_same_order, read_human_labels
-from ..noise.spec import CIFAR10_CLASSES, NoiseSpec, check_labels, make_noisy_labels, realised_matrix, realised_rate
+from ..noise.cifar10 import CIFAR10_CLASSES, NUM_CLASSES
+from ..noise.cifar10n import check_same_order, read_human_labels
+from ..noise.draw import make_noisy_labels
+from ..noise.human import HUMAN_CONFIGS
+from ..noise.labels import check_labels, realised_matrix, realised_rate
+from ..noise.spec import NoiseSpec
 from .card import dataset_card
 from .figures import write_figures
 

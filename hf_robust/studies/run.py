@@ -34,8 +34,10 @@ from ..data.load import ImageSplits, add_noise, load_image_splits
 from ..data.memory import ImageTensorDataset, ImageTransform
 from ..losses import RobustLoss, get_loss, loss_needs
 from ..models import MODELS, load_model, make_image_processor, saved_config
+from ..noise.draw import transition_matrix
 from ..noise.estimate import estimate_noise_rate, estimate_transition_matrix
-from ..noise.spec import NoiseSpec, realised_matrix, realised_rate, transition_matrix
+from ..noise.labels import realised_matrix, realised_rate
+from ..noise.spec import NoiseSpec
 from ..reports.results import accuracy_summary, epoch_history, last_row
 from ..training.arguments import (
     AUGMENTATIONS,

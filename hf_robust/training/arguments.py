@@ -5,7 +5,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from ..models import MODELS
-from ..noise.spec import KINDS, SAMPLINGS, NoiseSpec
+from ..noise.base import SAMPLINGS
+from ..noise.kinds import KINDS
+from ..noise.spec import NoiseSpec
 from ..reports.results import changed_arguments, training_settings
 from .trainer import RobustTrainingArguments
 

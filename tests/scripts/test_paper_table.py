@@ -9,7 +9,7 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from hf_robust.noise.spec import CIFAR10_CLASSES
+from hf_robust.noise.cifar10 import CIFAR10_CLASSES
 from hf_robust.training.recipes import RECIPES
 from tests import ROOT
 

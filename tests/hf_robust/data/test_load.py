@@ -6,7 +6,8 @@ import torch
 from sklearn.datasets import load_digits
 
 from hf_robust.data.load import add_noise, load_image_splits
-from hf_robust.noise.spec import CIFAR10_CLASSES, make_noisy_labels
+from hf_robust.noise.cifar10 import CIFAR10_CLASSES
+from hf_robust.noise.draw import make_noisy_labels
 
 NAMES = ["ant", "bee", "cat"]
 

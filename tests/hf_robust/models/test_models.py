@@ -24,7 +24,6 @@ from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
 import hf_robust
 from hf_robust.models import (
-    CIFAR10_CLASSES,
     MODELS,
     Cnn8Config,
     CnnSmallConfig,
@@ -33,6 +32,7 @@ from hf_robust.models import (
     load_model,
     make_image_processor,
 )
+from hf_robust.noise.cifar10 import CIFAR10_CLASSES
 
 ROOT = Path(hf_robust.__file__).parents[1]
 

@@ -3,6 +3,7 @@ import warnings
 import numpy as np
 import pytest
 
+from hf_robust.noise.draw import transition_matrix
 from hf_robust.noise.estimate import (
     anchor_transition_matrix,
     confident_joint,
@@ -10,7 +11,6 @@ from hf_robust.noise.estimate import (
     estimate_noise_rate,
     estimate_transition_matrix,
 )
-from hf_robust.noise.spec import transition_matrix
 
 UNEVEN = np.array([[0.9, 0.1, 0.0], [0.05, 0.75, 0.2], [0.3, 0.1, 0.6]])
 

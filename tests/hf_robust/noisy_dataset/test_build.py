@@ -18,8 +18,11 @@ import torch
 from datasets import ClassLabel, Dataset, Features, Image, Value, load_dataset, load_dataset_builder
 from huggingface_hub import DatasetCard
 
-from hf_robust.noise.human import HUMAN_CONFIGS, read_human_labels
-from hf_robust.noise.spec import CIFAR10_CLASSES, make_noisy_labels, realised_matrix
+from hf_robust.noise.cifar10 import CIFAR10_CLASSES
+from hf_robust.noise.cifar10n import read_human_labels
+from hf_robust.noise.draw import make_noisy_labels
+from hf_robust.noise.human import HUMAN_CONFIGS
+from hf_robust.noise.labels import realised_matrix
 from hf_robust.noisy_dataset.build import CONFIGS, MANIFEST, TEST_FILE, TRAIN_FILE, UNFINISHED, build_noisy_cifar10
 from hf_robust.noisy_dataset.figures import MATRICES_FIGURE, RATES_FIGURE
 from tests import ROOT

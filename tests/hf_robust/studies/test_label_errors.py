@@ -13,8 +13,9 @@ from safetensors.numpy import load_file, save_file
 from hf_robust.data.load import load_image_splits
 from hf_robust.data.memory import ImageTensorDataset, ImageTransform
 from hf_robust.models import load_model
+from hf_robust.noise.draw import make_noisy_labels
 from hf_robust.noise.estimate import estimate_noise_rate, estimate_transition_matrix
-from hf_robust.noise.spec import make_noisy_labels, realised_matrix
+from hf_robust.noise.labels import realised_matrix
 from hf_robust.studies.label_errors import (
     assign_folds,
     find_label_errors,

@@ -16,7 +16,7 @@ from transformers.models.auto.image_processing_auto import AutoImageProcessor
 from hf_common.files import write_json
 from hf_robust.data.load import load_image_splits
 from hf_robust.models import convert_resnet20, make_image_processor
-from hf_robust.noise.spec import make_noisy_labels, transition_matrix
+from hf_robust.noise.draw import make_noisy_labels, transition_matrix
 from hf_robust.studies.run import (
     DataArguments,
     ExperimentArguments,

@@ -1,0 +1,112 @@
+"""The CIFAR networks by name, and any saved classifier by its folder or Hub id."""
+
+import os
+from collections.abc import Mapping
+from functools import partial
+
+from transformers import AutoConfig, AutoModelForImageClassification, PreTrainedConfig, PreTrainedModel
+
+from .cnn8 import Cnn8Config
+from .cnn_small import CnnSmallConfig
+from .resnet_cifar import ResNetCifarConfig
+
+# name -> callable that makes a config; keyword arguments are the fields of that config
+MODELS = {
+    "cnn_small": CnnSmallConfig,
+    "cnn8": Cnn8Config,
+    "resnet18_cifar": partial(
+        ResNetCifarConfig, embedding_size=64, hidden_sizes=(64, 128, 256, 512), depths=(2, 2, 2, 2), shortcut="B"
+    ),
+    "resnet20_cifar": partial(
+        ResNetCifarConfig, embedding_size=16, hidden_sizes=(16, 32, 64), depths=(3, 3, 3), shortcut="A"
+    ),
+}
+
+
+def load_model(
+    name_or_path: str | os.PathLike,
+    *,
+    num_labels: int,
+    id2label: Mapping[int, str] | None = None,
+    image_size: int | None = None,
+    trust_remote_code: bool = False,
+    **config_overrides,
+) -> PreTrainedModel:
+    """A classifier for `num_labels` classes: a fresh network of `MODELS`, or one from a folder or the Hub.
+
+    The names of `MODELS` come first, then folders, then Hub ids. Fresh weights are drawn from PyTorch's global
+    generator (seed it first). Loaded weights are exact; only where the saved head has another number of classes is
+    the head drawn afresh.
+
+    Args:
+        name_or_path: a key of `MODELS`, a folder written by `save_pretrained`, or a Hub id that
+            `AutoModelForImageClassification` loads.
+        num_labels: number of classes, at least 2.
+        id2label: class names for the config, with exactly the keys `0..num_labels-1`. Without it a loaded model
+            with `num_labels` classes keeps its own names, any other gets `LABEL_0`, ...
+        image_size: height and width of the images, for fresh networks whose linear layer fixes it (`cnn_small`,
+            `cnn8`; default 32). The others take any size, and loaded models bring theirs.
+        trust_remote_code: as in `from_pretrained`.
+        config_overrides: further fields of the config, e.g. `batch_norm=False` for `cnn_small`.
+
+    Returns:
+        A model with `model(pixel_values).logits` of shape `(B, num_labels)`. Fresh ones are in training mode, loaded
+        ones in evaluation mode.
+
+    Raises:
+        TypeError: `name_or_path` or `num_labels` is of another type.
+        ValueError: the name is neither one of `MODELS` nor loadable, `num_labels` is below 2, `id2label` has other
+            keys, or a fresh network's config has no such field.
+    """
+    labels = _check_labels(name_or_path, num_labels, id2label)
+    name = os.fspath(name_or_path)
+    if name in MODELS:
+        return _fresh_model(name, labels, image_size, config_overrides)
+    saved = saved_config(name, trust_remote_code=trust_remote_code)
+    return AutoModelForImageClassification.from_pretrained(
+        name,
+        **labels,
+        # Only then: in a head of the right size a mismatch is damage that must not go unnoticed.
+        ignore_mismatched_sizes=saved.num_labels != num_labels,
+        trust_remote_code=trust_remote_code,
+        **config_overrides,
+    )
+
+
+def _check_labels(name_or_path, num_labels: int, id2label: Mapping[int, str] | None) -> dict:
+    """What a config says of the classes; raises for arguments of [`load_model`] that can't be."""
+    if not isinstance(name_or_path, (str, os.PathLike)):
+        raise TypeError(f"name_or_path must be a str or a path, got {type(name_or_path).__name__}")
+    if not isinstance(num_labels, int) or isinstance(num_labels, bool):
+        raise TypeError(f"num_labels must be an int, got {num_labels!r}")
+    if num_labels < 2:
+        raise ValueError(f"num_labels must be at least 2, got {num_labels}")
+    if id2label is None:
+        return {"num_labels": num_labels}
+    if set(id2label) != set(range(num_labels)):
+        raise ValueError(f"id2label must have the keys 0..{num_labels - 1}, got {list(id2label)}")
+    return {
+        "num_labels": num_labels,
+        "id2label": dict(id2label),
+        "label2id": {name: index for index, name in id2label.items()},
+    }
+
+
+def _fresh_model(name: str, labels: dict, image_size: int | None, overrides: dict) -> PreTrainedModel:
+    fields = MODELS[name]().to_dict()
+    if unknown := sorted(set(overrides) - set(fields)):
+        own = sorted(set(fields) - set(PreTrainedConfig().to_dict()))
+        raise ValueError(f"model {name!r} has no config field {unknown}; its own fields are {own}")
+    if image_size is not None and "image_size" in fields:
+        overrides = overrides | {"image_size": image_size}
+    return AutoModelForImageClassification.from_config(MODELS[name](**labels, **overrides))
+
+
+def saved_config(name_or_path: str, *, trust_remote_code: bool = False) -> PreTrainedConfig:
+    """The config of a saved model, a folder or Hub id; a `ValueError` that lists `MODELS` where there is none."""
+    try:
+        return AutoConfig.from_pretrained(name_or_path, trust_remote_code=trust_remote_code)
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"model {name_or_path!r} is neither one of {list(MODELS)} nor a folder or Hub id with a model: {error}"
+        ) from error
