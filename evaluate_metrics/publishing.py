@@ -1,10 +1,15 @@
-"""A metric's folder as a Gradio Space on the Hub: what is checked before it is published, and what is published."""
+"""A metric's folder as a Gradio Space on the Hub: what is checked before it is published, and what is published.
+
+A Space has to work where these packages are not installed. What NAME.py or the app imports from them is written into
+that file.
+"""
 
 import ast
 import os
 import re
 import shutil
 import sys
+import tempfile
 from importlib.metadata import packages_distributions
 from pathlib import Path
 
@@ -16,6 +21,8 @@ from huggingface_hub.errors import RevisionNotFoundError
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
 
+from hf_common.bundle import bundle_file, imports_packages
+
 SPACE_FILES = ("*.py", "README.md", "requirements.txt")
 HUB_FILES = ("README.md", ".gitattributes")  # what a new Space holds
 TAGS = ["evaluate", "metric"]
@@ -26,8 +33,9 @@ def check_space(folder: str | os.PathLike, repo_id: str, revision: str | None = 
 
     The folder must be a metric: `name.py`, called as the folder and the repository are, whose first class that is an
     `EvaluationModule` is a metric of its own; a `README.md` with the metadata of a Space; the app that it names; and a
-    `requirements.txt` that lists all that is imported. `evaluate` copies, beside `name.py`, the files that it imports
-    by lines of the form `from .other import ...` alone: no other file may be needed. The metric is imported.
+    `requirements.txt` that lists all that is imported, but for what [`write_space`] writes into the files. `evaluate`
+    copies, beside `name.py`, the files that it imports by lines of the form `from .other import ...` alone: no other
+    file may be needed. The metric is imported.
 
     Args:
         folder: holds the files of `SPACE_FILES` and no others but hidden ones and `__pycache__`.
@@ -38,6 +46,21 @@ def check_space(folder: str | os.PathLike, repo_id: str, revision: str | None = 
         ValueError: one of these things is not so; names the file.
     """
     folder = Path(folder).resolve()
+    _check_names(folder, repo_id, revision)
+    app = _check_card(folder)
+    with tempfile.TemporaryDirectory() as place:
+        space = Path(place, folder.name)
+        space.mkdir()
+        write_space(folder, repo_id, space)
+        try:
+            _check_imports(space, app)
+            _check_class(space / f"{folder.name}.py")
+        except ValueError as error:
+            raise ValueError(str(error).replace(str(space), str(folder))) from error
+    _check_class(folder / f"{folder.name}.py")  # in one file, a class of these packages would pass for its own
+
+
+def _check_names(folder: Path, repo_id: str, revision: str | None) -> None:
     user, _, name = repo_id.partition("/")
     if not re.fullmatch(r"[\w-]+", user) or not name.isidentifier():
         raise ValueError(
@@ -58,9 +81,6 @@ def check_space(folder: str | os.PathLike, repo_id: str, revision: str | None = 
     others = [path.name for path in sorted(folder.iterdir()) if not _is_published(path) and not _is_hidden(path)]
     if others:
         raise ValueError(f"folder {str(folder)!r} holds what is not published, which is {SPACE_FILES}: {others}")
-    app = _check_card(folder)
-    _check_imports(folder, app)
-    _check_class(folder / f"{name}.py")
 
 
 def check_replaced(repo_id: str, token: str | None = None, revision: str | None = None) -> None:
@@ -78,24 +98,44 @@ def check_replaced(repo_id: str, token: str | None = None, revision: str | None 
 
 
 def write_space(folder: str | os.PathLike, repo_id: str, destination: str | os.PathLike) -> None:
-    """Copy the files of `SPACE_FILES`; examples that load the metric come to load it from `repo_id`.
+    """Write the files of `SPACE_FILES` as they are published.
 
-    In the card and the metric itself `evaluate.load("x/name"`, and so for other metrics of `x`, becomes
+    What `name.py` or the app imports from these packages is in that file, unless `requirements.txt` lists their
+    distribution. In the card and in `name.py`, `evaluate.load("x/name"`, and so for other metrics of `x`, becomes
     `evaluate.load("user/name"`.
 
     Args:
-        folder, repo_id: checked by [`check_space`].
+        folder, repo_id: see [`check_space`].
         destination: existing and empty.
+
+    Raises:
+        ValueError: `name.py` or the app is no Python, or can't be made one file with what it imports.
     """
     user, name = repo_id.split("/")
-    for path in Path(folder).iterdir():
+    folder, destination = Path(folder), Path(destination)
+    for path in folder.iterdir():
         if _is_published(path):
-            shutil.copyfile(path, Path(destination, path.name))
-    for path in (Path(destination, "README.md"), Path(destination, f"{name}.py")):
-        text = path.read_bytes()
-        for old in set(re.findall(rb'evaluate\.load\("([\w-]+/)%s"' % name.encode(), text)):
-            text = text.replace(b'evaluate.load("' + old, f'evaluate.load("{user}/'.encode())
-        path.write_bytes(text)
+            shutil.copyfile(path, destination / path.name)
+    for path in (folder / f"{name}.py", folder / _check_card(folder)):
+        if _needs_packages(path):
+            try:
+                text = bundle_file(path)
+            except RuntimeError as error:
+                raise ValueError(f"{path} can't be made one file with what it imports: {error}") from error
+            (destination / path.name).write_text(text, encoding="utf-8", newline="\n")
+    for path in (destination / "README.md", destination / f"{name}.py"):
+        content = path.read_bytes()
+        for old in set(re.findall(rb'evaluate\.load\("([\w-]+/)%s"' % name.encode(), content)):
+            content = content.replace(b'evaluate.load("' + old, f'evaluate.load("{user}/'.encode())
+        path.write_bytes(content)
+
+
+def _needs_packages(path: Path) -> bool:
+    """Whether a file imports from these packages, and nothing that brings them is listed beside it."""
+    if not imports_packages(_parsed(path)):
+        return False
+    given_by = packages_distributions().get(__package__, [__package__])
+    return not {canonicalize_name(package) for package in given_by} & _requirements(path.with_name("requirements.txt"))
 
 
 def _is_published(path: Path) -> bool:
@@ -157,17 +197,20 @@ def _check_imports(folder: Path, app: str) -> None:
 
 def _imports(path: Path) -> list[tuple[int, int, list[str]]]:
     """Line, level (dots) and modules of each import, wherever it stands."""
-    try:
-        tree = ast.parse(path.read_bytes())
-    except (SyntaxError, ValueError) as error:
-        raise ValueError(f"{path} is no Python: {error}") from error
     found = []
-    for node in ast.walk(tree):
+    for node in ast.walk(_parsed(path)):
         if isinstance(node, ast.Import):
             found.append((node.lineno, 0, [alias.name for alias in node.names]))
         elif isinstance(node, ast.ImportFrom):
             found.append((node.lineno, node.level, [node.module or ""]))
     return sorted(found)
+
+
+def _parsed(path: Path) -> ast.Module:
+    try:
+        return ast.parse(path.read_bytes())
+    except (SyntaxError, ValueError) as error:
+        raise ValueError(f"{path} is no Python: {error}") from error
 
 
 def _requirements(path: Path) -> set[str]:

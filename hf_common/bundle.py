@@ -66,6 +66,8 @@ def _joined(head: str, parts: Mapping[str, Part]) -> str:
 
 def _module(name: str) -> Part:
     spec = find_spec(name)
+    if spec is None or spec.origin is None:
+        raise RuntimeError(f"there is no module {name}")
     source = Path(spec.origin).read_text(encoding="utf-8")
     return Part(name, source, ast.parse(source), spec.parent)
 
@@ -115,9 +117,8 @@ def _check_meanings(parts: Iterable[Part]) -> None:
 def _meanings(part: Part, by_module: Mapping[str, dict[str, tuple]]) -> dict[str, tuple]:
     """Where each name at the top of a module comes from: what it is imported from, or the module itself."""
     symbols = symtable.symtable(part.source, part.name, "exec").get_symbols()
-    meanings: dict[str, tuple] = {
-        symbol.get_name(): (part.name,) for symbol in symbols if symbol.is_assigned() or symbol.is_namespace()
-    }
+    given_here = {symbol.get_name() for symbol in symbols if symbol.is_assigned()}  # also by `def` and `class`
+    meanings: dict[str, tuple] = {name: (part.name,) for name in given_here}
     for node in ast.walk(part.tree):
         own = _own_module(node, part.package)
         for alias in node.names if own is not None else ():
@@ -131,10 +132,11 @@ def _meanings(part: Part, by_module: Mapping[str, dict[str, tuple]]) -> dict[str
         elif isinstance(node, ast.ImportFrom):
             own = _own_module(node, part.package)
             for alias in node.names:
-                module = "." * node.level + (node.module or "")
-                meanings[alias.asname or alias.name] = (
-                    ("from", module, alias.name) if own is None else by_module[own][alias.name]
-                )
+                if own is None:
+                    module = "." * node.level + (node.module or "")
+                    meanings[alias.asname or alias.name] = ("from", module, alias.name)
+                elif alias.name not in given_here:
+                    meanings[alias.name] = by_module[own][alias.name]
     return meanings
 
 

@@ -1,5 +1,5 @@
 import ast
-import shutil
+import sys
 
 import datasets
 import evaluate
@@ -14,6 +14,7 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 from evaluate_metrics.core.encoders import make_encoder
 from evaluate_metrics.core.mmd import cmmd
 from evaluate_metrics.core.moments import Moments
+from evaluate_metrics.publishing import write_space
 from tests import ROOT
 
 FOLDER = ROOT / "evaluate_metrics" / "cmmd"
@@ -33,9 +34,10 @@ RESULT = {
 
 @pytest.fixture(scope="module")
 def space(tmp_path_factory):
-    """The folder alone, copied away from its package, and a tiny CLIP."""
+    """The Space as it is published, and a tiny CLIP."""
     place = tmp_path_factory.mktemp("space")
-    shutil.copytree(FOLDER, place / "cmmd")
+    (place / "cmmd").mkdir()
+    write_space(FOLDER, "user/cmmd", place / "cmmd")
     torch.manual_seed(0)
     config = CLIPVisionConfig(
         hidden_size=16,
@@ -86,7 +88,7 @@ def close(result, expected, tolerance=1e-4):
         assert result[key] == (value if isinstance(value, str) else pytest.approx(value, abs=tolerance)), key
 
 
-def test_the_copied_folder_loads_and_scores_sets_of_unequal_size(space, metric):
+def test_the_space_loads_and_scores_sets_of_unequal_size(space, metric):
     result = metric.compute(predictions=A, references=B)
     exact = by_hand(space, A, B)
     assert result.keys() == RESULT
@@ -140,7 +142,7 @@ def test_references_once_and_predictions_many_times(space, metric, tmp_path):
     for source in (tmp_path / "b.safetensors", str(tmp_path / "b.safetensors"), (moments, metadata)):
         for k, result in zip((4, 9), expected, strict=True):
             close(metric.compute(predictions=A[:k], reference_moments=source), result)
-    # Moments that another copy of the module made.
+    # Moments of the package's own class, and not of the Space's.
     encoder = make_encoder(space / "clip", device="cpu")
     foreign = Moments.zeros(6).update(encoder.encode(B)), encoder.metadata
     close(metric.compute(predictions=A, reference_moments=foreign), expected[1])
@@ -321,8 +323,10 @@ def test_more_damage_gives_a_higher_score(space, tmp_path, damage):
     assert abs(results[0]["cmmd_unbiased"]) < 3 * results[0]["standard_error"]
 
 
-def test_the_folder_holds_a_complete_space():
-    card = (FOLDER / "README.md").read_text()
+def test_the_space_is_complete(space):
+    folder = space / "cmmd"
+    assert {path.name for path in folder.iterdir()} == {"README.md", "app.py", "cmmd.py", "requirements.txt"}
+    card = (folder / "README.md").read_text()
     front, text = card.split("---\n")[1:3]
     for line in ("title: CMMD", "sdk: gradio", "app_file: app.py", "- evaluate", "- metric", "license: apache-2.0"):
         assert line in front
@@ -339,38 +343,14 @@ def test_the_folder_holds_a_complete_space():
     ]
     for key in RESULT:
         assert f"`{key}`" in text
-    requirements = {line.split(">=")[0] for line in (FOLDER / "requirements.txt").read_text().split()}
-    siblings, imported = {path.stem for path in FOLDER.glob("*.py")}, set()
-    for path in FOLDER.glob("*.py"):
+    imported = set()
+    for path in folder.glob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Import):
                 assert len(node.names) == 1, f"{path.name}: evaluate reads one module in each import"
                 imported.add(node.names[0].name.split(".")[0])
             elif isinstance(node, ast.ImportFrom):
-                (siblings if node.level else imported).add(node.module.split(".")[0])
-    assert siblings == {path.stem for path in FOLDER.glob("*.py")}
-    packages = {"PIL": "pillow"}
-    ours = {
-        "evaluate",
-        "datasets",
-        "torch",
-        "transformers",
-        "safetensors",
-        "numpy",
-        "PIL",
-        "huggingface_hub",
-        "gradio",
-    }
-    assert {packages.get(name, name) for name in imported & ours} <= requirements
-    script = {
-        node.module
-        for node in ast.walk(ast.parse((FOLDER / "cmmd.py").read_text()))
-        if isinstance(node, ast.ImportFrom)
-    }
-    assert siblings - {"cmmd", "app"} <= script, "evaluate copies what the script itself imports, and nothing else"
-
-
-def test_the_frechet_distance_is_the_one_of_fid():
-    mark, _, copy = (FOLDER / "frechet.py").read_text().partition("\n")
-    assert mark == "# Copied from ../fid/frechet.py"
-    assert copy == (FOLDER.parent / "fid" / "frechet.py").read_text()
+                assert node.level == 0, f"{path.name}: evaluate copies nothing beside it"
+                imported.add(node.module.split(".")[0])
+    requirements = {line.split(">=")[0] for line in (folder / "requirements.txt").read_text().split()}
+    assert {"pillow" if name == "PIL" else name for name in imported - sys.stdlib_module_names} == requirements

@@ -1,9 +1,7 @@
 import ast
 import hashlib
-import shutil
 import sys
 import warnings
-from pathlib import Path
 
 import datasets
 import evaluate
@@ -17,6 +15,7 @@ from transformers import ViTConfig, ViTImageProcessorPil, ViTModel
 from evaluate_metrics.core.frechet import frechet_distance, kernel_distance
 from evaluate_metrics.core.inception import RESIZINGS, Inception, resize
 from evaluate_metrics.core.moments import Moments
+from evaluate_metrics.publishing import write_space
 from tests import ROOT
 
 METRICS = ROOT / "evaluate_metrics"
@@ -278,31 +277,28 @@ def test_a_vision_model_of_transformers(fid, tmp_path):
     assert result["encoder"] == str(tmp_path)
 
 
-def test_the_folder_works_when_copied_alone(sets, tmp_path, monkeypatch):
-    shutil.copytree(FID, tmp_path / "fid", ignore=shutil.ignore_patterns("__pycache__"))
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", [p for p in sys.path if Path(p or ".").resolve() != METRICS.parent])
+@pytest.fixture(scope="module")
+def space(tmp_path_factory):
+    """The Space as it is published."""
+    folder = tmp_path_factory.mktemp("space") / "fid"
+    folder.mkdir()
+    write_space(FID, "user/fid", folder)
+    return folder
+
+
+def test_the_space_gives_what_the_folder_gives(space, sets, tmp_path, monkeypatch):
+    assert {path.name for path in space.iterdir()} == {"README.md", "app.py", "fid.py", "requirements.txt"}
+    monkeypatch.chdir(space.parent)
     result = evaluate.load("./fid", encoder=colours).compute(predictions=sets[0], references=sets[1])
     assert result["frechet_distance"] == pytest.approx(expected(*sets), rel=1e-9)
 
 
-def test_the_script_imports_every_sibling_directly_and_no_other_module_of_the_repository():
+def test_the_space_is_one_file_beside_its_app(space):
     """Of a metric, `evaluate` copies its script and the siblings that it imports itself."""
-    imported = {}
-    for path in FID.glob("*.py"):
-        nodes = ast.walk(ast.parse(path.read_text()))
-        imported[path.stem] = {
-            (node.level, node.module) for node in nodes if isinstance(node, ast.ImportFrom) and node.level
-        }
-    needed = {name for script, modules in imported.items() if script != "app" for _, name in modules}
-    assert {(1, name) for name in needed} == imported["fid"]
-    assert all(level == 1 and "." not in name for modules in imported.values() for level, name in modules)
-
-
-@pytest.mark.parametrize("name", ["moments", "encoders", "images", "image_sets"])
-def test_copies_are_equal(name):
-    copy = (FID / f"{name}.py").read_text()
-    assert copy == f"# Copied from ../cmmd/{name}.py\n" + (METRICS / "cmmd" / f"{name}.py").read_text()
+    for path in space.glob("*.py"):
+        nodes = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.ImportFrom)]
+        assert all(node.level == 0 for node in nodes)
+        assert not {node.module.split(".")[0] for node in nodes} & {"evaluate_metrics", "hf_common"}
 
 
 def test_docstrings_tell_what_compute_takes(fid):
@@ -323,9 +319,9 @@ def test_card_has_the_headings_of_evaluate_and_the_metadata_of_a_space():
     ]
 
 
-def test_requirements_name_every_library_that_is_imported():
+def test_requirements_name_every_library_that_is_imported(space):
     imported = set()
-    for path in FID.glob("*.py"):
+    for path in space.glob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Import):
                 imported |= {alias.name.split(".")[0] for alias in node.names}

@@ -1,3 +1,4 @@
+import ast
 import importlib.util
 import json
 import shutil
@@ -21,6 +22,7 @@ from transformers import (
 )
 
 from hf_common import hub as hub_module
+from hf_common.bundle import imports_packages
 from tests import ROOT
 
 METRICS = ROOT / "evaluate_metrics"
@@ -41,7 +43,7 @@ import json
 import evaluate
 paths, calls = json.loads({!r})
 print(json.dumps([evaluate.load(*names, **options).compute(**paths) for names, options in calls]))
-for name in ("accelerate", "diffusers", "sklearn", "hf_robust", "evaluate_metrics"):
+for name in ("accelerate", "diffusers", "sklearn", "hf_common", "hf_robust", "evaluate_metrics"):
     try:
         __import__(name)
     except ModuleNotFoundError:
@@ -155,6 +157,27 @@ class Toy(evaluate.Metric):
     return folder
 
 
+OF_OURS = """
+import datasets
+import evaluate
+
+from evaluate_metrics.core.moments import Moments
+
+from .half import half
+
+
+class Toy(evaluate.Metric):
+    def _info(self):
+        features = datasets.Features({"predictions": datasets.Value("float32")})
+        return evaluate.MetricInfo(description="", citation="", features=features)
+
+    def _compute(self, predictions):
+        from hf_common.tables import markdown_table
+
+        return {"half": half(sum(predictions)), "table": markdown_table([str(Moments.zeros(2).n)], [])}
+"""
+
+
 def linked_packages(place, names):
     """A folder with links to these packages and all that they require, and to nothing else."""
     waiting, seen = list(names), set()
@@ -184,12 +207,18 @@ def test_both_metrics_load_where_nothing_but_their_requirements_is(hub, publish,
         space = hub.server.repo("space", f"user/{name}")
         local = contents(METRICS / name)
         assert space.sdk == "gradio" and space.files.keys() - {".gitattributes"} == local.keys()
-        changed = {path for path in local if space.files[path] != local[path]}
-        assert changed == {"README.md", f"{name}.py"}  # the id in their examples
-        for path in changed:
-            text = space.files[path].decode()
-            assert f'evaluate.load("user/{name}"' in text and "evaluate_metrics" not in text
-            assert text.replace('"user/', '"evaluate_metrics/') == local[path].decode()
+        assert space.files["requirements.txt"] == local["requirements.txt"]
+        card, metric, app = (space.files[path].decode() for path in ("README.md", f"{name}.py", "app.py"))
+        # The id in their examples.
+        for text in (card, metric):
+            assert f'evaluate.load("user/{name}"' in text and "evaluate_metrics/" not in text
+        assert card.replace('"user/', '"evaluate_metrics/') == local["README.md"].decode()
+        # What they import of these packages is in them; they end as before.
+        for path, text in ((f"{name}.py", metric), ("app.py", app)):
+            lines, imports = local[path].decode().splitlines(), (ast.Import, ast.ImportFrom)
+            end = max(node.end_lineno for node in ast.parse(local[path]).body if isinstance(node, imports))
+            text = text.replace('"user/', '"evaluate_metrics/')
+            assert text.splitlines()[end - len(lines) :] == lines[end:] and not imports_packages(ast.parse(text))
         assert len(space.commits) == 2  # making it, and all files
 
     calls = [(["cmmd", "clip"], {}), (["fid", "clean"], {"encoder": str(models / "vit")})]
@@ -200,7 +229,7 @@ def test_both_metrics_load_where_nothing_but_their_requirements_is(hub, publish,
     hub.server.requests.clear()
     code = ONLY.format(str(packages)) + SCORES.format(json.dumps([sets, published]))
     found, *missing = hub.run(code, HF_UPDATE_DOWNLOAD_COUNTS="0").splitlines()
-    assert missing == ["accelerate", "diffusers", "sklearn", "hf_robust", "evaluate_metrics"]
+    assert missing == ["accelerate", "diffusers", "sklearn", "hf_common", "hf_robust", "evaluate_metrics"]
     for result, (names, options) in zip(json.loads(found), local, strict=True):
         expected = evaluate.load(*names, **options).compute(**sets)
         assert result == {
@@ -211,7 +240,7 @@ def test_both_metrics_load_where_nothing_but_their_requirements_is(hub, publish,
     assert json.loads(found)[1]["frechet_distance"] > 0
     for name in ("cmmd", "fid"):
         sent = {path for *repo, path in hub.server.downloads() if repo == ["space", f"user/{name}"]}
-        assert sent == {path.name for path in (METRICS / name).glob("*.py")} - {"app.py"}
+        assert sent == {f"{name}.py"}
 
 
 def test_a_second_publish_sends_nothing_and_a_new_version_only_what_changed(hub, publish, tmp_path):
@@ -222,15 +251,20 @@ def test_a_second_publish_sends_nothing_and_a_new_version_only_what_changed(hub,
     hub.server.requests.clear()
     publish(folder, "user/cmmd")
     assert hub.server.uploaded_bytes() == 0 and space.head == head
-    # One file renamed, in it and wherever it is imported.
-    for path in folder.glob("*.py"):
-        path.write_text(path.read_text().replace("from .mmd import", "from .discrepancy import"))
-    (folder / "mmd.py").rename(folder / "discrepancy.py")
-    hub.server.requests.clear()
-    publish(folder, "user/cmmd")
-    assert "mmd.py" not in space.files and "discrepancy.py" in space.files
-    assert len(space.commits) == 3
-    assert hub.server.uploaded_bytes() < 30_000 < sum(path.stat().st_size for path in folder.iterdir())
+    # A file beside the app, then renamed, in it and where it is imported.
+    app = (folder / "app.py").read_text()
+    for commits, name in ((3, "words"), (4, "texts")):
+        (folder / "app.py").write_text(
+            app.replace("import evaluate\n", f"import evaluate\n\nfrom {name} import TITLE\n")
+        )
+        (folder / f"{name}.py").write_text('TITLE = "CMMD"\n')
+        hub.server.requests.clear()
+        publish(folder, "user/cmmd")
+        assert f"{name}.py" in space.files and f"from {name} import TITLE" in space.files["app.py"].decode()
+        assert len(space.commits) == commits
+        assert hub.server.uploaded_bytes() < 30_000 < sum(map(len, space.files.values()))
+        (folder / f"{name}.py").unlink()
+    assert "words.py" not in space.files
 
 
 @pytest.mark.parametrize(
@@ -333,6 +367,51 @@ METRIC = "import evaluate\n\n{}\n\nclass Toy(evaluate.Metric):\n    pass\n"
 )
 def test_a_folder_that_would_not_work_elsewhere_is_refused(refused, tmp_path, files, words):
     refused(words, toy(tmp_path, **files), "user/toy")
+
+
+def test_what_a_metric_imports_of_these_packages_is_in_its_file(hub, publish, refused, tmp_path):
+    needed = "datasets\nevaluate>=0.4\ngradio\nnumpy\ntorch\n"
+    folder = toy(tmp_path, toy=OF_OURS, requirements=needed)
+    refused("toy.py, line .*: safetensors is imported, and requirements.txt lists none of", folder, "user/toy")
+    (folder / "requirements.txt").write_text(f"{needed}safetensors\n")
+    publish(folder, "user/toy")
+    files = hub.server.repo("space", "user/toy").files
+    local = contents(folder)
+    assert {path for path in local if files[path] != local[path]} == {"toy.py"}
+    assert not imports_packages(ast.parse(files["toy.py"])) and b"\nfrom .half import half\n" in files["toy.py"]
+    scored = hub.run("import evaluate\nprint(evaluate.load('user/toy').compute(predictions=[3.0]))")
+    assert scored == "{'half': 1.5, 'table': '| 0 |\\n| --- |'}\n"
+    # Where they are installed beside it, it is published as it is.
+    (folder / "requirements.txt").write_text("datasets\nevaluate>=0.4\ngradio\nHF_robust.DiT\n")
+    publish(folder, "user/toy")
+    assert hub.server.repo("space", "user/toy").files["toy.py"] == local["toy.py"]
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        (
+            "from evaluate_metrics.core import moments",
+            "toy.py, line 2: moments does not stand in evaluate_metrics.core",
+        ),
+        ("from evaluate_metrics.nowhere import x", "there is no module evaluate_metrics.nowhere"),
+        ("from evaluate_metrics.core.moments import *", "toy.py, line 2: must be of the form"),
+        (
+            "from hf_common.files import sync\nsync = [1]",
+            "sync means one thing in toy.py and another in one of hf_common",
+        ),
+    ],
+)
+def test_what_can_not_be_one_file_is_refused(refused, tmp_path, line, words):
+    folder = toy(tmp_path, toy=f"import evaluate\n{line}\n\n\nclass Toy(evaluate.Metric):\n    pass\n")
+    refused(f"toy.py can't be made one file with what it imports: .*{words}", folder, "user/toy")
+
+
+def test_a_class_of_these_packages_is_not_taken_for_the_metrics_own(refused, tmp_path):
+    metric = "import evaluate\n\nfrom evaluate_metrics.fid.fid import FID\n\n\nclass Toy(FID):\n    pass\n"
+    requirements = (METRICS / "fid" / "requirements.txt").read_text()
+    folder = toy(tmp_path, toy=metric, requirements=requirements)
+    refused("must be its own evaluate.Metric; got evaluate_metrics.fid.fid.FID", folder, "user/toy")
 
 
 def test_what_is_not_published_may_not_be_needed(refused, publish, tmp_path):

@@ -53,7 +53,7 @@ def test_a_library_that_is_missing_here_may_be_imported(write):
         "from ours.a import f\n", a="import nowhere\nfrom nowhere.inner import g\n\n\ndef f():\n    g(nowhere)\n"
     )
     assert "import nowhere\nfrom nowhere.inner import g\n" in bundle_file(path)
-    assert "ours" not in sys.modules or "ours.a" not in sys.modules
+    assert "ours.a" not in sys.modules
 
 
 def test_one_object_that_a_library_offers_in_two_places_means_one_thing(write):
@@ -73,6 +73,7 @@ def test_one_object_that_a_library_offers_in_two_places_means_one_thing(write):
             "mine.py imports from __future",
         ),
         ("from ours.a import y\n", {"a": "x = 1"}, "mine.py, line 1: y does not stand in ours.a"),
+        ("from ours.b import y\n", {"a": "x = 1"}, "there is no module ours.b"),
         ("def f():\n    from ours import a\n", {"a": "x = 1"}, "mine.py, line 2: a does not stand in ours"),
         (
             "from ours.a import x\ny = [2]\n",
@@ -80,6 +81,11 @@ def test_one_object_that_a_library_offers_in_two_places_means_one_thing(write):
             "y means one thing in mine.py and another in one",
         ),
         ("from ours.a import x\n\ndef y(): pass\n", {"a": "x = 1\nfrom math import pi as y\n"}, "y means one thing"),
+        (
+            "from ours.a import x\nx = [2]\n",
+            {"a": "x = 1"},
+            "x means one thing in mine.py and ano",
+        ),
         ("from ours.a import x\nfrom .beside import y\n", {"a": "x = 1\nfrom math import y\n"}, "y means one thing"),
         ("from ours.a import x\nfrom math import y\n", {"a": "x = 1\nfrom nowhere import y\n"}, "y means one thing"),
     ],
