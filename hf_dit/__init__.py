@@ -5,15 +5,13 @@ from typing import TYPE_CHECKING
 from hf_common.lazy import lazy_names
 
 if TYPE_CHECKING:
+    from .attention.flex import FlexAttnProcessor
+    from .attention.full import FullAttnProcessor
     from .attention.local import neighborhood_attention_2d, neighborhood_mask_2d, window_attention_1d, window_mask_1d
-    from .attention.processors import (
-        FlexAttnProcessor,
-        FullAttnProcessor,
-        NattenAttnProcessor,
-        NeighborhoodAttnProcessor,
-        SlidingWindowAttnProcessor,
-        XFormersAttnProcessor,
-    )
+    from .attention.natten import NattenAttnProcessor
+    from .attention.neighborhood import NeighborhoodAttnProcessor
+    from .attention.sliding_window import SlidingWindowAttnProcessor
+    from .attention.xformers import XFormersAttnProcessor
     from .models.dit import DiTModel
     from .models.sizes import DIT_SIZES, dit_config
     from .sampling.export import export_pipeline
@@ -44,12 +42,12 @@ _MODULES = {
     "DIT_SIZES": "models.sizes",
     "DiTImagePipeline": "sampling.pipeline",
     "DiTModel": "models.dit",
-    "FlexAttnProcessor": "attention.processors",
-    "FullAttnProcessor": "attention.processors",
-    "NattenAttnProcessor": "attention.processors",
-    "NeighborhoodAttnProcessor": "attention.processors",
-    "SlidingWindowAttnProcessor": "attention.processors",
-    "XFormersAttnProcessor": "attention.processors",
+    "FlexAttnProcessor": "attention.flex",
+    "FullAttnProcessor": "attention.full",
+    "NattenAttnProcessor": "attention.natten",
+    "NeighborhoodAttnProcessor": "attention.neighborhood",
+    "SlidingWindowAttnProcessor": "attention.sliding_window",
+    "XFormersAttnProcessor": "attention.xformers",
     "dit_config": "models.sizes",
     "export_pipeline": "sampling.export",
     "neighborhood_attention_2d": "attention.local",

@@ -26,10 +26,10 @@ from pathlib import Path
 import torch
 from transformers import HfArgumentParser
 
-from hf_common.files import replace_text, write_json
-from hf_dit.attention.processors import parse_attn_item
+from hf_common.files import replace_text, save_figure, write_json
+from hf_dit.attention.spec import parse_attn_item
 from hf_dit.models.sizes import DIT_SIZES
-from hf_dit.studies.benchmark import PHASES, plot_benchmark, run_benchmark, save_figure, to_markdown
+from hf_dit.studies.benchmark import PHASES, plot_benchmark, run_benchmark, to_markdown
 
 DTYPES = ("float32", "bfloat16", "float16", "float64")
 ATTENTIONS = ["full", "swa64", "na7", "xformers:full", "xformers:swa64", "flex:swa64", "flex:na7", "natten:na7"]

@@ -12,7 +12,9 @@ from diffusers.models.modeling_utils import ModelMixin
 from diffusers.models.transformers.dit_transformer_2d import DiTTransformer2DModel
 from torch import Tensor, nn
 
-from ..attention.processors import DiTAttention, DiTAttnProcessor, format_attn_spec, make_attn_processors
+from ..attention.base import DiTAttnProcessor
+from ..attention.layer import DiTAttention
+from ..attention.spec import format_attn_spec, make_attn_processors
 from .convert import convert_diffusers, convert_original
 from .sizes import dit_config
 

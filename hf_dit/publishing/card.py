@@ -12,7 +12,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from hf_common.run_folder import RESULTS
 
-from ..attention.processors import make_attn_processors
+from ..attention.spec import make_attn_processors
 from ..models.sizes import DIT_SIZES
 from .commands import sampling_command, scoring_command, training_command
 from .papers import papers
@@ -189,17 +189,7 @@ def study_grids(study: dict) -> list[dict]:
 
 def attention_in_words(spec: str, num_layers: int) -> str:
     """`"na7*5,full"` -> what the tokens of such a model see."""
-    words = {}
-    for processor in make_attn_processors(spec, num_layers):
-        pattern = processor.spec.rpartition(":")[2]
-        if pattern == "full":
-            words["every token sees all"] = None
-        elif pattern.startswith("swa"):
-            words[f"a token sees those at most {pattern[3:]} away in row-major order"] = None
-        else:
-            side = pattern.removeprefix("na").partition("/")[0]
-            words[f"a token sees the {side} x {side} around it"] = None
-    return "; ".join(words)
+    return "; ".join(dict.fromkeys(processor.words for processor in make_attn_processors(spec, num_layers)))
 
 
 def _source(arguments: dict, role: str) -> str:

@@ -1,10 +1,10 @@
-"""The papers that a trained DiT, its samples and its scores rest on."""
+"""The papers that a trained DiT, its samples and its scores rest on; those of its attention say its processors."""
 
 from collections.abc import Iterable
 
 from hf_common.references import Paper
 
-from ..attention.processors import make_attn_processors
+from ..attention.spec import make_attn_processors
 
 PAPERS = {
     "dit": Paper("W. Peebles, S. Xie", "Scalable Diffusion Models with Transformers", "ICCV 2023", "2212.09748"),
@@ -20,33 +20,6 @@ PAPERS = {
         "Classifier-Free Diffusion Guidance",
         "NeurIPS 2021 workshop on deep generative models",
         "2207.12598",
-    ),
-    "swa": Paper(
-        "I. Beltagy, M. E. Peters, A. Cohan",
-        "Longformer: The Long-Document Transformer",
-        "2020 (sliding windows)",
-        "2004.05150",
-    ),
-    "na": Paper(
-        "A. Hassani, S. Walton, J. Li, S. Li, H. Shi", "Neighborhood Attention Transformer", "CVPR 2023", "2204.07143"
-    ),
-    "natten": Paper(
-        "A. Hassani, W.-M. Hwu, H. Shi",
-        "Faster Neighborhood Attention: Reducing the O(n^2) Cost of Self Attention at the Threadblock Level",
-        "NeurIPS 2024",
-        "2403.04690",
-    ),
-    "flex": Paper(
-        "J. Dong, B. Feng, D. Guessous, Y. Liang, H. He",
-        "Flex Attention: A Programming Model for Generating Optimized Attention Kernels",
-        "2024",
-        "2412.05496",
-    ),
-    "xformers": Paper(
-        "B. Lefaudeux and others",
-        "xFormers: A modular and hackable Transformer modelling library",
-        "https://github.com/facebookresearch/xformers, 2022",
-        None,
     ),
     "cmmd": Paper(
         "S. Jayasumana, S. Ramalingam, A. Veit, D. Glasner, A. Chakrabarti, S. Kumar",
@@ -73,7 +46,7 @@ PAPERS = {
 
 
 def papers(config: dict, attentions: Iterable[str], measured: Iterable[str]) -> list[Paper]:
-    """Entries of `PAPERS`, in its order of importance.
+    """What such a model, its samples and its scores rest on: entries of `PAPERS`, and what its attention comes from.
 
     Args:
         config: of the model.
@@ -82,9 +55,11 @@ def papers(config: dict, attentions: Iterable[str], measured: Iterable[str]) -> 
     """
     keys = ["dit", "ddpm"] + ["variance"] * config["learn_sigma"] + ["ddim"]
     keys += ["guidance"] * (config["num_classes"] is not None and config["class_dropout_prob"] > 0)
-    for spec in (config["attention"], *attentions):
-        for processor in make_attn_processors(spec, config["num_layers"]):
-            kernel, _, pattern = processor.spec.rpartition(":")
-            keys += [key for key in ("swa", "na") if pattern.startswith(key)] + [kernel] * (kernel != "")
-    keys += [key for key in ("cmmd", "frechet_distance", "fd_infinity", "kid") if key in set(measured)]
-    return [PAPERS[key] for key in dict.fromkeys(keys)]
+    of_attention = [
+        Paper(*paper)
+        for spec in (config["attention"], *attentions)
+        for processor in make_attn_processors(spec, config["num_layers"])
+        for paper in processor.papers
+    ]
+    of_scores = [PAPERS[key] for key in ("cmmd", "frechet_distance", "fd_infinity", "kid") if key in set(measured)]
+    return list(dict.fromkeys([*(PAPERS[key] for key in keys), *of_attention, *of_scores]))

@@ -21,7 +21,7 @@ from tqdm.auto import tqdm
 from hf_common.environment import hardware, versions
 
 from .. import LIBRARIES
-from ..attention.processors import parse_attn_item
+from ..attention.spec import parse_attn_item
 from ..models.dit import DiTModel
 from ..models.sizes import dit_config
 

@@ -39,7 +39,7 @@ from hf_common.environment import hardware, versions
 from hf_common.files import replace_text, save_picture, slug, write_json
 
 from .. import LIBRARIES
-from ..attention.processors import format_attn_spec, make_attn_processors
+from ..attention.spec import format_attn_spec, make_attn_processors
 from ..models.dit import DiTModel
 from ..sampling.pictures import contact_sheet, image_grid
 from ..sampling.pipeline import DiTImagePipeline

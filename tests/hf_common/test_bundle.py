@@ -3,6 +3,7 @@ import importlib
 import sys
 
 import pytest
+from diffusers.utils.dynamic_modules_utils import check_imports
 
 from hf_common import bundle as bundle_module
 from hf_common.bundle import bundle, bundle_file, imports_packages
@@ -102,3 +103,40 @@ def test_one_name_of_one_meaning_may_stand_everywhere(write):
         b="from math import sqrt as g\n\nlocal = [1 for f in ()]\n",
     )
     assert run(bundle_file(path))["g"](4) == 2
+
+
+@pytest.mark.parametrize(
+    ("modules", "message"),
+    [
+        ({"a": "from . import b\n", "b": "x = 1\n"}, "ours.a, line 1: must be of the form `from module"),
+        ({"a": "from .b import x as y\n", "b": "x = 1\n"}, "ours.a, line 1: must be of the form `from module"),
+        (
+            {"a": "from .b import x\n", "b": "from __future__ import annotations\nx = 1\n"},
+            "ours.b imports from __future__",
+        ),
+        ({"a": "from .b import x\nhelper = [2]\n", "b": "x = 1\nhelper = [1]\n"}, "helper means one thing in ours.a"),
+    ],
+)
+def test_modules_that_cannot_share_a_file(write, modules, message):
+    write(**modules)
+    with pytest.raises(RuntimeError, match=message):
+        bundle("ours.a")
+
+
+def test_a_bundle_of_modules_asks_for_no_library_that_a_function_may_do_without(write, tmp_path):
+    write(
+        a=(
+            '"""A."""\n\nimport math\n\nfrom .b import (\n    x,\n)\n\n\n'
+            "def f():\n    from .c import y\n\n    return x + y\n"
+        ),
+        b="import math\n\nx = math.floor(1.5)\n",
+        c="def g():\n    from nowhere import z\n\n    return z\n\n\ny = 2\n",
+    )
+    source = bundle("ours.a")
+    namespace = run(source)
+    assert namespace["f"]() == 3
+    (tmp_path / "bundled.py").write_text(source)
+    assert check_imports(tmp_path / "bundled.py") == []
+    assert not any(line.strip().startswith("from nowhere") for line in source.splitlines())
+    with pytest.raises(ModuleNotFoundError, match="nowhere"):
+        namespace["g"]()

@@ -11,7 +11,9 @@ from hf_dit import (
     SlidingWindowAttnProcessor,
     XFormersAttnProcessor,
 )
-from hf_dit.attention.processors import DiTAttention, flex_plan, format_attn_spec, make_attn_processors, tile_order
+from hf_dit.attention.flex import flex_plan, tile_order
+from hf_dit.attention.layer import DiTAttention
+from hf_dit.attention.spec import format_attn_spec, make_attn_processors
 
 CPU = torch.device("cpu")
 
@@ -173,7 +175,7 @@ def test_compiled_flex_samples_on_a_cpu(monkeypatch):
     expected = NeighborhoodAttnProcessor(3).attend(query, key, value, (6, 5))
     torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-5)
     # Past the limit of compilations it stops, where PyTorch would compute dense scores.
-    monkeypatch.setattr("hf_dit.attention.processors.FLEX_COMPILATIONS", 1)
+    monkeypatch.setattr("hf_dit.attention.flex.FLEX_COMPILATIONS", 1)
     with torch.no_grad(), pytest.raises(RuntimeError, match="compiled 1 times"):
         processor.attend(*(torch.randn(1, 42, 1, 16) for _ in range(3)), (6, 7))
 

@@ -10,7 +10,7 @@ from diffusers.models.embeddings import PatchEmbed
 from torch import nn
 from torch.nn import functional as F
 
-from hf_dit.attention.processors import FullAttnProcessor, NeighborhoodAttnProcessor, SlidingWindowAttnProcessor
+from hf_dit import FullAttnProcessor, NeighborhoodAttnProcessor, SlidingWindowAttnProcessor
 from hf_dit.models.convert import convert_original
 from hf_dit.models.dit import DiTModel, position_embedding
 from hf_dit.models.sizes import DIT_SIZES, dit_config

@@ -7,7 +7,6 @@ import statistics
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import diffusers
 import numpy as np
@@ -26,8 +25,6 @@ from diffusers import (
     FlowMatchEulerDiscreteScheduler,
 )
 
-from hf_common import bundle as packaging
-from hf_common.bundle import bundle
 from hf_dit import FullAttnProcessor
 from hf_dit.models.dit import DiTModel
 from hf_dit.sampling.export import export_pipeline
@@ -717,7 +714,7 @@ import sys
 
 class Blocker:
     def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] == "hf_dit":
+        if name.split(".")[0] in ("hf_dit", "hf_common"):
             raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 
 sys.meta_path.insert(0, Blocker())
@@ -728,7 +725,7 @@ folder, out = sys.argv[1:]
 pipeline = DiffusionPipeline.from_pretrained(folder, trust_remote_code=True)
 images = pipeline("bird", num_inference_steps=3, generator=torch.Generator().manual_seed(0), output_type="latent")
 torch.save(images.images, out)
-assert not [name for name in sys.modules if name.split(".")[0] == "hf_dit"]
+assert not [name for name in sys.modules if name.split(".")[0] in ("hf_dit", "hf_common")]
 """
 
 
@@ -801,54 +798,3 @@ def test_only_what_the_folder_can_load_is_exported(tmp_path):
         with pytest.raises(TypeError, match="Other"):
             export_pipeline(other, tmp_path)
     assert not list(tmp_path.iterdir())
-
-
-@pytest.mark.parametrize(
-    "sources, message",
-    [
-        ({"a": "from . import b\n"}, "a.py, line 1"),
-        ({"a": "from .b import x as y\n", "b": "x = 1\n"}, "a.py, line 1"),
-        (
-            {"a": "from .b import x\n", "b": "from __future__ import annotations\nx = 1\n"},
-            "b.py imports from __future__",
-        ),
-        ({"a": "from .b import x\nhelper = [2]\n", "b": "x = 1\nhelper = [1]\n"}, "helper means one thing in a.py"),
-    ],
-)
-def test_modules_that_cannot_share_a_file(tmp_path, monkeypatch, sources, message):
-    make_package(tmp_path, monkeypatch, sources)
-    with pytest.raises(RuntimeError, match=message):
-        bundle("a")
-
-
-def test_bundle(tmp_path, monkeypatch):
-    sources = {
-        "a": (
-            '"""A."""\n\nimport math\n\nfrom .b import (\n    x,\n)\n\n\n'
-            "def f():\n    from .c import y\n\n    return x + y\n"
-        ),
-        "b": "import math\n\nx = math.floor(1.5)\n",
-        "c": "def g():\n    from nowhere import z\n\n    return z\n\n\ny = 2\n",
-    }
-    make_package(tmp_path, monkeypatch, sources)
-    source = bundle("a")
-    namespace = {}
-    exec(source, namespace)
-    assert namespace["f"]() == 3
-    (tmp_path / "bundle.py").write_text(source)
-    assert diffusers.utils.dynamic_modules_utils.check_imports(tmp_path / "bundle.py") == []
-    assert not any(line.strip().startswith("from nowhere") for line in source.splitlines())
-    with pytest.raises(ModuleNotFoundError, match="nowhere"):
-        namespace["g"]()
-
-
-def make_package(folder: Path, monkeypatch, sources: dict[str, str]) -> None:
-    """Makes `bundle` work on these modules in place of those of hf_dit."""
-    package = f"bundled_{folder.name}"
-    (folder / package).mkdir()
-    (folder / package / "__init__.py").touch()
-    for name, source in sources.items():
-        (folder / package / f"{name}.py").write_text(source)
-    monkeypatch.syspath_prepend(folder)
-    monkeypatch.setattr(packaging, "__package__", package)
-    monkeypatch.setattr(packaging, "__file__", str(folder / package / "packaging.py"))

@@ -229,12 +229,15 @@ def test_modes_become_rgb():
     palette = Image.new("P", (2, 2), 0)
     palette.info["transparency"] = 0
     assert (prepare_image(palette, form) == 255).all()
-    for mode in ("I", "I;16", "F"):
-        for transparency in ({}, {"transparency": 0}):
-            image = Image.new(mode, (2, 2))
+    for transparency in ({}, {"transparency": 0}):
+        for mode in ("I", "I;16"):
+            image = Image.new(mode, (2, 2), 32896)
             image.info |= transparency
-            with pytest.raises(ValueError, match=f"mode {mode};"):
-                prepare_image(image, form)
+            assert (prepare_image(image, form) == 128).all()
+        image = Image.new("F", (2, 2))
+        image.info |= transparency
+        with pytest.raises(ValueError, match="mode 'F'; convert it to RGB"):
+            prepare_image(image, form)
 
 
 def test_sizes_that_are_refused(tmp_path):
@@ -309,7 +312,9 @@ def test_labels_of_every_kind_and_bad_ones(tmp_path):
         rows("floats", {"label": [0.5, 1.0, 2.0]}, {"label": datasets.Value("float32")})
     with pytest.raises(ValueError, match=r"in \[0, 3\]; got -2 to 3"):
         rows("negative", {"label": [-2, 0, 3]}, {"label": number})
-    with pytest.raises(ValueError, match=r"image_column_name must be one of the image columns \['img'\]; got 'image'"):
+    with pytest.raises(
+        ValueError, match=r"image_column_name must be one of the columns of type Image, \['img'\]; got 'image'"
+    ):
         rows("integers", {"labels": [2, 0, 2]}, {"labels": number}, image_column_name="image")
 
 
@@ -478,7 +483,7 @@ def test_accumulation_and_two_processes_give_the_weights_of_one_batch(colours, t
 
 KILLED = """
 import os, signal, sys
-import hf_dit.trainer as trainer
+import hf_dit.training.loop as trainer
 
 publish = trainer.publish_checkpoint
 

@@ -1,0 +1,114 @@
+"""What all attention processors of the DiT share: a *pattern* (who sees whom) and the call that computes it."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+Grid = tuple[int, int]  # rows and columns of tokens
+Reference = tuple[str, str, str, str | None]  # authors, title, where and when, number on arXiv
+
+
+class DiTAttnProcessor(ABC):
+    """Base of the processors: projections around [`attend`], which a subclass defines.
+
+    Foreign processors need none of this but `__call__`; a model saves the attention of this package's own alone.
+
+    Attributes:
+        forms: the specs of the class, as errors name them.
+        spec: that of the processor, which [`from_spec`] reads.
+        words: what a token sees, as a clause.
+        papers: what pattern and kernel come from.
+    """
+
+    forms: ClassVar[str]
+    spec: str
+    words: str
+    papers: Sequence[Reference] = ()
+
+    @classmethod
+    def from_spec(cls, spec: str) -> "DiTAttnProcessor | None":
+        """The processor that a spec names; None where it names none of this class."""
+        return None
+
+    @abstractmethod
+    def attend(self, query: Tensor, key: Tensor, value: Tensor, grid: Grid) -> Tensor:
+        """(B, N, heads, head_dim) each -> (B, N, heads, head_dim); N = rows * columns of `grid`, row-major."""
+
+    @abstractmethod
+    def mask(self, grid: Grid) -> Tensor | None:
+        """(N, N) bool, True where a query (row) sees a key (column); None where each sees all."""
+
+    def check(  # noqa: B027 most kernels run wherever PyTorch does
+        self, *, device: torch.device, dtype: torch.dtype, grid: Grid, head_dim: int, training: bool
+    ) -> None:
+        """Raises an ImportError or RuntimeError if the kernel cannot run, backward included if `training`."""
+
+    def __call__(self, attn: nn.Module, hidden_states: Tensor, grid: Grid) -> Tensor:
+        """(B, N, dim) -> (B, N, dim); `attn` is the `DiTAttention` whose projections are used."""
+        if attn.fused_projections:
+            projected = attn.to_qkv(hidden_states).chunk(3, dim=-1)
+        else:
+            projected = (attn.to_q(hidden_states), attn.to_k(hidden_states), attn.to_v(hidden_states))
+        query, key, value = (x.unflatten(-1, (attn.heads, attn.head_dim)) for x in projected)
+        out = self.attend(query, key, value, grid).flatten(2)
+        return attn.to_out[1](attn.to_out[0](out))
+
+    def _probe(self, device: torch.device, dtype: torch.dtype, grid: Grid, head_dim: int, training: bool) -> None:
+        """Runs the kernel once on one head, backward included if `training`; its refusal becomes a RuntimeError."""
+        shape = (1, grid[0] * grid[1], 1, head_dim)
+        tensors = [torch.zeros(shape, device=device, dtype=dtype, requires_grad=training) for _ in range(3)]
+        try:
+            with torch.set_grad_enabled(training):
+                out = self.attend(*tensors, grid)
+                if training:
+                    out.sum().backward()
+        except (NotImplementedError, RuntimeError, ValueError) as error:
+            use = "training" if training else "sampling"
+            raise RuntimeError(
+                f"attention {self.spec!r} cannot run for {use} on {device} in {dtype} with head_dim={head_dim}, "
+                f"grid={grid}: {error}"
+            ) from error
+
+
+class KernelAttnProcessor(DiTAttnProcessor):
+    """The pattern of another processor by another kernel: the same values but for rounding.
+
+    Attributes:
+        kernel: its name before the colon of a spec.
+        paper: of the kernel.
+        pattern: the processor whose pattern it is.
+    """
+
+    kernel: ClassVar[str]
+    paper: ClassVar[Reference]
+
+    def __init__(self, pattern: DiTAttnProcessor):
+        self.pattern = pattern
+        self.spec = f"{self.kernel}:{pattern.spec}"
+
+    @property
+    def words(self) -> str:
+        return self.pattern.words
+
+    @property
+    def papers(self) -> Sequence[Reference]:
+        return (*self.pattern.papers, self.paper)
+
+    def mask(self, grid: Grid) -> Tensor | None:
+        return self.pattern.mask(grid)
+
+    def _require(self, package: str) -> None:
+        """An ImportError with the way out where a package is not installed."""
+        try:
+            __import__(package)
+        except ImportError as error:
+            raise ImportError(f"attention {self.spec!r} needs {package}: pip install {package}") from error
+
+
+def processor_of_spec(spec: str, classes: Sequence[type[DiTAttnProcessor]]) -> DiTAttnProcessor | None:
+    """The processor of the first of `classes` that knows the spec."""
+    found = (cls.from_spec(spec) for cls in classes)
+    return next((processor for processor in found if processor is not None), None)

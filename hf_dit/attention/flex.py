@@ -1,0 +1,148 @@
+"""`flex:full`, `flex:swa64`, `flex:na7`: a compiled `flex_attention` that skips the empty blocks of a pattern."""
+
+from collections.abc import Callable
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from .base import Grid, KernelAttnProcessor, processor_of_spec
+from .full import FullAttnProcessor
+from .neighborhood import NeighborhoodAttnProcessor
+from .sliding_window import SlidingWindowAttnProcessor
+from .tiles import window_bounds
+
+PATTERNS = (FullAttnProcessor, SlidingWindowAttnProcessor, NeighborhoodAttnProcessor)
+FLEX_COMPILATIONS = 128  # of one process
+
+
+class FlexAttnProcessor(KernelAttnProcessor):
+    """A pattern (`full`, `swa64`, `na7`, `na7/truncate`) by a compiled `flex_attention` that skips empty blocks.
+
+    Blocks are 128 x 128 tokens. On a wide grid nearly every block of rows holds a neighbour: there, the tokens of a
+    2-D pattern are put in the order of tiles of 8 x 16 tokens, and back (as attention-gym's tiled NATTEN mask does).
+    On a CPU PyTorch compiles the forward alone: sampling works there, training is refused.
+    """
+
+    forms = "flex: with any of the first four"
+    kernel = "flex"
+    paper = (
+        "J. Dong, B. Feng, D. Guessous, Y. Liang, H. He",
+        "Flex Attention: A Programming Model for Generating Optimized Attention Kernels",
+        "2024",
+        "2412.05496",
+    )
+
+    def __init__(self, pattern: str):
+        inner = processor_of_spec(pattern.strip(), PATTERNS)
+        if inner is None:
+            raise ValueError(f"pattern must be full, swaW, naK or naK/truncate; got {pattern!r}")
+        super().__init__(inner)
+
+    @classmethod
+    def from_spec(cls, spec: str) -> "FlexAttnProcessor | None":
+        kernel, _, pattern = spec.partition(":")
+        known = kernel == cls.kernel and processor_of_spec(pattern, PATTERNS) is not None
+        return cls(pattern) if known else None
+
+    def attend(self, query: Tensor, key: Tensor, value: Tensor, grid: Grid) -> Tensor:
+        # flex_attention takes (B, heads, N, head_dim).
+        query, key, value = (x.transpose(1, 2) for x in (query, key, value))
+        order, inverse, block_mask = flex_plan(self.pattern.spec, grid, query.device)
+        if order is not None:
+            query, key, value = (x[:, :, order] for x in (query, key, value))
+        out = compiled_flex_attention()(query, key, value, block_mask)
+        if order is not None:
+            out = out[:, :, inverse]
+        return out.transpose(1, 2)
+
+    def check(self, *, device: torch.device, dtype: torch.dtype, grid: Grid, head_dim: int, training: bool) -> None:
+        if training and device.type == "cpu":
+            raise RuntimeError(
+                f"attention {self.spec!r}: PyTorch has no backward of a compiled flex_attention on a CPU; "
+                f"{self.pattern.spec!r} computes the same there"
+            )
+        # Compiles: slow, but nothing else tells whether this PyTorch and this machine can.
+        self._probe(device, dtype, grid, head_dim, training)
+
+
+@lru_cache(maxsize=1)
+def compiled_flex_attention() -> Callable:
+    """`flex_attention`, compiled for each shape and mask, which the blocks of a mask need.
+
+    Past its limit (8 by default) PyTorch would run it uncompiled, with dense scores: here the limit is
+    `FLEX_COMPILATIONS`, and one more is a RuntimeError.
+    """
+    from torch.nn.attention.flex_attention import flex_attention
+
+    compiled = torch.compile(flex_attention, dynamic=False, fullgraph=True)
+
+    def attend(query: Tensor, key: Tensor, value: Tensor, block_mask) -> Tensor:
+        if torch.compiler.is_compiling():  # becomes a part of the graph around it
+            return flex_attention(query, key, value, block_mask=block_mask)
+        try:
+            with torch._dynamo.config.patch(recompile_limit=FLEX_COMPILATIONS):
+                return compiled(query, key, value, block_mask=block_mask)
+        except torch._dynamo.exc.FailOnRecompileLimitHit as error:
+            raise RuntimeError(
+                f"flex_attention has been compiled {FLEX_COMPILATIONS} times in this process"
+            ) from error
+
+    return attend
+
+
+def tile_order(grid: Grid, tile: Grid) -> Tensor:
+    """The tokens of a row-major grid, tile after tile and row-major in each; (N,) int64."""
+    rows, columns = torch.arange(grid[0]), torch.arange(grid[1])
+    place = torch.stack(  # sorted by the first key first
+        torch.broadcast_tensors(
+            (rows // tile[0])[:, None], (columns // tile[1])[None, :], (rows % tile[0])[:, None], columns[None, :]
+        ),
+        dim=-1,
+    ).flatten(0, 1)
+    weights = torch.tensor([grid[0] * grid[1] * grid[1] * tile[0], grid[1] * tile[0], grid[1], 1])
+    return (place * weights).sum(-1).argsort()
+
+
+@lru_cache(maxsize=32)
+@torch.inference_mode(False)  # what is kept is for training too
+def flex_plan(pattern: str, grid: Grid, device: torch.device):
+    """Token order, its inverse and the `BlockMask` of a pattern; None each for what the pattern does not need."""
+    from torch.nn.attention.flex_attention import create_block_mask
+
+    processor = processor_of_spec(pattern, PATTERNS)
+    tokens = grid[0] * grid[1]
+    if isinstance(processor, FullAttnProcessor):
+        return None, None, None
+    if isinstance(processor, SlidingWindowAttnProcessor):
+        window = processor.window
+
+        def in_window(batch, head, query, key):
+            return (query - key).abs() <= window
+
+        return None, None, create_block_mask(in_window, None, None, tokens, tokens, device=device)
+    # Whichever order leaves fewer blocks: a block of 128 is 8 x 16 tokens, or rows of a narrow grid.
+    plans = [_neighborhood_plan(processor, grid, device, order) for order in (None, tile_order(grid, (8, 16)))]
+    return min(plans, key=lambda plan: int(plan[2].to_dense().sum()))
+
+
+def _neighborhood_plan(processor: NeighborhoodAttnProcessor, grid: Grid, device: torch.device, order: Tensor | None):
+    from torch.nn.attention.flex_attention import create_block_mask
+
+    tokens = grid[0] * grid[1]
+    token = torch.arange(tokens) if order is None else order
+    row, column = token // grid[1], token % grid[1]
+    bounds = (window_bounds(n, processor.kernel_size, processor.boundary) for n in grid)
+    (first_row, last_row), (first_column, last_column) = bounds
+    row_key, column_key = row.to(device), column.to(device)
+    top, bottom = first_row[row].to(device), last_row[row].to(device)
+    left, right = first_column[column].to(device), last_column[column].to(device)
+
+    def in_neighborhood(batch, head, query, key):
+        inside_rows = (top[query] <= row_key[key]) & (row_key[key] <= bottom[query])
+        return inside_rows & (left[query] <= column_key[key]) & (column_key[key] <= right[query])
+
+    mask = create_block_mask(in_neighborhood, None, None, tokens, tokens, device=device)
+    if order is None:
+        return None, None, mask
+    return order.to(device), order.argsort().to(device), mask

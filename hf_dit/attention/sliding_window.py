@@ -1,0 +1,42 @@
+"""`swa64`: tokens at most 64 away in row-major order, in plain PyTorch."""
+
+import re
+
+from torch import Tensor
+
+from .base import DiTAttnProcessor, Grid
+from .local import check_whole_number, window_attention_1d, window_mask_1d
+
+
+class SlidingWindowAttnProcessor(DiTAttnProcessor):
+    """Each token sees those at most `window` before or after it in row-major order ([`window_attention_1d`])."""
+
+    forms = "swaW"
+    papers = (
+        (
+            "I. Beltagy, M. E. Peters, A. Cohan",
+            "Longformer: The Long-Document Transformer",
+            "2020 (sliding windows)",
+            "2004.05150",
+        ),
+    )
+
+    def __init__(self, window: int):
+        check_whole_number("window", window, 0)
+        self.window = window
+        self.spec = f"swa{window}"
+
+    @classmethod
+    def from_spec(cls, spec: str) -> "SlidingWindowAttnProcessor | None":
+        match = re.fullmatch(r"swa(\d+)", spec)
+        return match and cls(int(match[1]))
+
+    @property
+    def words(self) -> str:
+        return f"a token sees those at most {self.window} away in row-major order"
+
+    def attend(self, query: Tensor, key: Tensor, value: Tensor, grid: Grid) -> Tensor:
+        return window_attention_1d(query, key, value, self.window)
+
+    def mask(self, grid: Grid) -> Tensor:
+        return window_mask_1d(grid[0] * grid[1], self.window)

@@ -1,0 +1,85 @@
+"""Specs: what the layers of a model attend to, in words that a config holds.
+
+| spec | processor | sees |
+| --- | --- | --- |
+| `full` | [`FullAttnProcessor`] | every token; the kernel is diffusers' attention backend (`set_attention_backend`) |
+| `swa64` | [`SlidingWindowAttnProcessor`] | tokens at most 64 away in row-major order |
+| `na7`, `na7/truncate` | [`NeighborhoodAttnProcessor`] | 7 x 7 tokens around it on the grid |
+| `xformers:full`, `xformers:swa64` | [`XFormersAttnProcessor`] | the same, by xformers' kernels (CUDA) |
+| `flex:full`, `flex:swa64`, `flex:na7` | [`FlexAttnProcessor`] | the same, by a compiled `flex_attention` |
+| `natten:na7` | [`NattenAttnProcessor`] | the same, by NATTEN's kernels |
+
+A spec names one item for all layers, or items with counts, first layer first: `na7*11,full`.
+"""
+
+from collections.abc import Sequence
+
+from .base import DiTAttnProcessor, processor_of_spec
+from .flex import FlexAttnProcessor
+from .full import FullAttnProcessor
+from .natten import NattenAttnProcessor
+from .neighborhood import NeighborhoodAttnProcessor
+from .sliding_window import SlidingWindowAttnProcessor
+from .xformers import XFormersAttnProcessor
+
+PROCESSORS: tuple[type[DiTAttnProcessor], ...] = (
+    FullAttnProcessor,
+    SlidingWindowAttnProcessor,
+    NeighborhoodAttnProcessor,
+    XFormersAttnProcessor,
+    FlexAttnProcessor,
+    NattenAttnProcessor,
+)
+
+
+def parse_attn_item(item: str) -> DiTAttnProcessor:
+    """The processor that one item of a spec names (`"na7/truncate"`); a `ValueError` says what is allowed."""
+    processor = processor_of_spec(item.strip(), PROCESSORS)
+    if processor is None:
+        raise ValueError(
+            f"attention item {item!r} is not known; allowed are {', '.join(cls.forms for cls in PROCESSORS)} "
+            "(W, K whole numbers)"
+        )
+    return processor
+
+
+def make_attn_processors(spec: str, num_layers: int) -> list[DiTAttnProcessor]:
+    """A processor for each layer.
+
+    Args:
+        spec (`str`): `"na7"` (every layer), or items with counts that add up to the layers: `"na7*11,full"`.
+        num_layers (`int`): of the model.
+
+    Raises:
+        ValueError: an item or a count is malformed, or the counts do not add up to `num_layers`.
+    """
+    items = spec.split(",")
+    if len(items) == 1 and "*" not in spec:
+        return [parse_attn_item(spec) for _ in range(num_layers)]
+    processors = []
+    for item in items:
+        name, star, count = item.partition("*")
+        if star and not count.strip().isdecimal():
+            raise ValueError(f"attention {spec!r}: the count of {item!r} must be a whole number")
+        processors += [parse_attn_item(name) for _ in range(int(count) if star else 1)]
+    if len(processors) != num_layers:
+        raise ValueError(f"attention {spec!r} names {len(processors)} layers; the model has {num_layers}")
+    return processors
+
+
+def format_attn_spec(processors: Sequence) -> str | None:
+    """The spec that [`make_attn_processors`] takes; None if one of them is no processor of this package.
+
+    A subclass is foreign too: it may compute something else than the spec that it inherits says.
+    """
+    if not all(type(processor) in PROCESSORS for processor in processors):
+        return None
+    runs: list[list] = []
+    for processor in processors:
+        if runs and runs[-1][0] == processor.spec:
+            runs[-1][1] += 1
+        else:
+            runs.append([processor.spec, 1])
+    if len(runs) == 1:
+        return runs[0][0]
+    return ",".join(spec if count == 1 else f"{spec}*{count}" for spec, count in runs)
