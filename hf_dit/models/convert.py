@@ -18,6 +18,17 @@ _DIFFUSERS_FIXED = {
     "norm_elementwise_affine": False,
     "upcast_attention": False,
 }
+# and what both call by one name
+_SAME = (
+    "sample_size",
+    "patch_size",
+    "in_channels",
+    "num_layers",
+    "num_attention_heads",
+    "attention_head_dim",
+    "dropout",
+    "attention_bias",
+)
 
 
 def convert_diffusers(config: Mapping, state_dict: Mapping[str, Tensor]) -> tuple[dict, dict[str, Tensor]]:
@@ -31,53 +42,14 @@ def convert_diffusers(config: Mapping, state_dict: Mapping[str, Tensor]) -> tupl
     for name, value in _DIFFUSERS_FIXED.items():
         if config[name] != value:
             raise ValueError(f"{name} must be {value!r} to be converted, got {config[name]!r}")
-    depth = config["num_layers"]
-    embedder = "transformer_blocks.{}.norm1.emb."
-    shared = {
-        "timestep_embedder.linear_1": "time_embedding.linear_1",
-        "timestep_embedder.linear_2": "time_embedding.linear_2",
-        "class_embedder.embedding_table": "class_embedding",
-    }
-    names = {"pos_embed.proj": "patch_embed", "proj_out_1": "modulation_out", "proj_out_2": "proj_out"}
-    for i in range(depth):
-        names |= {embedder.format(i) + theirs: ours for theirs, ours in shared.items()}
-        names |= {
-            f"transformer_blocks.{i}.{theirs}": f"transformer_blocks.{i}.{ours}"
-            for theirs, ours in {
-                "norm1.linear": "modulation",
-                "attn1.to_q": "attn.to_q",
-                "attn1.to_k": "attn.to_k",
-                "attn1.to_v": "attn.to_v",
-                "attn1.to_out.0": "attn.to_out.0",
-                "ff.net.0.proj": "ff.net.0.proj",
-                "ff.net.2": "ff.net.2",
-            }.items()
-        }
-    without_bias = ["embedding_table"] if config["attention_bias"] else ["embedding_table", "to_q", "to_k", "to_v"]
-    names = _parameters(names, without_bias)
+    names = _diffusers_names(config["num_layers"], config["attention_bias"])
     _check_names(state_dict, names)
-    for name in names:
-        if ".norm1.emb." in name:
-            first = re.sub(r"^transformer_blocks\.\d+", "transformer_blocks.0", name)
-            if not torch.equal(state_dict[name], state_dict[first]):
-                raise ValueError(
-                    f"{name} differs from {first}: the model has different embedders in its blocks and cannot be "
-                    "represented with a shared one"
-                )
-
-    learn_sigma = _learn_sigma(config["in_channels"], config["out_channels"] or config["in_channels"])
+    _check_one_embedder(state_dict, names)
     ours = {
-        "sample_size": config["sample_size"],
-        "patch_size": config["patch_size"],
-        "in_channels": config["in_channels"],
-        "num_layers": depth,
-        "num_attention_heads": config["num_attention_heads"],
-        "attention_head_dim": config["attention_head_dim"],
+        **{name: config[name] for name in _SAME},
         "num_classes": config["num_embeds_ada_norm"],
-        "learn_sigma": learn_sigma,
+        "learn_sigma": _learn_sigma(config["in_channels"], config["out_channels"] or config["in_channels"]),
         "class_dropout_prob": 0.1,
-        "dropout": config["dropout"],
-        "attention_bias": config["attention_bias"],
         "norm_eps": 1e-6,
         "mlp_norm_eps": config["norm_eps"],
         "downscale_freq_shift": 1,
@@ -95,8 +67,58 @@ def convert_original(
     table has no row for the null class. The tensors of the result are copies. A `ValueError`: missing or unknown
     weights, positions other than the paper's on a square grid, shapes that do not fit together.
     """
+    names = _original_names(state_dict)
+    _check_names(state_dict, [*names, "pos_embed"])
+    config = _original_config(state_dict, names, num_attention_heads, class_dropout_prob)
+    converted = {}
+    for theirs, ours in names.items():
+        if ".qkv." in theirs:
+            for letter, part in zip("qkv", state_dict[theirs].chunk(3), strict=True):
+                converted[ours.format(letter)] = part.detach().clone()
+        else:
+            converted[ours] = state_dict[theirs].detach().clone()
+    return config, converted
+
+
+def _diffusers_names(depth: int, attention_bias: bool) -> dict[str, str]:
+    """The weights of diffusers' DiT -> ours, those of the embedders of all blocks included."""
+    names = {"pos_embed.proj": "patch_embed", "proj_out_1": "modulation_out", "proj_out_2": "proj_out"}
+    shared = {
+        "timestep_embedder.linear_1": "time_embedding.linear_1",
+        "timestep_embedder.linear_2": "time_embedding.linear_2",
+        "class_embedder.embedding_table": "class_embedding",
+    }
+    in_block = {
+        "norm1.linear": "modulation",
+        "attn1.to_q": "attn.to_q",
+        "attn1.to_k": "attn.to_k",
+        "attn1.to_v": "attn.to_v",
+        "attn1.to_out.0": "attn.to_out.0",
+        "ff.net.0.proj": "ff.net.0.proj",
+        "ff.net.2": "ff.net.2",
+    }
+    for i in range(depth):
+        block = f"transformer_blocks.{i}."
+        names |= {f"{block}norm1.emb.{theirs}": ours for theirs, ours in shared.items()}
+        names |= {block + theirs: block + ours for theirs, ours in in_block.items()}
+    return _parameters(names, ["embedding_table"] if attention_bias else ["embedding_table", "to_q", "to_k", "to_v"])
+
+
+def _check_one_embedder(state_dict: Mapping[str, Tensor], names: Iterable[str]) -> None:
+    """Raise a `ValueError` unless the embedders of all blocks are copies of the first."""
+    for name in names:
+        if ".norm1.emb." in name:
+            first = re.sub(r"^transformer_blocks\.\d+", "transformer_blocks.0", name)
+            if not torch.equal(state_dict[name], state_dict[first]):
+                raise ValueError(
+                    f"{name} differs from {first}: the model has different embedders in its blocks and cannot be "
+                    "represented with a shared one"
+                )
+
+
+def _original_names(state_dict: Mapping[str, Tensor]) -> dict[str, str]:
+    """The weights of the paper's code -> ours; `{}` stands for q, k and v, which are one matrix there."""
     found = [int(match[1]) for match in (re.match(r"blocks\.(\d+)\.", name) for name in state_dict) if match]
-    depth = 1 + max(found, default=0)
     names = {
         "x_embedder.proj": "patch_embed",
         "t_embedder.mlp.0": "time_embedding.linear_1",
@@ -105,20 +127,22 @@ def convert_original(
         "final_layer.adaLN_modulation.1": "modulation_out",
         "final_layer.linear": "proj_out",
     }
-    for i in range(depth):
-        names |= {
-            f"blocks.{i}.{theirs}": f"transformer_blocks.{i}.{ours}"
-            for theirs, ours in {
-                "adaLN_modulation.1": "modulation",
-                "attn.qkv": "attn.to_{}",
-                "attn.proj": "attn.to_out.0",
-                "mlp.fc1": "ff.net.0.proj",
-                "mlp.fc2": "ff.net.2",
-            }.items()
-        }
-    names = _parameters(names, ["embedding_table"])
-    _check_names(state_dict, [*names, "pos_embed"])
+    in_block = {
+        "adaLN_modulation.1": "modulation",
+        "attn.qkv": "attn.to_{}",
+        "attn.proj": "attn.to_out.0",
+        "mlp.fc1": "ff.net.0.proj",
+        "mlp.fc2": "ff.net.2",
+    }
+    for i in range(1 + max(found, default=0)):
+        names |= {f"blocks.{i}.{theirs}": f"transformer_blocks.{i}.{ours}" for theirs, ours in in_block.items()}
+    return _parameters(names, ["embedding_table"])
 
+
+def _original_config(
+    state_dict: Mapping[str, Tensor], names: Iterable[str], num_attention_heads: int | None, class_dropout_prob: float
+) -> dict:
+    """The configuration that the shapes tell."""
     dim, in_channels, patch, _ = state_dict["x_embedder.proj.weight"].shape
     if num_attention_heads is None:
         if dim not in _HEADS:
@@ -129,11 +153,11 @@ def convert_original(
     out_channels, rest = divmod(state_dict["final_layer.linear.weight"].shape[0], patch**2)
     if rest:
         raise ValueError(f"final_layer.linear.weight must have a multiple of {patch}**2 rows")
-    config = {
+    return {
         "sample_size": patch * _check_positions(state_dict["pos_embed"], dim),
         "patch_size": patch,
         "in_channels": in_channels,
-        "num_layers": depth,
+        "num_layers": sum(name.endswith("attn.qkv.weight") for name in names),
         "num_attention_heads": num_attention_heads,
         "attention_head_dim": dim // num_attention_heads,
         "num_classes": state_dict["y_embedder.embedding_table.weight"].shape[0] - (class_dropout_prob > 0),
@@ -141,14 +165,6 @@ def convert_original(
         "class_dropout_prob": class_dropout_prob,
         "mlp_ratio": state_dict["blocks.0.mlp.fc1.weight"].shape[0] / dim,
     }
-    converted = {}
-    for theirs, ours in names.items():
-        if ".qkv." in theirs:
-            for letter, part in zip("qkv", state_dict[theirs].chunk(3), strict=True):
-                converted[ours.format(letter)] = part.detach().clone()
-        else:
-            converted[ours] = state_dict[theirs].detach().clone()
-    return config, converted
 
 
 def _parameters(names: Mapping[str, str], without_bias: Iterable[str]) -> dict[str, str]:

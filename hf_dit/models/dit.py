@@ -2,10 +2,11 @@
 
 import math
 import os
+from collections.abc import Mapping
 
 import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
-from diffusers.models.attention import AttentionMixin, FeedForward
+from diffusers.models.attention import AttentionMixin
 from diffusers.models.embeddings import TimestepEmbedding, Timesteps
 from diffusers.models.modeling_outputs import Transformer2DModelOutput
 from diffusers.models.modeling_utils import ModelMixin
@@ -13,70 +14,13 @@ from diffusers.models.transformers.dit_transformer_2d import DiTTransformer2DMod
 from torch import Tensor, nn
 
 from ..attention.base import DiTAttnProcessor
-from ..attention.layer import DiTAttention
 from ..attention.spec import format_attn_spec, make_attn_processors
+from .block import DiTBlock, modulate
 from .convert import convert_diffusers, convert_original
-from .sizes import dit_config
+from .positions import position_embedding
+from .sizes import dit_config, height_and_width
 
 TIMESTEP_CHANNELS = 256
-
-
-def position_embedding(
-    grid: tuple[int, int], native_grid: tuple[int, int], dim: int, *, device: torch.device, dtype: torch.dtype
-) -> Tensor:
-    """Fixed sines and cosines of the places of (h, w) tokens, row by row: (h * w, dim), made in float64.
-
-    The first half of the channels tells the column, the second half the row; in each half, sines before cosines of
-    `place * 10000 ** (-4 i / dim)`. Another grid than the native one is scaled onto its extent: the column `x` of `w`
-    stands at `x * native_w / w`. `dim` is divisible by 4.
-    """
-    float64 = torch.float32 if device.type == "mps" else torch.float64  # MPS has no float64
-    exponents = torch.arange(dim // 4, device=device, dtype=float64) / (dim // 4)
-    frequencies = torch.exp(-math.log(10_000) * exponents)
-
-    def axis(tokens: int, native: int) -> Tensor:  # -> (tokens, dim / 2)
-        angles = torch.outer(torch.arange(tokens, device=device, dtype=float64) * (native / tokens), frequencies)
-        return torch.cat([angles.sin(), angles.cos()], dim=1)
-
-    (h, w), (native_h, native_w) = grid, native_grid
-    columns = axis(w, native_w)[None].expand(h, w, dim // 2)
-    rows = axis(h, native_h)[:, None].expand(h, w, dim // 2)
-    return torch.cat([columns, rows], dim=2).reshape(h * w, dim).to(dtype)
-
-
-def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
-    # (B, N, C), (B, C), (B, C) float -> (B, N, C)
-    return x * (1 + scale[:, None]) + shift[:, None]
-
-
-class DiTBlock(nn.Module):
-    """A transformer block with adaLN-Zero (section 3.2): shift, scale and gate of both branches from the condition."""
-
-    def __init__(
-        self,
-        dim: int,
-        heads: int,
-        head_dim: int,
-        mlp_ratio: float,
-        dropout: float,
-        attention_bias: bool,
-        norm_eps: float,
-        mlp_norm_eps: float,
-        processor,
-    ):
-        super().__init__()
-        self.modulation = nn.Linear(dim, 6 * dim)
-        self.norm1 = nn.LayerNorm(dim, eps=norm_eps, elementwise_affine=False)
-        self.attn = DiTAttention(dim, heads, head_dim, bias=attention_bias, dropout=dropout, processor=processor)
-        self.norm2 = nn.LayerNorm(dim, eps=mlp_norm_eps, elementwise_affine=False)
-        self.ff = FeedForward(dim, mult=mlp_ratio, dropout=dropout, activation_fn="gelu-approximate")
-
-    def forward(self, hidden_states: Tensor, condition: Tensor, grid: tuple[int, int]) -> Tensor:
-        # (B, N, C), (B, C) after its SiLU, N = h * w -> (B, N, C)
-        shift1, scale1, gate1, shift2, scale2, gate2 = self.modulation(condition).chunk(6, dim=1)
-        attended = self.attn(modulate(self.norm1(hidden_states), shift1, scale1), grid)
-        hidden_states = hidden_states + gate1[:, None] * attended
-        return hidden_states + gate2[:, None] * self.ff(modulate(self.norm2(hidden_states), shift2, scale2))
 
 
 class DiTModel(ModelMixin, ConfigMixin, AttentionMixin):
@@ -132,31 +76,9 @@ class DiTModel(ModelMixin, ConfigMixin, AttentionMixin):
         attention: str = "full",
     ):
         super().__init__()
+        _check_config(self.config)
         dim = num_attention_heads * attention_head_dim
-        height, width = (sample_size, sample_size) if isinstance(sample_size, int) else sample_size
-        for name, count in (
-            ("patch_size", patch_size),
-            ("in_channels", in_channels),
-            ("num_layers", num_layers),
-            ("num_attention_heads", num_attention_heads),
-            ("attention_head_dim", attention_head_dim),
-        ):
-            if count < 1:
-                raise ValueError(f"{name} must be at least 1, got {count}")
-        if dim % 4:
-            raise ValueError(
-                "num_attention_heads * attention_head_dim must be divisible by 4 for the position embedding, got "
-                f"{num_attention_heads} * {attention_head_dim}"
-            )
-        if num_classes is not None and num_classes < 1:
-            raise ValueError(f"num_classes must be at least 1, or None for an unconditional model, got {num_classes}")
-        if not 0 <= class_dropout_prob <= 1:
-            raise ValueError(f"class_dropout_prob must lie in [0, 1], got {class_dropout_prob}")
-        if downscale_freq_shift not in (0, 1):
-            raise ValueError(f"downscale_freq_shift must be 0 or 1, got {downscale_freq_shift}")
-        if attention is None:  # what set_attn_processor leaves for a processor without a spec
-            raise ValueError("attention must be a spec such as 'full' or 'na7', got None")
-        self._native_grid = self._grid(height, width)
+        self._native_grid = self._grid(*height_and_width(sample_size))
         self._positions = None  # the last (key, position embedding)
 
         self.patch_embed = nn.Conv2d(in_channels, dim, kernel_size=patch_size, stride=patch_size)
@@ -189,7 +111,7 @@ class DiTModel(ModelMixin, ConfigMixin, AttentionMixin):
     def from_name(cls, name: str, **overrides) -> "DiTModel":
         """A model of a size by name, for example `from_name("dit-s-2", num_classes=10, sample_size=16)`.
 
-        The names are in `hf_dit.sizes.DIT_SIZES`; another one is a `ValueError`.
+        The names are in `hf_dit.DIT_SIZES`; another one is a `ValueError`.
         """
         return cls(**dit_config(name, **overrides))
 
@@ -200,7 +122,7 @@ class DiTModel(ModelMixin, ConfigMixin, AttentionMixin):
         """The model with the weights, and the outputs, of diffusers' DiT; in evaluation mode, sharing no memory.
 
         `model` is the stock model, or what its `from_pretrained` loads (`kwargs`: its arguments, as
-        `subfolder="transformer"`). See `hf_dit.convert.convert_diffusers` for the models that are a `ValueError`.
+        `subfolder="transformer"`). `hf_dit.models.convert.convert_diffusers` says which models are a `ValueError`.
         """
         if isinstance(model, str | os.PathLike):
             model = DiTTransformer2DModel.from_pretrained(model, **kwargs)
@@ -220,7 +142,7 @@ class DiTModel(ModelMixin, ConfigMixin, AttentionMixin):
         """The model with the weights, and the outputs, of the paper's code; in evaluation mode, sharing no memory.
 
         `state_dict` holds the tensors of a checkpoint, as `torch.load(file, weights_only=True)` reads them. Sizes are
-        read from their shapes; `hf_dit.convert.convert_original` tells what `num_attention_heads` and
+        read from their shapes; `hf_dit.models.convert.convert_original` tells what `num_attention_heads` and
         `class_dropout_prob` are for and what is a `ValueError`. `overrides` are other arguments of the model.
         """
         config, state_dict = convert_original(state_dict, num_attention_heads, class_dropout_prob)
@@ -440,3 +362,26 @@ class DiTModel(ModelMixin, ConfigMixin, AttentionMixin):
         elif self.training and self.config.class_dropout_prob:
             drop = torch.rand(batch, device=labels.device) < self.config.class_dropout_prob
         return labels if drop is None else torch.where(drop, self.null_class_id, labels)
+
+
+def _check_config(config: Mapping) -> None:
+    """Raise a `ValueError` for an argument of the model that is outside its range."""
+    for name in ("patch_size", "in_channels", "num_layers", "num_attention_heads", "attention_head_dim"):
+        if config[name] < 1:
+            raise ValueError(f"{name} must be at least 1, got {config[name]}")
+    heads, head_dim, num_classes = (
+        config[name] for name in ("num_attention_heads", "attention_head_dim", "num_classes")
+    )
+    if heads * head_dim % 4:
+        raise ValueError(
+            "num_attention_heads * attention_head_dim must be divisible by 4 for the position embedding, got "
+            f"{heads} * {head_dim}"
+        )
+    if num_classes is not None and num_classes < 1:
+        raise ValueError(f"num_classes must be at least 1, or None for an unconditional model, got {num_classes}")
+    if not 0 <= config["class_dropout_prob"] <= 1:
+        raise ValueError(f"class_dropout_prob must lie in [0, 1], got {config['class_dropout_prob']}")
+    if config["downscale_freq_shift"] not in (0, 1):
+        raise ValueError(f"downscale_freq_shift must be 0 or 1, got {config['downscale_freq_shift']}")
+    if config["attention"] is None:  # what set_attn_processor leaves for a processor without a spec
+        raise ValueError("attention must be a spec such as 'full' or 'na7', got None")

@@ -1,5 +1,7 @@
 """The sizes of DiT by name (Peebles and Xie 2023, table 1), and smaller ones for CPUs and tests."""
 
+from collections.abc import Sequence
+
 # depth, heads, channels of a head, patch sizes
 _SIZES = {
     "s": (12, 6, 64, (2, 4, 8)),
@@ -30,3 +32,9 @@ def dit_config(name: str, **overrides) -> dict:
     if name not in DIT_SIZES:
         raise ValueError(f"name must be one of {', '.join(DIT_SIZES)}, got {name!r}")
     return {**DIT_SIZES[name], **overrides}
+
+
+def height_and_width(sample_size: int | Sequence[int]) -> tuple[int, int]:
+    """Of the samples of a model whose config has this `sample_size`, one number for both or two."""
+    height, width = (sample_size, sample_size) if isinstance(sample_size, int) else sample_size
+    return height, width

@@ -1,22 +1,13 @@
-"""Sampling from a `DiTModel` with any guidance scale and any diffusers scheduler.
+"""Sampling from a `DiTModel` with any guidance scale (`guidance.py`) and any diffusers scheduler (`schedule.py`)."""
 
-Classifier-free guidance (Ho and Salimans 2022, arXiv:2207.12598) in the form of the DiT paper and of diffusers,
-`uncond + w (cond - uncond)`: `w = 0` is the *unconditional* model, `w = 1` the conditional model without guidance.
-"""
-
-import difflib
-import inspect
 import math
-import operator
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import NamedTuple
 
 import torch
 from diffusers import (
     AutoencoderKL,
-    DDPMScheduler,
     DiffusionPipeline,
     DiTPipeline,
     ImagePipelineOutput,
@@ -28,103 +19,12 @@ from diffusers.utils.torch_utils import randn_tensor, unwrap_module
 from torch import Tensor, nn
 
 from ..models.dit import DiTModel
+from ..models.sizes import height_and_width
+from .guidance import guidance_scales, guide, guided_channels, guided_null_class, plan_pass
+from .labels import checked_labels, ids_of_names, label_table
+from .schedule import check_schedule, set_timesteps, step_arguments, used_variance
 
 OUTPUT_TYPES = ("pil", "np", "pt", "latent")
-LEARNED_VARIANCES = ("learned", "learned_range")
-
-
-class GuidancePass(NamedTuple):
-    """What one call of the model computes for a batch of B images, in R rows, and how its output is put together."""
-
-    images: Tensor  # (R,) int64: the image of each row
-    labels: Tensor | None  # (R,) int64: its label, the null class in the unconditional rows
-    conditional: Tensor  # (B,) int64: the row that holds an image's conditional prediction
-    unconditional: Tensor  # (B,) int64: the row that holds its unconditional prediction
-    scales: Tensor | None  # (B, 1, 1, 1) float32 or float64; None: no image needs both predictions
-
-
-def plan_pass(
-    labels: Sequence[int] | None,
-    null_class_id: int | None,
-    scales: Sequence[float],
-    whole: bool,
-    device: torch.device,
-    dtype: torch.dtype,
-) -> GuidancePass:
-    """The rows that B images with these labels and guidance scales need, conditional ones first.
-
-    An image of scale 1 needs its conditional prediction alone; one of scale 0 the unconditional one alone, if guidance
-    acts on the `whole` prediction. `labels` is `None` for an unconditional model, whose scales are all 1.
-    """
-    conditional = [i for i, scale in enumerate(scales) if scale != 0 or not whole]
-    unconditional = [i for i, scale in enumerate(scales) if scale != 1]
-    row_with_label = {image: row for row, image in enumerate(conditional)}
-    row_without = {image: len(conditional) + row for row, image in enumerate(unconditional)}
-    first = [row_with_label.get(i, row_without.get(i)) for i in range(len(scales))]
-    second = [row_without.get(i, row_with_label.get(i)) for i in range(len(scales))]
-
-    def index(values: list[int]) -> Tensor:
-        return torch.tensor(values, dtype=torch.int64, device=device)
-
-    guided = torch.promote_types(dtype, torch.float32)
-    return GuidancePass(
-        images=index(conditional + unconditional),
-        labels=labels and index([labels[i] for i in conditional] + [null_class_id] * len(unconditional)),
-        conditional=index(first),
-        unconditional=index(second),
-        scales=None if first == second else torch.tensor(scales, dtype=guided, device=device).view(-1, 1, 1, 1),
-    )
-
-
-def guide(output: Tensor, plan: GuidancePass, channels: int) -> Tensor:
-    """(R, C, H, W) -> (B, C, H, W): the first `channels` guided, the others from the conditional prediction.
-
-    Computed in float32 at least. An image whose two rows are one gets its values unchanged.
-    """
-    conditional = output[plan.conditional]
-    if plan.scales is None:
-        return conditional
-    unconditional = output[plan.unconditional, :channels].to(plan.scales.dtype)
-    guided = unconditional + plan.scales * (conditional[:, :channels] - unconditional)
-    return torch.cat([guided.to(output.dtype), conditional[:, channels:]], dim=1)
-
-
-def guidance_scales(guidance_scale: float | Sequence[float] | Tensor, prompts: int, per_prompt: int) -> list[float]:
-    """One finite scale per image, from one for all, one per prompt, or one per image."""
-    try:
-        scales = torch.as_tensor(guidance_scale, dtype=torch.float64, device="cpu")
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise TypeError(f"guidance_scale must be a real number or a list of them, got {guidance_scale!r}") from error
-    images = prompts * per_prompt
-    if scales.ndim == 0:
-        scales = scales.expand(images)
-    elif scales.shape == (prompts,):
-        scales = scales.repeat_interleave(per_prompt)
-    elif scales.shape != (images,):
-        allowed = " or ".join(str(count) for count in dict.fromkeys((prompts, images)))
-        raise ValueError(f"guidance_scale must be one number or {allowed} numbers, got shape {tuple(scales.shape)}")
-    if not scales.isfinite().all():
-        raise ValueError(f"guidance_scale must be finite, got {guidance_scale}")
-    return scales.tolist()
-
-
-def label_table(id2label: Mapping[int, str]) -> dict[str, list[int]]:
-    """Name -> class ids that bear it. `"white shark, man-eater"` can be called by the whole or by either part."""
-    table: dict[str, list[int]] = {}
-    for class_id, label in id2label.items():
-        for name in dict.fromkeys(name.strip() for name in (label, *label.split(","))):
-            if name:
-                table.setdefault(name, []).append(class_id)
-    return dict(sorted(table.items()))
-
-
-def learned_variance(scheduler: SchedulerMixin) -> str | None:
-    """`"learned"` or `"learned_range"` where the scheduler takes its variance from the model, else `None`."""
-    # `from_config` keeps foreign entries: a DDIMScheduler made from a DDPMScheduler has `variance_type` in its config.
-    if "variance_type" not in inspect.signature(type(scheduler).__init__).parameters:
-        return None
-    variance_type = scheduler.config["variance_type"]
-    return variance_type if variance_type in LEARNED_VARIANCES else None
 
 
 @contextmanager
@@ -157,7 +57,7 @@ class DiTImagePipeline(DiffusionPipeline):
     model; the one of diffusers is converted by `from_diffusers`.
 
     `save_pretrained` and `from_pretrained` work on folders, where this package is installed. For the Hub, and for
-    places without the package, `hf_dit.packaging.export_pipeline` saves the code too.
+    places without the package, `hf_dit.export_pipeline` saves the code too.
 
     After a call, `num_model_evaluations` is the number of samples that went through the transformer: two per image and
     step with guidance, one without.
@@ -255,20 +155,7 @@ class DiTImagePipeline(DiffusionPipeline):
 
         A name that no class or more than one class bears is a `ValueError`.
         """
-        ids = []
-        for name in [label] if isinstance(label, str) else label:
-            found = self._class_ids.get(name.strip(), [])
-            if not found and not self._class_ids:
-                raise ValueError(f"class {name!r} has no id: this pipeline has no id2label")
-            if not found:
-                spellings = {known.lower(): known for known in self._class_ids}
-                close = difflib.get_close_matches(name.strip().lower(), spellings, n=5)
-                hint = f"; close: {', '.join(repr(spellings[match]) for match in close)}" if close else ""
-                raise ValueError(f"class {name!r} is not among the {len(self._class_ids)} names of id2label{hint}")
-            if len(found) > 1:
-                raise ValueError(f"class {name!r} is the name of several classes: pass one of the ids {found}")
-            ids += found
-        return ids
+        return ids_of_names(self._class_ids, [label] if isinstance(label, str) else label)
 
     @torch.no_grad()
     def __call__(
@@ -340,20 +227,18 @@ class DiTImagePipeline(DiffusionPipeline):
         transformer, scheduler, device = self.transformer, self.scheduler, self._execution_device
         dtype, in_channels = transformer.dtype, transformer.config.in_channels
 
-        labels = self._labels(class_labels, batch_size)
+        labels = checked_labels(class_labels, batch_size, transformer.config.num_classes, self.get_label_ids)
+        prompts = batch_size if labels is None else len(labels)
         if num_images_per_prompt < 1:
             raise ValueError(f"num_images_per_prompt must be at least 1, got {num_images_per_prompt}")
-        prompts = batch_size if labels is None else len(labels)
         if labels is not None:
             labels = [label for label in labels for _ in range(num_images_per_prompt)]
         images = prompts * num_images_per_prompt
         scales = guidance_scales(guidance_scale, prompts, num_images_per_prompt)
-        null_class_id = self._null_class_id(scales)
-        channels = in_channels if cfg_channels == "all" else cfg_channels
-        if not isinstance(channels, int) or not 1 <= channels <= in_channels:
-            raise ValueError(f"cfg_channels must be 'all' or from 1 to {in_channels}, got {cfg_channels!r}")
-        self._check_schedule(num_inference_steps, timesteps, guidance_interval, eta)
-        variance = self._learned_variance()
+        null_class_id = guided_null_class(transformer, scales)
+        channels = guided_channels(cfg_channels, in_channels)
+        check_schedule(scheduler, num_inference_steps, timesteps, guidance_interval, eta)
+        variance = used_variance(scheduler, transformer.config.learn_sigma)
         shape = (images, in_channels, *self._sample_size(height, width))
         if latents is not None and tuple(latents.shape) != shape:
             raise ValueError(f"latents must have shape {shape}, got {tuple(latents.shape)}")
@@ -361,18 +246,8 @@ class DiTImagePipeline(DiffusionPipeline):
         self._check_output(output_type, callback_on_step_end_tensor_inputs)
         transformer.check_attention(height=shape[2], width=shape[3], device=device)
 
-        if timesteps is None:
-            scheduler.set_timesteps(num_inference_steps, device=device)
-        else:
-            scheduler.set_timesteps(timesteps=list(timesteps), device=device)
-        step_arguments = {"generator": generator, "eta": eta}
-        if scheduler.config.get("clip_sample") or scheduler.config.get("thresholding"):
-            # DDIM's direction has to follow from the clipped image (as in the code of Dhariwal and Nichol 2021). By
-            # default diffusers keeps the noise as it was predicted: the more steps, the farther samples drift away.
-            step_arguments["use_clipped_model_output"] = True
-        taken = inspect.signature(scheduler.step).parameters
-        step_arguments = {name: value for name, value in step_arguments.items() if name in taken}
-
+        set_timesteps(scheduler, num_inference_steps, timesteps, device)
+        of_step = step_arguments(scheduler, generator, eta)
         if latents is None:
             latents = randn_tensor(shape, generator=generator, device=device, dtype=dtype)
         latents = latents.to(device=device, dtype=dtype) * scheduler.init_noise_sigma
@@ -401,7 +276,7 @@ class DiTImagePipeline(DiffusionPipeline):
                 if variance is not None and i == len(steps) - 1:
                     # DDPMScheduler adds noise after a last timestep other than 0; the last step has none.
                     prediction[:, in_channels:] = -1 if variance == "learned_range" else 0
-                latents = scheduler.step(prediction, t, latents, **step_arguments, return_dict=False)[0]
+                latents = scheduler.step(prediction, t, latents, **of_step, return_dict=False)[0]
 
                 if callback_on_step_end is not None:
                     tensors = {"latents": latents} if "latents" in callback_on_step_end_tensor_inputs else {}
@@ -411,109 +286,19 @@ class DiTImagePipeline(DiffusionPipeline):
                     latents = changed.get("latents", latents)
 
         if output_type != "latent" and self.vae is not None:
-            shift = self.vae.config.shift_factor or 0.0
-            latents = latents.to(self.vae.dtype) / self.vae.config.scaling_factor + shift
-            latents = self.vae.decode(latents, return_dict=False)[0]
+            latents = self._decode(latents)
         result = self.image_processor.postprocess(latents, output_type=output_type)
         self.maybe_free_model_hooks()
         return ImagePipelineOutput(images=result) if return_dict else (result,)
 
-    def _labels(self, class_labels: int | str | Sequence[int | str] | None, batch_size: int) -> list[int] | None:
-        num_classes = self.transformer.config.num_classes
-        if num_classes is None:
-            if class_labels is not None:
-                raise ValueError(f"class_labels must be None: the model is unconditional; got {class_labels!r}")
-            if batch_size < 1:
-                raise ValueError(f"batch_size must be at least 1, got {batch_size}")
-            return None
-        if class_labels is None:
-            raise ValueError("class_labels are missing: the model is conditional (guidance_scale=0 ignores them)")
-        if batch_size != 1:
-            raise ValueError(
-                f"batch_size is for unconditional models, got {batch_size}; this one samples one image per label, "
-                "times num_images_per_prompt"
-            )
-        labels = []
-        for label in class_labels if isinstance(class_labels, list | tuple) else [class_labels]:
-            if isinstance(label, str):
-                label = self.get_label_ids(label)[0]
-            try:
-                labels.append(operator.index(label))
-            except TypeError:
-                raise TypeError(
-                    f"class_labels must be ids or names, or a list of them, got {type(label).__name__}"
-                ) from None
-            if not 0 <= labels[-1] < num_classes:
-                raise ValueError(
-                    f"class_labels must lie in [0, {num_classes}), got {labels[-1]}; guidance_scale=0 samples without "
-                    "a class"
-                )
-        if not labels:
-            raise ValueError("class_labels is empty")
-        return labels
-
-    def _null_class_id(self, scales: Sequence[float]) -> int | None:
-        if all(scale == 1 for scale in scales):
-            return None
-        try:
-            return self.transformer.null_class_id
-        except ValueError as error:
-            other = next(scale for scale in scales if scale != 1)
-            raise ValueError(f"guidance_scale must be 1, got {other}: {error}") from None
-
-    def _check_schedule(
-        self,
-        num_inference_steps: int,
-        timesteps: Sequence[int] | None,
-        guidance_interval: tuple[float, float] | None,
-        eta: float,
-    ) -> None:
-        scheduler = self.scheduler
-        name = type(scheduler).__name__
-        # No base class tells the schedulers for diffusion from those for flow matching.
-        if not hasattr(scheduler, "scale_model_input") or not hasattr(scheduler, "init_noise_sigma"):
-            raise ValueError(f"scheduler must be one for diffusion, with scale_model_input; got {name}")
-        trained = scheduler.config.num_train_timesteps
-        if timesteps is None:
-            if not isinstance(num_inference_steps, int) or not 1 <= num_inference_steps <= trained:
-                raise ValueError(f"num_inference_steps must be from 1 to {trained}, got {num_inference_steps}")
-        else:
-            if "timesteps" not in inspect.signature(scheduler.set_timesteps).parameters:
-                raise ValueError(f"timesteps cannot be given to {name}; DDPMScheduler is one that takes them")
-            given = list(timesteps)
-            descending = all(later < earlier for earlier, later in zip(given, given[1:], strict=False))
-            if not given or not descending or not all(isinstance(t, int) and 0 <= t < trained for t in given):
-                raise ValueError(f"timesteps must be descending integers in [0, {trained}), got {given}")
-        if guidance_interval is not None:
-            pair = isinstance(guidance_interval, tuple | list) and len(guidance_interval) == 2
-            if not pair or not 0 <= guidance_interval[0] <= guidance_interval[1] <= trained:
-                raise ValueError(
-                    f"guidance_interval must be (low, high), 0 <= low <= high <= {trained}, got {guidance_interval}"
-                )
-        if not 0 <= eta <= 1:
-            raise ValueError(f"eta must lie in [0, 1], got {eta}")
-        if eta != 0 and "eta" not in inspect.signature(scheduler.step).parameters:
-            raise ValueError(f"eta must be 0 with {name}, which does not take it; got {eta}")
-
-    def _learned_variance(self) -> str | None:
-        variance = learned_variance(self.scheduler)
-        if variance is not None:
-            if not isinstance(self.scheduler, DDPMScheduler):
-                raise ValueError(
-                    f"scheduler {type(self.scheduler).__name__} cannot use variance_type={variance!r} of this model: "
-                    "make it with variance_type=None, or take DDPMScheduler"
-                )
-            if not self.transformer.config.learn_sigma:
-                raise ValueError(
-                    f"scheduler expects a learned variance (variance_type={variance!r}), but transformer has "
-                    "learn_sigma=False"
-                )
-        return variance
+    def _decode(self, latents: Tensor) -> Tensor:
+        shift = self.vae.config.shift_factor or 0.0
+        latents = latents.to(self.vae.dtype) / self.vae.config.scaling_factor + shift
+        return self.vae.decode(latents, return_dict=False)[0]
 
     def _sample_size(self, height: int | None, width: int | None) -> tuple[int, int]:
         """Height and width of the samples for those of the images."""
-        default = self.transformer.config.sample_size
-        default = (default, default) if isinstance(default, int) else default
+        default = height_and_width(self.transformer.config.sample_size)
         multiple = self.vae_scale_factor * self.transformer.config.patch_size
         sizes = []
         for name, pixels, own in (("height", height, default[0]), ("width", width, default[1])):

@@ -12,7 +12,8 @@ from torch.nn import functional as F
 
 from hf_dit import FullAttnProcessor, NeighborhoodAttnProcessor, SlidingWindowAttnProcessor
 from hf_dit.models.convert import convert_original
-from hf_dit.models.dit import DiTModel, position_embedding
+from hf_dit.models.dit import DiTModel
+from hf_dit.models.positions import position_embedding
 from hf_dit.models.sizes import DIT_SIZES, dit_config
 
 SMALL = {

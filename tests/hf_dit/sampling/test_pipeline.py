@@ -28,7 +28,9 @@ from diffusers import (
 from hf_dit import FullAttnProcessor
 from hf_dit.models.dit import DiTModel
 from hf_dit.sampling.export import export_pipeline
-from hf_dit.sampling.pipeline import DiTImagePipeline, guide, label_table, plan_pass
+from hf_dit.sampling.guidance import guide, plan_pass
+from hf_dit.sampling.labels import label_table
+from hf_dit.sampling.pipeline import DiTImagePipeline
 
 NAMES = {0: "white shark, man-eater", 1: "crane", 2: "crane, bird", 3: "digital clock", 4: "umbrella"}
 

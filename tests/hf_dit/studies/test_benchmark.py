@@ -12,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from hf_dit.attention.base import DiTAttnProcessor
 from hf_dit.attention.spec import parse_attn_item
-from hf_dit.models.dit import DiTBlock
+from hf_dit.models.block import DiTBlock
 from hf_dit.studies import benchmark
 from hf_dit.studies.benchmark import (
     PeakMemory,
