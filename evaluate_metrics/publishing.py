@@ -46,8 +46,8 @@ def check_space(folder: str | os.PathLike, repo_id: str, revision: str | None = 
         ValueError: one of these things is not so; names the file.
     """
     folder = Path(folder).resolve()
-    _check_names(folder, repo_id, revision)
-    app = _check_card(folder)
+    _check_folder_and_id(folder, repo_id, revision)
+    app = _checked_app(folder)
     with tempfile.TemporaryDirectory() as place:
         space = Path(place, folder.name)
         space.mkdir()
@@ -60,7 +60,7 @@ def check_space(folder: str | os.PathLike, repo_id: str, revision: str | None = 
     _check_class(folder / f"{folder.name}.py")  # in one file, a class of these packages would pass for its own
 
 
-def _check_names(folder: Path, repo_id: str, revision: str | None) -> None:
+def _check_folder_and_id(folder: Path, repo_id: str, revision: str | None) -> None:
     user, _, name = repo_id.partition("/")
     if not re.fullmatch(r"[\w-]+", user) or not name.isidentifier():
         raise ValueError(
@@ -116,7 +116,7 @@ def write_space(folder: str | os.PathLike, repo_id: str, destination: str | os.P
     for path in folder.iterdir():
         if _is_published(path):
             shutil.copyfile(path, destination / path.name)
-    for path in (folder / f"{name}.py", folder / _check_card(folder)):
+    for path in (folder / f"{name}.py", folder / _checked_app(folder)):
         if _needs_packages(path):
             try:
                 text = bundle_file(path)
@@ -146,7 +146,7 @@ def _is_hidden(path: Path) -> bool:
     return path.name.startswith(".") or path.name == "__pycache__"
 
 
-def _check_card(folder: Path) -> str:
+def _checked_app(folder: Path) -> str:
     """Name of the app's file."""
     path = folder / "README.md"
     try:

@@ -51,7 +51,8 @@ from evaluate_metrics import LIBRARIES
 from evaluate_metrics.core.inception import WEIGHTS_SHA256, WEIGHTS_URL
 from evaluate_metrics.scoring.embedding import CACHE
 from evaluate_metrics.scoring.evaluation import DTYPES, Encoded, Evaluation, embed_sources, score_sources
-from evaluate_metrics.scoring.scores import METRICS, plot_curves, to_markdown
+from evaluate_metrics.scoring.report import plot_score_curves, score_table
+from evaluate_metrics.scoring.scores import METRICS
 from evaluate_metrics.scoring.sources import open_source
 from hf_common.environment import hardware, versions
 from hf_common.files import replace_text, save_figure, write_json
@@ -118,11 +119,11 @@ def main() -> None:
     if not state.is_main_process:
         return
     scores, folder = score_sources(encoded, settings), Path(args.output_dir)
-    table = to_markdown(scores)
+    table = score_table(scores)
     if args.save_moments:
         save_moments(folder, args.encoders, encoded, {role: source.name for role, source in sources.items()})
     if args.curve:
-        save_figure(plot_curves(scores), folder / "curve.png")
+        save_figure(plot_score_curves(scores), folder / "curve.png")
     results = {"arguments": asdict(args), "processes": state.num_processes, "hardware": hardware(state.device)}
     write_json(folder / "results.json", {**results, "versions": versions(LIBRARIES), "scores": scores})
     replace_text(folder / "results.md", table + "\n")

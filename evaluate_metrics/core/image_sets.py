@@ -72,14 +72,14 @@ Args:
 """
 
 
-class ImageSet(NamedTuple):
+class EmbeddedImages(NamedTuple):
     """Moments of the embeddings of a set of images, and the embeddings, (b, d) float32 each, if they are kept."""
 
     moments: Moments
     embeddings: list[torch.Tensor]
 
-    def merge(self, other: "ImageSet") -> "ImageSet":
-        return ImageSet(self.moments.merge(other.moments), self.embeddings + other.embeddings)
+    def merge(self, other: "EmbeddedImages") -> "EmbeddedImages":
+        return EmbeddedImages(self.moments.merge(other.moments), self.embeddings + other.embeddings)
 
 
 class ImageSetMetric(evaluate.Metric, ABC):
@@ -185,7 +185,7 @@ class ImageSetMetric(evaluate.Metric, ABC):
         encoder: EncoderLike,
         batch_size: int | None,
         device: Device,
-    ) -> tuple[Encoder, ImageSet, ImageSet]:
+    ) -> tuple[Encoder, EmbeddedImages, EmbeddedImages]:
         """The encoder, predictions and references: all that was added and all that is given here. Forgets nothing."""
         given = {"predictions": predictions, "references": references}
         sides = [side for side in SIDES if given[side] is not None or self._holds(side)]
@@ -203,7 +203,7 @@ class ImageSetMetric(evaluate.Metric, ABC):
         return used, sets["predictions"], sets["references"]
 
     def _forget(self) -> None:
-        self._added: dict[str, ImageSet | None] = dict.fromkeys(SIDES)
+        self._added: dict[str, EmbeddedImages | None] = dict.fromkeys(SIDES)
         self._waiting: dict[str, list] = {side: [] for side in SIDES}  # RGB images that fill no batch yet
 
     def _holds(self, side: str) -> bool:
@@ -223,23 +223,23 @@ class ImageSetMetric(evaluate.Metric, ABC):
             self._encoder, self._encoder_key = made, key
         return self._encoder
 
-    def _collected(self, side: str, images: Iterable | None, used: Encoder, batch_size: int | None) -> ImageSet:
+    def _collected(self, side: str, images: Iterable | None, used: Encoder, batch_size: int | None) -> EmbeddedImages:
         """All images of a side: those added, those waiting, and `images`."""
         collected = self._embed(used, self._waiting[side], batch_size, side)
         if images is not None:
             collected = collected.merge(self._embed(used, images, batch_size, side))
         return collected if self._added[side] is None else self._added[side].merge(collected)
 
-    def _embed(self, encoder: Encoder, images: Iterable, batch_size: int | None, name: str) -> ImageSet:
+    def _embed(self, encoder: Encoder, images: Iterable, batch_size: int | None, name: str) -> EmbeddedImages:
         moments, kept = Moments.zeros(encoder.dim), []
         for batch in encoder.encode_batches(images, self._batch_size if batch_size is None else batch_size, name):
             moments.update(batch)
             if self._keep:
                 kept.append(batch)
-        return ImageSet(moments, kept)
+        return EmbeddedImages(moments, kept)
 
 
-def _reference_set(reference_moments: ReferenceMoments, encoder: Encoder) -> ImageSet:
+def _reference_set(reference_moments: ReferenceMoments, encoder: Encoder) -> EmbeddedImages:
     if isinstance(reference_moments, (str, os.PathLike)):
         moments, metadata = Moments.load(reference_moments)
     elif isinstance(reference_moments, tuple) and [isinstance(part, dict) for part in reference_moments] == [
@@ -252,4 +252,4 @@ def _reference_set(reference_moments: ReferenceMoments, encoder: Encoder) -> Ima
         raise TypeError(f"reference_moments must be a file, or moments with their metadata, got {kind}")
     encoder.check(metadata, "reference_moments")
     # Of this class, also where they come from a metric that was loaded elsewhere.
-    return ImageSet(Moments(moments.n, moments.sum, moments.outer), [])
+    return EmbeddedImages(Moments(moments.n, moments.sum, moments.outer), [])

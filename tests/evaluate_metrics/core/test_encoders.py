@@ -169,6 +169,19 @@ def test_batch_size_and_order_do_not_change_a_vector(models, name):
     assert (encoder.encode(images[::-1], 4).flip(0) - vectors).abs().max() < 1e-5
 
 
+def test_preprocessing_is_said_in_the_words_of_moments_that_were_saved_before(models):
+    values = "do_normalize=True, do_rescale=True"
+    mean, std = "(0.48145466, 0.4578275, 0.40821073)", "(0.26862954, 0.26130258, 0.27577711)"
+    assert make_encoder(models[0] / "clip", device="cpu").preprocessing == (
+        f"central square, Pillow bicubic to 28 x 28; CLIPImageProcessorPil(do_center_crop=False, {values}, "
+        f"do_resize=False, image_mean={mean}, image_std={std}, rescale_factor=0.00392156862745098)"
+    )
+    assert make_encoder(models[0] / "siglip", device="cpu").preprocessing == (
+        f"SiglipImageProcessorPil({values}, do_resize=True, image_mean=(0.5, 0.5, 0.5), image_std=(0.5, 0.5, 0.5), "
+        "resample=3, rescale_factor=0.00392156862745098, size={'height': 28, 'width': 28})"
+    )
+
+
 def test_clip_images_are_cropped_to_the_central_square_and_resized_by_pillow(models):
     folder, found = models
     model, processor = found["clip"]

@@ -1,8 +1,11 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
 
+from evaluate_metrics.core.encoders import make_encoder
 from evaluate_metrics.core.moments import Moments
 
 METADATA = {"encoder": "some/model", "preprocessing": "square 32"}
@@ -171,6 +174,22 @@ def test_other_safetensors_files_are_refused_by_name(tmp_path, tensors, metadata
     save_file(tensors, path, None if metadata is None else {**complete, **metadata})
     with pytest.raises(ValueError, match=f"other.safetensors.*{words}"):
         Moments.load(path)
+
+
+def quarters(images):
+    return np.stack([np.asarray(image.resize((2, 2)), np.float32).ravel() / 255 + 0.01 for image in images])
+
+
+def test_moments_that_version_0_1_wrote_are_those_of_the_same_images():
+    quarters.__module__ = "mine"
+    encoder = make_encoder(quarters)
+    moments, metadata = Moments.load(Path(__file__).with_name("moments_0_1.safetensors"))
+    encoder.check(metadata, "moments")
+    images = [(np.arange(48) * step % 251).astype(np.uint8).reshape(4, 4, 3) for step in range(1, 18)]
+    expected = Moments.zeros(encoder.dim).update(encoder.encode(images))
+    assert moments.n == expected.n == 17
+    torch.testing.assert_close(moments.sum, expected.sum, rtol=0, atol=1e-5)
+    torch.testing.assert_close(moments.outer, expected.outer, rtol=0, atol=1e-5)
 
 
 def test_other_files_are_refused_by_name(tmp_path):

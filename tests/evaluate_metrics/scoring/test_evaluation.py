@@ -32,7 +32,8 @@ from evaluate_metrics.scoring.evaluation import (
     open_encoder,
     score_sources,
 )
-from evaluate_metrics.scoring.scores import plot_curves, score, score_curve, to_markdown
+from evaluate_metrics.scoring.report import plot_score_curves, score_table
+from evaluate_metrics.scoring.scores import score, score_curve
 from evaluate_metrics.scoring.sources import ImageSource, digest, open_source
 from tests import ROOT
 
@@ -325,7 +326,7 @@ def test_one_image(data, tmp_path):
         evaluate_sources(*opened[::-1], ["no encoder is loaded"], Evaluation(metrics=["fd_infinity"]))
     (row,) = evaluate_sources(*opened, [str(data / "clip")], Evaluation(metrics=["cmmd"]))
     assert row["cmmd"] > 0 and row["cmmd_unbiased"] is None and row["standard_error"] is None
-    assert "| – |" in to_markdown([row])
+    assert "| – |" in score_table([row])
 
 
 def test_metrics_of_unit_vectors_are_left_out_of_other_encoders(data):
@@ -428,7 +429,7 @@ def test_table():
         {"encoder": "inception", "dim": 2048, "frechet_distance": 12.34567, "kid": 0.001, "kid_std": 2e-4},
     ]
     rows[1]["notes"] = ["a note"]
-    assert to_markdown(rows).splitlines() == [
+    assert score_table(rows).splitlines() == [
         "| encoder | dimensions | CMMD | CMMD unbiased | FD | KID |",
         "| --- | --- | --- | --- | --- | --- |",
         "| clip | 768 | 0.5123 | 0.5 ± 0.012 | – | – |",
@@ -443,7 +444,7 @@ def test_picture():
     for encoder, dim, metrics in (("clip", 20, ["cmmd", "fd", "kid"]), ("inception", 70, ["fd", "kid"])):
         curve = score_curve(gaussian(500, dim, 0), held(gaussian(300, dim, 1)), metrics)
         rows.append({"encoder": encoder, "dim": dim, "curve": curve})
-    figure = plot_curves(rows)
+    figure = plot_score_curves(rows)
     drawn = [axes for axes in figure.axes if axes.axison]
     assert [axes.get_title() for axes in drawn] == [
         *("CMMD, clip", "Frechet distance, clip", "KID, clip"),
