@@ -29,7 +29,8 @@ from transformers import HfArgumentParser
 from hf_common.files import replace_text, save_figure, write_json
 from hf_dit.attention.spec import parse_attn_item
 from hf_dit.models.sizes import DIT_SIZES
-from hf_dit.studies.benchmark import PHASES, plot_benchmark, run_benchmark, to_markdown
+from hf_dit.studies.benchmark import PHASES, run_benchmark
+from hf_dit.studies.benchmark_report import benchmark_markdown, plot_benchmark
 
 DTYPES = ("float32", "bfloat16", "float16", "float64")
 ATTENTIONS = ["full", "swa64", "na7", "xformers:full", "xformers:swa64", "flex:swa64", "flex:na7", "natten:na7"]
@@ -139,7 +140,7 @@ def main() -> None:
     text = (
         f"{settings['size']}: {settings['num_layers']} layers, {settings['heads']} heads of {settings['head_dim']}, "
         f"batch {settings['batch']}, {settings['dtype']}, {settings['repeats']} repeats, {report['hardware']}, "
-        f"torch {torch.__version__}\n\n{to_markdown(report)}\n"
+        f"torch {torch.__version__}\n\n{benchmark_markdown(report)}\n"
     )
     folder = Path(args.output_dir)
     write_json(folder / "benchmark.json", report)

@@ -29,7 +29,9 @@ from transformers import HfArgumentParser
 
 from hf_dit.models.dit import DiTModel
 from hf_dit.sampling.pipeline import DiTImagePipeline
-from hf_dit.studies.sampling import SCHEDULERS, check_axes, class_ids, run_study, to_markdown
+from hf_dit.studies.schedulers import SCHEDULERS
+from hf_dit.studies.study import check_axes, class_ids, run_study
+from hf_dit.studies.study_report import study_markdown
 
 DTYPES = ("float32", "bfloat16", "float16")
 GUIDANCE_SCALES, STEPS = [0.0, 1.0, 4.0, 10.0], [50, 250, 500]
@@ -154,7 +156,7 @@ def main() -> None:
         cfg_channels=args.cfg_channels if args.cfg_channels == "all" else int(args.cfg_channels),
     )
     folder = Path(args.output_dir).resolve()
-    print(f"\n{to_markdown(study)}\n")
+    print(f"\n{study_markdown(study)}\n")
     print(f"pictures: {', '.join(str(folder / name) for name in study['pictures'])}")
     print(f"images, table, figures: {folder}")
 

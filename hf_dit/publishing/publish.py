@@ -11,9 +11,9 @@ import torch
 from hf_common.files import replace_text, write_json
 from hf_common.run_folder import RESULTS
 
+from ..models.weights import weights_digest
 from ..sampling.export import PIPELINE_FILE, export_pipeline
 from ..sampling.pipeline import DiTImagePipeline
-from ..studies.sampling import weights_digest
 from .card import dit_pipeline_card
 from .commands import NOT_OF_VALUES
 

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import matplotlib
 from PIL import Image, ImageDraw, ImageFont
@@ -48,52 +49,18 @@ def image_grid(
             too small.
     """
     width, height = _check_images(images)
-    for name, value, least in (("rows", rows, 1), ("columns", columns, 1), ("gap", gap, 0)):
-        if value < least:
-            raise ValueError(f"{name} must be {least} or more; got {value}")
+    _check_numbers(rows=(rows, 1), columns=(columns, 1), gap=(gap, 0))
     if len(images) != rows * columns:
         raise ValueError(f"images: {rows} rows of {columns} are {rows * columns} images; got {len(images)}")
     for name, names, count in (("row_names", row_names, rows), ("column_names", column_names, columns)):
         if names is not None and len(names) != count:
             raise ValueError(f"{name}: expected {count} names, one each; got {len(names)}")
     scale = _check_scale(scale, width, height)
-    width, height = scale * width, scale * height
-
-    size = min(max(13, min(width, height) // 11), 26)
-    font, space = ImageFont.truetype(FONT, size), size // 2
-    heads = [_wrapped(name, font, width) for name in column_names or ()]
-    sides = [_wrapped(name, font, WIDEST_ROW_NAME * size) for name in row_names or ()]
-    widths, heights = [width] * columns, [height] * rows
-    if heads:
-        # Between two names there is more room than between two images.
-        widths = [max(width, _extent(text, font)[0] + max(space - gap, 0)) for text in heads]
-    if sides:
-        heights = [max(height, _extent(text, font)[1] + max(space - gap, 0)) for text in sides]
-    left = space + max((_extent(text, font)[0] + space for text in sides), default=0)
-    full_width = left + sum(widths) + (columns - 1) * gap + space
-
-    title_font = ImageFont.truetype(FONT, size + 2)
-    title_text = "" if title is None else _wrapped(title, title_font, full_width - 2 * space)
-    title_width, title_height = _extent(title_text, title_font)
-    full_width = max(full_width, title_width + 2 * space)
-    title_height = title_height + space if title_text else 0
-    top = space + title_height + max((_extent(text, font)[1] + space // 2 for text in heads), default=0)
-
-    picture = Image.new("RGB", (full_width, top + sum(heights) + (rows - 1) * gap + space), BACKGROUND)
-    draw = ImageDraw.Draw(picture)
-    _write(draw, title_text, title_font, (space, space), 0)
-    xs = [left + sum(widths[:column]) + column * gap for column in range(columns)]
-    ys = [top + sum(heights[:row]) + row * gap for row in range(rows)]
-    for text, x, cell_width in zip(heads, xs, widths, strict=False):
-        w, h = _extent(text, font)
-        _write(draw, text, font, (x + (cell_width - w) // 2, top - space // 2 - h), 0.5)
-    for text, y, cell_height in zip(sides, ys, heights, strict=False):
-        w, h = _extent(text, font)
-        _write(draw, text, font, (left - space - w, y + (cell_height - h) // 2), 1)
+    layout = _layout((scale * width, scale * height), rows, columns, row_names or (), column_names or (), title, gap)
+    picture = Image.new("RGB", layout.size, BACKGROUND)
+    _draw_names(picture, layout)
     for position, image in enumerate(images):
-        row, column = divmod(position, columns)
-        corner = (xs[column] + (widths[column] - width) // 2, ys[row] + (heights[row] - height) // 2)
-        picture.paste(_enlarged(image, scale), corner)
+        picture.paste(_enlarged(image, scale), layout.corner(*divmod(position, columns)))
     return picture
 
 
@@ -113,9 +80,7 @@ def contact_sheet(
     """
     width, height = _check_images(images)
     columns = math.ceil(math.sqrt(len(images))) if columns is None else min(columns, len(images))
-    for name, value, least in (("columns", columns, 1), ("gap", gap, 0)):
-        if value < least:
-            raise ValueError(f"{name} must be {least} or more; got {value}")
+    _check_numbers(columns=(columns, 1), gap=(gap, 0))
     scale = _check_scale(scale, width, height)
     step_x, step_y = scale * width + gap, scale * height + gap
     rows = math.ceil(len(images) / columns)
@@ -137,6 +102,13 @@ def _check_images(images: Sequence[Image.Image]) -> tuple[int, int]:
     return sizes[0]
 
 
+def _check_numbers(**numbers: tuple[int, int]) -> None:
+    """Raise a `ValueError` for a number that is less than the one beside it."""
+    for name, (value, least) in numbers.items():
+        if value < least:
+            raise ValueError(f"{name} must be {least} or more; got {value}")
+
+
 def _check_scale(scale: int | None, width: int, height: int) -> int:
     if scale is None:
         side = min(width, height)
@@ -150,38 +122,105 @@ def _enlarged(image: Image.Image, scale: int) -> Image.Image:
     return image.convert("RGB").resize((scale * image.width, scale * image.height), Image.Resampling.NEAREST)
 
 
-def _wrapped(text: str, font: ImageFont.FreeTypeFont, width: int) -> str:
-    """The text with a line end in place of each space at which a line would grow beyond `width`."""
-    lines = []
-    for paragraph in text.split("\n"):
-        line = ""
-        for word in paragraph.split(" "):
-            longer = f"{line} {word}" if line else word
-            if line and font.getlength(longer) > width:
-                lines.append(line)
-                line = word
-            else:
-                line = longer
-        lines.append(line)
-    return "\n".join(lines)
+class _Text(NamedTuple):
+    """A text in lines, which are counted by their full height whatever letters they hold."""
+
+    lines: list[str]
+    font: ImageFont.FreeTypeFont
+
+    @classmethod
+    def wrapped(cls, text: str, font: ImageFont.FreeTypeFont, width: int) -> "_Text":
+        """A line ends in place of each space at which it would grow beyond `width`, and where `text` has an end."""
+        lines = []
+        for paragraph in text.split("\n"):
+            line = ""
+            for word in paragraph.split(" "):
+                longer = f"{line} {word}" if line else word
+                if line and font.getlength(longer) > width:
+                    lines.append(line)
+                    line = word
+                else:
+                    line = longer
+            lines.append(line)
+        return cls(lines, font)
+
+    @property
+    def width(self) -> int:
+        return max(math.ceil(self.font.getlength(line)) for line in self.lines)
+
+    @property
+    def height(self) -> int:
+        return len(self.lines) * sum(self.font.getmetrics())
+
+    def draw(self, draw: ImageDraw.ImageDraw, x: int, y: int, align: float) -> None:
+        """Write the lines into the box whose upper left corner is (x, y); `align` 0: left, 1: right."""
+        for number, line in enumerate(self.lines):
+            place = (x + align * (self.width - self.font.getlength(line)), y + number * sum(self.font.getmetrics()))
+            draw.text(place, line, fill=INK, font=self.font)
 
 
-def _extent(text: str, font: ImageFont.FreeTypeFont) -> tuple[int, int]:
-    """Width and height of a text, its lines' full height counted whatever letters they hold."""
-    lines = text.split("\n")
-    return max(math.ceil(font.getlength(line)) for line in lines), len(lines) * _line_height(font)
+class _Layout(NamedTuple):
+    """Where everything of a grid stands: the cells' upper left corners and sizes, and the texts."""
+
+    size: tuple[int, int]
+    image: tuple[int, int]  # width and height of one, enlarged
+    xs: list[int]
+    widths: list[int]
+    ys: list[int]
+    heights: list[int]
+    space: int  # between a text and what is beside it
+    heads: list[_Text]
+    sides: list[_Text]
+    title: _Text
+
+    def corner(self, row: int, column: int) -> tuple[int, int]:
+        """Of the image in the middle of a cell."""
+        width, height = self.image
+        x, y = self.xs[column], self.ys[row]
+        return x + (self.widths[column] - width) // 2, y + (self.heights[row] - height) // 2
 
 
-def _line_height(font: ImageFont.FreeTypeFont) -> int:
-    return sum(font.getmetrics())
+def _layout(
+    image: tuple[int, int],
+    rows: int,
+    columns: int,
+    row_names: Sequence[str],
+    column_names: Sequence[str],
+    title: str | None,
+    gap: int,
+) -> _Layout:
+    width, height = image
+    size = min(max(13, min(width, height) // 11), 26)
+    font, space = ImageFont.truetype(FONT, size), size // 2
+    heads = [_Text.wrapped(name, font, width) for name in column_names]
+    sides = [_Text.wrapped(name, font, WIDEST_ROW_NAME * size) for name in row_names]
+    # Between two names there is more room than between two images.
+    room = max(space - gap, 0)
+    widths = [max(width, text.width + room) for text in heads] or [width] * columns
+    heights = [max(height, text.height + room) for text in sides] or [height] * rows
+    left = space + max((text.width + space for text in sides), default=0)
+    full_width = left + sum(widths) + (columns - 1) * gap + space
+    above = _Text.wrapped(title or "", ImageFont.truetype(FONT, size + 2), full_width - 2 * space)
+    title_height = above.height + space if title else 0
+    top = space + title_height + max((text.height + space // 2 for text in heads), default=0)
+    return _Layout(
+        size=(max(full_width, above.width + 2 * space), top + sum(heights) + (rows - 1) * gap + space),
+        image=image,
+        xs=[left + sum(widths[:column]) + column * gap for column in range(columns)],
+        widths=widths,
+        ys=[top + sum(heights[:row]) + row * gap for row in range(rows)],
+        heights=heights,
+        space=space,
+        heads=heads,
+        sides=sides,
+        title=above,
+    )
 
 
-def _write(
-    draw: ImageDraw.ImageDraw, text: str, font: ImageFont.FreeTypeFont, corner: tuple[int, int], align: float
-) -> None:
-    """Write the lines into the box of [`_extent`] whose upper left corner is given; `align` 0: left, 1: right."""
-    x, y = corner
-    width, _ = _extent(text, font)
-    for line in text.split("\n"):
-        draw.text((x + align * (width - font.getlength(line)), y), line, fill=INK, font=font)
-        y += _line_height(font)
+def _draw_names(picture: Image.Image, layout: _Layout) -> None:
+    draw, space = ImageDraw.Draw(picture), layout.space
+    layout.title.draw(draw, space, space, 0)
+    for text, x, width in zip(layout.heads, layout.xs, layout.widths, strict=False):
+        text.draw(draw, x + (width - text.width) // 2, layout.ys[0] - space // 2 - text.height, 0.5)
+    for text, y, height in zip(layout.sides, layout.ys, layout.heights, strict=False):
+        text.draw(draw, layout.xs[0] - space - text.width, y + (height - text.height) // 2, 1)

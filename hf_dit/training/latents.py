@@ -14,6 +14,7 @@ from diffusers import AutoencoderKL
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from ..models.weights import add_tensors
 from .images import ImageFormat, ImageRows, read_images
 
 ENCODE_BATCH = 16  # of 256 x 256 images, about what keeps a GPU busy
@@ -63,9 +64,7 @@ def latents_key(rows: ImageRows, form: ImageFormat, vae: AutoencoderKL, *, mirro
     parts = [rows.fingerprint, form.size, form.resized, form.center_crop, mirrored, skip_corrupt, SHARD_ROWS]
     config = {name: value for name, value in vae.config.items() if not name.startswith("_")}  # paths, versions
     digest.update(json.dumps([*parts, config], sort_keys=True, default=str).encode())
-    for name, tensor in sorted(vae.state_dict().items()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    add_tensors(digest, sorted(vae.state_dict().items()))
     return digest.hexdigest()[:24]
 
 

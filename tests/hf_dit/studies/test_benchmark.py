@@ -13,17 +13,10 @@ from torch.utils.flop_counter import FlopCounterMode
 from hf_dit.attention.base import DiTAttnProcessor
 from hf_dit.attention.spec import parse_attn_item
 from hf_dit.models.block import DiTBlock
-from hf_dit.studies import benchmark
-from hf_dit.studies.benchmark import (
-    PeakMemory,
-    attention_share,
-    measure,
-    operator_call,
-    plot_benchmark,
-    run_benchmark,
-    speedup_bound,
-    to_markdown,
-)
+from hf_dit.studies import measure as measuring
+from hf_dit.studies.benchmark import attention_share, operator_call, run_benchmark, speedup_bound
+from hf_dit.studies.benchmark_report import benchmark_markdown, plot_benchmark
+from hf_dit.studies.measure import PeakMemory, measure
 from tests import ROOT
 
 SCRIPT = ROOT / "scripts" / "benchmark_attention.py"
@@ -69,7 +62,7 @@ def test_the_share_and_its_bound_at_the_sizes_of_the_paper():
 def test_calls_take_turns_and_are_compared_within_a_repeat(monkeypatch):
     order, prepared, clock = [], [], [0.0]
     seconds = {"full": iter([1, 1, 3, 6]), "na3": iter([1, 1, 1.5, 6])}
-    monkeypatch.setattr(benchmark, "time", SimpleNamespace(perf_counter=lambda: clock[0]))
+    monkeypatch.setattr(measuring, "time", SimpleNamespace(perf_counter=lambda: clock[0]))
 
     def call(name):
         def work():
@@ -97,7 +90,7 @@ def test_a_call_that_fails_keeps_its_row_and_what_is_fast_is_called_more_than_on
     rows = measure({("step", "na3"): lambda: calls.append(0), ("step", "full"): broken}, 3, CPU)
     assert rows["step", "full"]["unavailable"] == "out of memory" and rows["step", "full"]["ms"] is None
     assert rows["step", "na3"]["ms"] > 0 and rows["step", "na3"]["speedup"] is None
-    assert len(calls) == 2 + 3 * benchmark.MOST_CALLS
+    assert len(calls) == 2 + 3 * measuring.MOST_CALLS
 
 
 @pytest.mark.parametrize("attention", ["full", "swa3", "na3/truncate"])
@@ -127,7 +120,7 @@ def test_each_step_runs_under_its_own_attention(monkeypatch):
         return call(self, attn, hidden_states, grid)
 
     monkeypatch.setattr(DiTAttnProcessor, "__call__", spy)
-    monkeypatch.setattr(benchmark, "MOST_CALLS", 1)
+    monkeypatch.setattr(measuring, "MOST_CALLS", 1)
     given = {"heads": 3, "head_dim": 4, "num_layers": 1, "batch": 1, "repeats": 2, "phases": ["forward"]}
     report = run_benchmark(["na3"], [(2, 5)], size="dit-micro-2", **given)
     assert [spec for spec, *_ in seen] == ["full", "full", "na3", "na3"] + ["full", "na3"] * 2
@@ -147,7 +140,7 @@ def test_what_cannot_run_is_listed_with_its_reason():
         for level in ("operator", "step"):
             row = rows[level, attention]
             assert row["unavailable"] == str(refusal.value) and row["ms"] is None
-        assert f"- {attention}: {refusal.value}" in to_markdown(report)
+        assert f"- {attention}: {refusal.value}" in benchmark_markdown(report)
     assert rows["step", "na3"]["unavailable"] is None and rows["step", "na3"]["ms"] > 0
     figure = plot_benchmark(report)
     labels = {text.get_text() for text in figure.legends[0].get_texts()}

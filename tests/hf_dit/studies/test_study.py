@@ -13,20 +13,20 @@ from PIL import Image
 
 from hf_dit.models.dit import DiTModel
 from hf_dit.sampling.export import export_pipeline
-from hf_dit.sampling.pictures import BACKGROUND, contact_sheet, image_grid
+from hf_dit.sampling.pictures import image_grid
 from hf_dit.sampling.pipeline import DiTImagePipeline
-from hf_dit.studies import sampling as sweeps
-from hf_dit.studies.sampling import SCHEDULERS, class_ids, image_generators, make_scheduler, run_study, to_markdown
+from hf_dit.studies import cells as cells_module
+from hf_dit.studies import study as study_module
+from hf_dit.studies import study_report
+from hf_dit.studies.cells import image_generators
+from hf_dit.studies.schedulers import SCHEDULERS, sampling_scheduler
+from hf_dit.studies.study import class_ids, run_study
+from hf_dit.studies.study_report import study_markdown
 from tests import ROOT
 
 SCRIPT = ROOT / "scripts" / "sample_dit.py"
 NAMES = {0: "tench, Tinca tinca", 1: "cat", 2: "dog"}
 SHORT = {"guidance_scales": (0, 1, 3), "steps": (2, 4)}
-
-
-def picture(width, height, seed=0):
-    pixels = np.random.default_rng(seed).integers(0, 200, (height, width, 3), dtype=np.uint8)
-    return Image.fromarray(pixels)
 
 
 def make_pipeline(scheduler=None, seed=0, **config):
@@ -60,98 +60,6 @@ def calls(monkeypatch):
     return made
 
 
-# ----------------------------------------------------------------------------------------------------------- pictures
-
-
-@pytest.mark.parametrize(
-    ("width", "height", "scale"), [(8, 8, 12), (32, 32, 3), (28, 28, 3), (50, 60, 2), (256, 256, 1)]
-)
-def test_small_images_grow_by_whole_factors_and_stay_as_they_are(width, height, scale):
-    images = [picture(width, height, seed) for seed in range(6)]
-    grid = np.asarray(image_grid(images, 2, 3, gap=5))
-    own = np.asarray(contact_sheet(images, 3, gap=5))
-    for sheet in (grid, own):
-        found = 0
-        for image in images:
-            large = np.asarray(image).repeat(scale, 0).repeat(scale, 1)
-            top, left = np.argwhere((sheet == large[0, 0]).all(-1))[0]
-            found += np.array_equal(sheet[top : top + large.shape[0], left : left + large.shape[1]], large)
-        assert found == 6
-    assert own.shape == (2 * scale * height + 5, 3 * scale * width + 10, 3)
-
-
-def ink(array):
-    """Where there is text: dark, or grey at its edges; the images of these tests are pure red."""
-    return (array != np.array([255, 0, 0])).any(-1) & (array != 255).any(-1)
-
-
-@pytest.mark.parametrize(
-    "names", [("g", "guidance 4"), ("two\nlines", "a name of many words that has to break somewhere")]
-)
-@pytest.mark.parametrize("columns", [("50 steps", "500 steps"), ("Incomprehensibilities", "jumping over a lazy dog")])
-@pytest.mark.parametrize(
-    "title", [None, "One_long_word_without_any_space_in_it and then others, over more than a line"]
-)
-@pytest.mark.parametrize("side", [4, 16, 100])
-def test_no_text_touches_an_image_or_the_border(names, columns, title, side):
-    images = [Image.new("RGB", (side, side), (255, 0, 0))] * 4
-    array = np.asarray(image_grid(images, 2, 2, names, columns, title))
-    red = (array == np.array([255, 0, 0])).all(-1)
-    assert red.sum() == 4 * (side * {4: 24, 16: 6, 100: 1}[side]) ** 2  # nothing is drawn over an image
-    text = ink(array)
-    assert text.any() and not text[0].any() and not text[-1].any() and not text[:, 0].any() and not text[:, -1].any()
-    beside = np.zeros_like(text)
-    for shift in (-1, 1):
-        beside |= np.roll(red, shift, 0) | np.roll(red, shift, 1)
-    assert not (text & beside).any()
-
-
-def test_names_stand_at_their_rows_and_columns_and_all_of_them_is_seen():
-    image = Image.new("RGB", (96, 96), (255, 0, 0))
-    bare = image_grid([image] * 6, 2, 3)
-    assert not ink(np.asarray(bare)).any()
-    rows = np.asarray(image_grid([image] * 6, 2, 3, row_names=["", "second"]))
-    left = np.argwhere((rows == np.array([255, 0, 0])).all(-1))[:, 1].min()
-    found = np.argwhere(ink(rows))
-    assert found[:, 1].max() < left and found[:, 0].min() > rows.shape[0] // 2
-    columns = np.asarray(image_grid([image] * 6, 2, 3, column_names=["", "", "third"]))
-    top = np.argwhere((columns == np.array([255, 0, 0])).all(-1))[:, 0].min()
-    found = np.argwhere(ink(columns))
-    assert found[:, 0].max() < top and found[:, 1].min() > columns.shape[1] * 2 // 3
-    # Letters that a font may lack are drawn as one and the same box.
-    shapes = [np.asarray(image_grid([image], 1, 1, title=letter)).tobytes() for letter in "éüЖλ"]
-    assert len(set(shapes)) == 4
-
-
-def test_grey_images_and_sheets_are_cells_too():
-    grey = Image.fromarray(np.arange(64, dtype=np.uint8).reshape(8, 8))
-    sheet = contact_sheet([grey] * 5, scale=2, gap=1)
-    assert sheet.mode == "RGB" and sheet.size == (3 * 16 + 2, 2 * 16 + 1)
-    assert np.array_equal(np.asarray(sheet)[:16, :16, 0], np.asarray(grey).repeat(2, 0).repeat(2, 1))
-    assert (np.asarray(sheet)[17:, 34:] == BACKGROUND).all()  # the place of a sixth
-    assert np.asarray(image_grid([sheet] * 2, 1, 2, scale=1)).shape[1] > 2 * sheet.width
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"images": []}, "images: expected one or more"),
-        ({"images": [picture(8, 8)] * 3}, "2 rows of 2 are 4 images; got 3"),
-        ({"images": [picture(8, 8)] * 3 + [picture(8, 9)]}, "one size; got 8x8, 8x9"),
-        ({"images": [picture(8, 8)] * 3 + [Image.new("RGBA", (8, 8))]}, "mode L or RGB; got RGB, RGBA"),
-        ({"rows": 0}, "rows must be 1 or more; got 0"),
-        ({"row_names": ["a"]}, "row_names: expected 2 names, one each; got 1"),
-        ({"column_names": ["a", "b", "c"]}, "column_names: expected 2 names, one each; got 3"),
-        ({"gap": -1}, "gap must be 0 or more"),
-        ({"scale": 0}, "scale must be 1 or more; got 0"),
-    ],
-)
-def test_a_grid_refuses_what_does_not_fit(change, message):
-    arguments = {"images": [picture(8, 8)] * 4, "rows": 2, "columns": 2} | change
-    with pytest.raises(ValueError, match=message):
-        image_grid(**arguments)
-
-
 # --------------------------------------------------------------------------------------------------------- schedulers
 
 
@@ -161,7 +69,7 @@ def test_every_scheduler_has_the_noise_schedule_and_spacing_of_the_pipelines_own
     # Given or left at the class's defaults, which differ between classes, all values are those of the first.
     for given in ({}, {"beta_start": 0.001, "beta_end": 0.015, "timestep_spacing": "trailing"}):
         own = base(**given)
-        scheduler = make_scheduler(name, own.config, learn_sigma=True)
+        scheduler = sampling_scheduler(name, own.config, learn_sigma=True)
         assert torch.equal(scheduler.alphas_cumprod, own.alphas_cumprod)
         for key in ("prediction_type", "num_train_timesteps", "steps_offset"):
             assert scheduler.config[key] == own.config[key], key
@@ -174,7 +82,7 @@ def test_every_scheduler_has_the_noise_schedule_and_spacing_of_the_pipelines_own
 @pytest.mark.parametrize("steps", [1, 50, 250, 500, 1000])
 @pytest.mark.parametrize("spacing", ["leading", "trailing"])
 def test_every_scheduler_goes_from_noise_to_the_end_in_any_number_of_steps(name, steps, spacing):
-    scheduler = make_scheduler(name, DDIMScheduler(timestep_spacing=spacing).config, learn_sigma=True)
+    scheduler = sampling_scheduler(name, DDIMScheduler(timestep_spacing=spacing).config, learn_sigma=True)
     scheduler.set_timesteps(steps)
     timesteps = scheduler.timesteps.unique()
     stride = 1000 // steps
@@ -183,15 +91,15 @@ def test_every_scheduler_goes_from_noise_to_the_end_in_any_number_of_steps(name,
 
 def test_only_ancestral_sampling_takes_the_learned_variance():
     learned = DDPMScheduler(variance_type="learned_range").config
-    assert make_scheduler("ddpm", DDIMScheduler().config, learn_sigma=True).config.variance_type == "learned_range"
-    assert make_scheduler("ddpm", learned, learn_sigma=False).config.variance_type == "fixed_small"
+    assert sampling_scheduler("ddpm", DDIMScheduler().config, learn_sigma=True).config.variance_type == "learned_range"
+    assert sampling_scheduler("ddpm", learned, learn_sigma=False).config.variance_type == "fixed_small"
     large = DDPMScheduler(variance_type="fixed_large").config
-    assert make_scheduler("ddpm", large, learn_sigma=False).config.variance_type == "fixed_large"
+    assert sampling_scheduler("ddpm", large, learn_sigma=False).config.variance_type == "fixed_large"
     for name, cls in SCHEDULERS.items():
         if name != "ddpm" and "variance_type" in inspect.signature(cls.__init__).parameters:
-            assert make_scheduler(name, learned, learn_sigma=True).config.variance_type is None
+            assert sampling_scheduler(name, learned, learn_sigma=True).config.variance_type is None
     with pytest.raises(ValueError, match="schedulers must be among ddim, .*; got 'plms'"):
-        make_scheduler("plms", learned, learn_sigma=True)
+        sampling_scheduler("plms", learned, learn_sigma=True)
 
 
 def test_image_generators_differ_between_images_and_seeds_but_not_with_the_count():
@@ -223,7 +131,7 @@ def test_a_cell_is_what_the_pipeline_gives_from_the_same_noise(tmp_path, schedul
     for scheduler in schedulers:
         for scale in (0, 1, 2.5):
             direct = DiTImagePipeline(
-                pipeline.transformer, make_scheduler(scheduler, pipeline.scheduler.config, learn_sigma=True)
+                pipeline.transformer, sampling_scheduler(scheduler, pipeline.scheduler.config, learn_sigma=True)
             )
             expected = direct(
                 [4, 1, 4, 1], guidance_scale=scale, num_inference_steps=3, generator=image_generators(5, 4)
@@ -296,7 +204,7 @@ def test_figures_and_files_of_a_study(tmp_path):
         own = np.stack([np.asarray(Image.open(folder / image)) for image in cell["images"]])
         assert cell["change_from_most_steps"] == pytest.approx(np.abs(own.astype(float) - last).mean())
     table = (folder / "study.md").read_text()
-    assert table == to_markdown(study) + "\n" and table.count("\n| full | ") == 12
+    assert table == study_markdown(study) + "\n" and table.count("\n| full | ") == 12
     assert "change from 4 steps" in table and "change from full" not in table
     assert study["settings"]["dtype"] == "float32" and study["settings"]["seed"] == 0
     assert [path for path in folder.rglob("*") if "tmp" in path.name] == []
@@ -319,7 +227,7 @@ def test_names_of_rows_columns_and_title(tmp_path, monkeypatch):
         drawn.append((rows, columns, kwargs))
         return image_grid(images, rows, columns, **kwargs)
 
-    monkeypatch.setattr(sweeps, "image_grid", spy)
+    monkeypatch.setattr(study_report, "image_grid", spy)
     run_study(make_pipeline(), ["dog", 0, 4], **SHORT, output_dir=tmp_path / "a")
     rows, columns, texts = drawn[0]
     assert (rows, columns) == (3, 2) and texts["column_names"] == ["2 steps", "4 steps"]
@@ -349,7 +257,7 @@ def test_attentions_are_set_in_turn_and_given_back(tmp_path, calls):
         first = pixels(tmp_path, study, attention="na3,full", num_inference_steps=cell["num_inference_steps"])
         assert cell["change_from_first_attention"] == pytest.approx(np.abs(own.astype(float) - first).mean())
         assert (cell["change_from_first_attention"] > 0) == (cell["attention"] != "na3,full")
-    assert "change from na3,full" in to_markdown(study)
+    assert "change from na3,full" in study_markdown(study)
 
 
 def test_attention_is_given_back_after_an_error_too(tmp_path, monkeypatch):
@@ -359,7 +267,7 @@ def test_attention_is_given_back_after_an_error_too(tmp_path, monkeypatch):
     def broken(*args):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(sweeps, "_run_cell", broken)
+    monkeypatch.setattr(study_module, "run_cell", broken)
     with pytest.raises(KeyboardInterrupt):
         run_study(pipeline, [0], **SHORT, attentions=("na3",), output_dir=tmp_path)
     after = pipeline.transformer.attn_processors
@@ -369,7 +277,7 @@ def test_attention_is_given_back_after_an_error_too(tmp_path, monkeypatch):
 def test_a_killed_study_is_taken_up_where_it_was(tmp_path, monkeypatch, calls):
     whole = run_study(make_pipeline(), [0, 1], **SHORT, output_dir=tmp_path / "whole")
     calls.clear()
-    write_json, written = sweeps.write_json, []
+    write_json, written = cells_module.write_json, []
 
     def killed(path, content):
         if Path(path).parent.name == "cells":
@@ -379,7 +287,7 @@ def test_a_killed_study_is_taken_up_where_it_was(tmp_path, monkeypatch, calls):
         write_json(path, content)
 
     with monkeypatch.context() as patch:
-        patch.setattr(sweeps, "write_json", killed)
+        patch.setattr(cells_module, "write_json", killed)
         with pytest.raises(KeyboardInterrupt):
             run_study(make_pipeline(), [0, 1], **SHORT, output_dir=tmp_path / "killed")
     begun = json.loads((tmp_path / "killed" / "study.json").read_text())
@@ -508,7 +416,7 @@ def test_the_script_runs_the_default_guidance_and_all_classes(run, tmp_path, cal
     text = run("--model_name_or_path", tmp_path / "model", "--num_inference_steps", 2, 3, "--output_dir", out)
     study = json.loads((out / "study.json").read_text())
     assert study["axes"]["guidance_scales"] == [0, 1, 4, 10] and study["settings"]["class_labels"] == [0, 1, 2, 3, 4]
-    assert to_markdown(study) in text and str(out / "study.png") in text and (out / "study.png").exists()
+    assert study_markdown(study) in text and str(out / "study.png") in text and (out / "study.png").exists()
 
 
 @pytest.mark.parametrize("kind", ["saved", "exported", "stock"])

@@ -1,0 +1,56 @@
+"""The samplers of a study by name, each on the noise schedule that the model was trained with."""
+
+from diffusers import (
+    DDIMScheduler,
+    DDPMScheduler,
+    DPMSolverMultistepScheduler,
+    EulerAncestralDiscreteScheduler,
+    EulerDiscreteScheduler,
+    HeunDiscreteScheduler,
+    SchedulerMixin,
+    UniPCMultistepScheduler,
+)
+
+SCHEDULERS: dict[str, type[SchedulerMixin]] = {
+    "ddim": DDIMScheduler,
+    "ddpm": DDPMScheduler,
+    "euler": EulerDiscreteScheduler,
+    "euler_ancestral": EulerAncestralDiscreteScheduler,
+    "heun": HeunDiscreteScheduler,
+    "dpmsolver++": DPMSolverMultistepScheduler,
+    "unipc": UniPCMultistepScheduler,
+}
+# Their "leading" spacing of n steps begins at timestep n (1000 // (n + 1)): at 950 for 50 steps, but at 500 for 500,
+# where a sample is no pure noise, and 1000 steps fail.
+WITHOUT_LEADING = (DPMSolverMultistepScheduler, UniPCMultistepScheduler)
+
+
+def sampling_scheduler(name: str, config: dict, learn_sigma: bool) -> SchedulerMixin:
+    """The scheduler of that name for a model that was trained with the noise schedule of `config`.
+
+    Everything that the two classes both know is taken over, values that were defaults there included: other classes
+    have other defaults (`HeunDiscreteScheduler` another noise schedule, `EulerDiscreteScheduler` another spacing of
+    the timesteps), and a study compares samplers on the same ones. Two exceptions: DPM-Solver and UniPC, whose
+    `leading` spacing does not reach the noisy end at many steps, have `trailing` in its place; a cell records its
+    spacing, first and last timestep. `ddpm` is the paper's ancestral sampling: with the learned variance where the
+    model has one. The others integrate the noise prediction alone.
+
+    Args:
+        name: a key of `SCHEDULERS`.
+        config: the config of the pipeline's scheduler.
+        learn_sigma: whether the model's output holds a learned variance.
+
+    Raises:
+        ValueError: an unknown name.
+    """
+    if name not in SCHEDULERS:
+        raise ValueError(f"schedulers must be among {', '.join(SCHEDULERS)}; got {name!r}")
+    cls = SCHEDULERS[name]
+    shared = {key: value for key, value in config.items() if key not in ("_use_default_values", "variance_type")}
+    if cls is DDPMScheduler:
+        given = config.get("variance_type") or "fixed_small"
+        fixed = "fixed_small" if given.startswith("learned") else given
+        return cls.from_config(shared, variance_type="learned_range" if learn_sigma else fixed)
+    if cls in WITHOUT_LEADING and shared.get("timestep_spacing") == "leading":
+        shared["timestep_spacing"] = "trailing"
+    return cls.from_config(shared)
