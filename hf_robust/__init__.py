@@ -6,12 +6,14 @@ from hf_common.lazy import lazy_names
 
 if TYPE_CHECKING:
     from .data.load import add_noise, load_image_splits
-    from .data.memory import ImageTensorDataset, ImageTransform
+    from .data.memory import ImageTensorDataset
+    from .data.transform import ImageTransform
     from .losses import get_loss, list_losses
     from .models import load_model
     from .noise.draw import make_noisy_labels, transition_matrix
     from .noise.spec import NoiseSpec
-    from .training.trainer import RobustTrainer, RobustTrainingArguments
+    from .training.arguments import RobustTrainingArguments
+    from .training.trainer import RobustTrainer
 
 __version__ = "0.1.0"
 
@@ -35,10 +37,10 @@ LIBRARIES = ("torch", "transformers", "datasets", "accelerate", "numpy")
 
 _MODULES = {
     "ImageTensorDataset": "data.memory",
-    "ImageTransform": "data.memory",
+    "ImageTransform": "data.transform",
     "NoiseSpec": "noise.spec",
     "RobustTrainer": "training.trainer",
-    "RobustTrainingArguments": "training.trainer",
+    "RobustTrainingArguments": "training.arguments",
     "add_noise": "data.load",
     "get_loss": "losses",
     "list_losses": "losses",

@@ -26,9 +26,10 @@ from hf_common.environment import hardware, versions
 from hf_common.files import write_json
 from hf_robust import LIBRARIES, RobustTrainer, RobustTrainingArguments
 from hf_robust.data.load import load_image_splits
-from hf_robust.data.memory import EpochShuffleSampler, ImageTensorDataset, ImageTransform
+from hf_robust.data.memory import EpochShuffleSampler, ImageTensorDataset
+from hf_robust.data.transform import ImageTransform
 from hf_robust.models import load_model
-from hf_robust.studies.run import AUGMENTATIONS
+from hf_robust.studies.arguments import AUGMENTATIONS
 from hf_robust.training.diagnostics import ThroughputCallback
 
 

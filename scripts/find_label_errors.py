@@ -17,8 +17,8 @@ from pathlib import Path
 
 from accelerate import PartialState
 
+from hf_robust.studies.arguments import DataArguments, ExperimentArguments, ModelArguments
 from hf_robust.studies.label_errors import find_label_errors, label_errors_table
-from hf_robust.studies.run import DataArguments, ExperimentArguments, ModelArguments
 from hf_robust.training.recipes import RecipeParser
 
 

@@ -13,7 +13,6 @@ from pathlib import Path
 
 from hf_common.files import replace_text, save_figure
 from hf_dit.publishing.card import dit_pipeline_card
-from hf_robust.noisy_dataset.build import TEST_FILE, TRAIN_FILE
 from hf_robust.noisy_dataset.card import dataset_card
 from hf_robust.noisy_dataset.figures import write_figures
 from hf_robust.studies.publish import draw_figures, run_card
@@ -46,7 +45,7 @@ def render_cards() -> dict[str, str]:
     runs, baseline = _classifier_runs()
     pipeline = _results("dit_landscapes")
     return {
-        "noisy-cifar10.md": dataset_card(_results("noisy_cifar10"), TRAIN_FILE, TEST_FILE),
+        "noisy-cifar10.md": dataset_card(_results("noisy_cifar10")),
         f"{CLASSIFIER}.md": run_card(
             runs,
             f"USER/{CLASSIFIER}",

@@ -26,11 +26,11 @@ from transformers import HfArgumentParser
 from hf_common.files import replace_text, write_json
 from hf_robust.losses import parse_loss_spec
 from hf_robust.noise.cifar10 import CIFAR10_CLASSES
-from hf_robust.reports.loss_plots import compact
-from hf_robust.studies.run import DataArguments, ExperimentArguments, ModelArguments
+from hf_robust.reports.style import compact
+from hf_robust.studies.arguments import DataArguments, ExperimentArguments, ModelArguments
 from hf_robust.studies.sweep import REPLACED_FLAGS, Run, refuse_replaced_flags, run_sweep
+from hf_robust.training.arguments import default_weight_decay
 from hf_robust.training.recipes import recipe_flags, recipe_loss
-from hf_robust.training.trainer import default_weight_decay
 
 RECIPE = "cifar10-cnn8"
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from transformers import HfArgumentParser
 
 from hf_common.files import save_figure
-from hf_robust.reports.plots import loss_landscape
+from hf_robust.reports.loss_plots import loss_landscape
 
 
 @dataclass

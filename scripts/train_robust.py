@@ -24,8 +24,9 @@ from pathlib import Path
 
 from accelerate import PartialState
 
-from hf_robust.reports.plots import results_table
-from hf_robust.studies.run import DataArguments, ExperimentArguments, ModelArguments, run_experiment
+from hf_robust.reports.tables import results_table
+from hf_robust.studies.arguments import DataArguments, ExperimentArguments, ModelArguments
+from hf_robust.studies.run import run_experiment
 from hf_robust.training.recipes import RecipeParser
 
 

@@ -2,8 +2,7 @@
 
 import re
 
-from hf_common import references
-from hf_common.references import Paper
+from hf_common.references import Paper, bibtex
 
 from . import LossInfo
 
@@ -37,11 +36,11 @@ TITLES = {
 }
 
 
-def bibtex(info: LossInfo) -> str | None:
+def loss_bibtex(info: LossInfo) -> str | None:
     """The entry of a loss's paper; None for a loss that is no paper's, such as cross-entropy."""
     if info.paper not in TITLES:
         return None
     authors, year, where = re.fullmatch(r"(.+) (\d{4}), (.+)", info.paper).groups()
     arxiv = where.removeprefix("arXiv:") if where.startswith("arXiv:") else None
     paper = Paper(authors, TITLES[info.paper], where.partition(" (")[0], arxiv)
-    return references.bibtex(paper, year, suffix=info.name.partition("_")[0])
+    return bibtex(paper, year, suffix=info.name.partition("_")[0])

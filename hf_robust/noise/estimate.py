@@ -7,7 +7,7 @@ whose equations are named below; anchors are Patrini et al. 2017 (arXiv:1609.036
 
 import numpy as np
 
-from .labels import check_labels
+from .labels import check_labels, realised_matrix, realised_rate
 
 # As in cleanlab: a mean of equal probabilities may exceed them by rounding, and a class whose mean is next to zero has
 # no confident samples.
@@ -113,6 +113,25 @@ def anchor_transition_matrix(probabilities, quantile: float = 0.97) -> np.ndarra
     largest = np.quantile(probabilities, quantile, axis=0, method="lower")  # (K,), each the p_i of a sample
     anchors = (probabilities == largest).argmax(axis=0)
     return probabilities[anchors] / probabilities[anchors].sum(axis=1, keepdims=True)
+
+
+def noise_summary(probabilities, given, clean=None) -> dict:
+    """The noise as it is, and as predictions for the training images tell it, as JSON values.
+
+    `rate` and `matrix`: realised share of wrong labels, and their K x K matrix; None where the clean ones are unknown.
+    `estimated_rate`, `estimated_matrix`: by confident learning. From predictions of images that the model was trained
+    on, it misses what the model has memorised.
+
+    Args:
+        probabilities, given: as for [`confident_joint`].
+        clean (*optional*): (N,) integers in 0..K-1.
+    """
+    return {
+        "rate": None if clean is None else realised_rate(clean, given),
+        "matrix": None if clean is None else realised_matrix(clean, given, probabilities.shape[1]).tolist(),
+        "estimated_rate": estimate_noise_rate(probabilities, given),
+        "estimated_matrix": estimate_transition_matrix(probabilities, given).tolist(),
+    }
 
 
 def _check_probabilities(probabilities) -> np.ndarray:

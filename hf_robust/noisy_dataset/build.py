@@ -8,38 +8,41 @@ holds the images once for all configs.
 """
 
 import contextlib
-import hashlib
-import io
-import json
 import os
 import shutil
-from collections.abc import Collection, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import datasets
 import numpy as np
-import PIL.Image
 import pyarrow as pa
-import pyarrow.compute as pc
 from datasets import ClassLabel, Dataset, Features, Image
 from tqdm.auto import tqdm
 
 from hf_common.environment import versions
 from hf_common.files import replace_text, write_json
-from hf_common.images import to_rgb
 
 from .. import __version__
-from ..noise.cifar10 import CIFAR10_CLASSES, NUM_CLASSES
 from ..noise.cifar10n import check_same_order, read_human_labels
 from ..noise.draw import make_noisy_labels
 from ..noise.human import HUMAN_CONFIGS
-from ..noise.labels import check_labels, realised_matrix, realised_rate
+from ..noise.kinds import KINDS
+from ..noise.labels import realised_matrix, realised_rate
 from ..noise.spec import NoiseSpec
 from .card import dataset_card
 from .figures import write_figures
-
-MANIFEST = "noisy_cifar10.json"
-IMAGE_SIZE = (32, 32)
+from .manifest import (
+    MANIFEST,
+    TEST_FILE,
+    TRAIN_FILE,
+    UNFINISHED,
+    check_replaces,
+    check_same,
+    read_manifest,
+    unfinished_paths,
+)
+from .source import NUM_CLASSES, decode_all, load_source, source_fingerprint
 
 CONFIGS = (
     "clean",
@@ -48,13 +51,8 @@ CONFIGS = (
     *(f"semantic_{rate}" for rate in (10, 20, 30, 40)),
     *(f"instance_{rate}" for rate in (20, 40, 60)),
 )
-TRAIN_FILE = "train-00000-of-00001.parquet"
-TEST_FILE = "test-00000-of-00001.parquet"
-MANIFEST_KEYS = set("repo_id source source_fingerprint seed sampling class_names versions test configs".split())
 # Those that the labels and the files' bytes may depend on.
 LIBRARIES = ("datasets", "numpy", "pillow", "pyarrow")
-# Whatever is unfinished carries this prefix until one rename makes it part of the data set.
-UNFINISHED = ".building-"
 
 
 def build_noisy_cifar10(
@@ -97,108 +95,90 @@ def build_noisy_cifar10(
     """
     # Everything that can be said without the images is said first.
     make_noisy_labels([0], "clean", num_classes=NUM_CLASSES, seed=seed, sampling=sampling)
-    names = _resolve_configs(configs, human_labels is not None)
-    output_dir = Path(output_dir)
+    noises = _resolve_configs(configs, human_labels is not None)
+    output_dir, settings = Path(output_dir), {"seed": seed, "sampling": sampling}
     manifest = read_manifest(output_dir, must_exist=False)
-    settings = {"seed": seed, "sampling": sampling}
     if manifest:
-        _check_same(repr(str(output_dir)), manifest, settings, "output_dir")
+        check_same(repr(str(output_dir)), manifest, settings, "output_dir")
     if published:
-        check_replaces(published, settings, [*names, *(manifest["configs"] if manifest else ())])
-    human = {} if human_labels is None else read_human_labels(human_labels)
+        check_replaces(published, settings, [*noises, *(manifest["configs"] if manifest else ())])
 
-    train, test = _load_source(source)
-    clean = train["labels"]
-    if human:
-        check_same_order(human_labels, human.pop("clean"), clean)
-    if any(name.startswith("semantic_") for name in names) and train["class_names"] != list(CIFAR10_CLASSES):
-        raise ValueError(
-            f"configs: semantic noise is defined on the classes {list(CIFAR10_CLASSES)}, in this order; "
-            f"the source has {train['class_names']}"
-        )
-    fingerprint = _fingerprint(train, test)
-    for where, other, built in (
-        (repr(str(output_dir)), "output_dir", manifest),
-        ("the published data set", "repository", published),
-    ):
-        if built:
-            _check_same(where, built, {"source_fingerprint": fingerprint}, other)
-            _check_same_labels(where, built, human, clean, human_labels, other)
-    if not manifest:
-        # A folder's full path means nothing to those who read the published manifest.
-        name = Path(source).resolve().name if os.path.isdir(source) else source
-        manifest = {
-            "repo_id": None,
-            "source": name,
-            "source_fingerprint": fingerprint,
-            "seed": int(seed),
-            "sampling": sampling,
-            "class_names": train["class_names"],
-            "versions": {"hf_robust": __version__, **versions(LIBRARIES)},
-            "test": None,
-            "configs": {},
-        }
-
-    todo = [name for name in names if name not in manifest["configs"]]
+    given = _read_given(source, human_labels, noises)
+    if manifest:
+        _check_same_source(repr(str(output_dir)), manifest, given, "output_dir")
+    if published:
+        _check_same_source("the published data set", published, given, "repository")
+    manifest = manifest or _new_manifest(source, given, settings)
+    todo = {name: spec for name, spec in noises.items() if name not in manifest["configs"]}
     _check_free(output_dir, manifest, todo)
-    pixels = _decode(train["bytes"]) if any(name.startswith("instance_") for name in todo) else None
-
-    _remove_unfinished(output_dir, manifest)
-    output_dir.mkdir(parents=True, exist_ok=True)
-    if todo:
-        manifest["versions"] = {"hf_robust": __version__, **versions(LIBRARIES)}
-    write_json(output_dir / MANIFEST, manifest)
-    if manifest["configs"]:
-        replace_text(output_dir / "README.md", dataset_card(manifest, TRAIN_FILE, TEST_FILE))
-    if manifest["test"] is None:
-        manifest["test"] = _add_folder(output_dir, manifest, "test", TEST_FILE, test, test["labels"])
-        write_json(output_dir / MANIFEST, manifest)
-    progress = tqdm(todo, desc="configs", unit="config")
-    for name in progress:
-        progress.set_postfix_str(name)
-        if name in HUMAN_CONFIGS:
-            noisy = human[name]
-        else:
-            noisy = make_noisy_labels(
-                clean, name, num_classes=NUM_CLASSES, seed=seed, images=pixels, sampling=sampling
-            )
-        entry = _add_folder(output_dir, manifest, name, TRAIN_FILE, train, noisy)
-        manifest["configs"][name] = entry | {
-            "rate": realised_rate(clean, noisy),
-            "matrix": realised_matrix(clean, noisy, NUM_CLASSES).tolist(),
-        }
-        # In this order: a config that the manifest has and the card lacks is announced by the next call, whereas one
-        # that the card alone had would be taken for unfinished and removed.
-        write_json(output_dir / MANIFEST, manifest)
-        replace_text(output_dir / "README.md", dataset_card(manifest, TRAIN_FILE, TEST_FILE))
+    _add_configs(output_dir, manifest, todo, given)
     write_figures(output_dir, manifest)
     return manifest
 
 
-def check_replaces(published: dict, expected: dict, configs: Collection[str]) -> None:
-    """Raise a `ValueError` unless a data set may take the place of a published one.
+class _Given(NamedTuple):
+    """What is read before anything is written: the source's splits, their fingerprint, and human labels, if any."""
 
-    Args:
-        published (`dict`): its manifest.
-        expected (`dict`): what of the other one's manifest must be equal: `seed`, `sampling`, `source_fingerprint`.
-        configs: of the other one; it must have all of the published ones, which would be deleted otherwise.
-    """
-    _check_same("the published data set", published, expected, "repository")
-    missing = [name for name in published["configs"] if name not in configs]
-    if missing:
-        raise ValueError(
-            f"configs: the published data set has {', '.join(missing)} too, which this one lacks and would delete; "
-            "build them as well or name another repository"
-        )
+    train: dict
+    test: dict
+    fingerprint: str
+    human: dict[str, np.ndarray]
+    human_file: str | os.PathLike | None
+
+
+def _read_given(source: str, human_file: str | os.PathLike | None, noises: dict[str, NoiseSpec | None]) -> _Given:
+    human = {} if human_file is None else read_human_labels(human_file)
+    train, test = load_source(source)
+    if human:
+        check_same_order(human_file, human.pop("clean"), train["labels"])
+    for spec in noises.values():
+        classes = None if spec is None else KINDS[spec.kind].classes
+        if classes is not None and train["class_names"] != list(classes):
+            raise ValueError(
+                f"configs: {spec.kind} noise is defined on the classes {list(classes)}, in this order; "
+                f"the source has {train['class_names']}"
+            )
+    return _Given(train, test, source_fingerprint(train, test), human, human_file)
+
+
+def _check_same_source(where: str, manifest: dict, given: _Given, other: str) -> None:
+    """Raise a `ValueError` where a data set was built of other images or labels."""
+    check_same(where, manifest, {"source_fingerprint": given.fingerprint}, other)
+    for name in set(given.human) & set(manifest["configs"]):
+        matrix = realised_matrix(given.train["labels"], given.human[name], NUM_CLASSES).tolist()
+        if manifest["configs"][name]["matrix"] != matrix:
+            raise ValueError(
+                f"human_labels: {where} has {name} from other labels than those in {str(given.human_file)!r}; "
+                f"give the same file or name another {other}"
+            )
+
+
+def _new_manifest(source: str, given: _Given, settings: dict) -> dict:
+    return {
+        "repo_id": None,
+        # A folder's full path means nothing to those who read the published manifest.
+        "source": Path(source).resolve().name if os.path.isdir(source) else source,
+        "source_fingerprint": given.fingerprint,
+        "seed": int(settings["seed"]),
+        "sampling": settings["sampling"],
+        "class_names": given.train["class_names"],
+        "versions": _versions(),
+        "test": None,
+        "configs": {},
+    }
+
+
+def _versions() -> dict:
+    return {"hf_robust": __version__, **versions(LIBRARIES)}
 
 
 # ------------------------------------------------------------------------------------------------------------ names
 
 
-def _resolve_configs(configs, has_human_labels) -> list[str]:
-    # Canonical names, each once, in the order given.
+def _resolve_configs(configs: Sequence[str] | None, has_human_labels: bool) -> dict[str, NoiseSpec | None]:
+    """Canonical names, each once, in the order given, and what is drawn for each; None: labels that were recorded."""
     if configs is None:
-        return [*CONFIGS, *(HUMAN_CONFIGS if has_human_labels else ())]
+        configs = [*CONFIGS, *(HUMAN_CONFIGS if has_human_labels else ())]
     if isinstance(configs, str) or not isinstance(configs, Sequence):
         raise TypeError(f"configs: expected a sequence of names, got {configs!r}")
     if not configs:
@@ -211,138 +191,20 @@ def _resolve_configs(configs, has_human_labels) -> list[str]:
             names[name] = None
             continue
         try:
-            names[str(NoiseSpec.parse(name))] = None
+            spec = NoiseSpec.parse(name)
         except ValueError as error:
             raise ValueError(
                 f"configs: cannot build {name!r} ({error}); the table has {', '.join(CONFIGS)}, any other rate works "
                 f"too, and with human_labels {', '.join(HUMAN_CONFIGS)}"
             ) from error
-    return list(names)
-
-
-# ----------------------------------------------------------------------------------------------------------- source
-
-
-def _load_source(source) -> tuple[dict, dict]:
-    # Each split: images (pa.ChunkedArray of struct<bytes, path>), bytes (list), labels (N,) int64, class_names.
-    splits = datasets.load_dataset(source)
-    if not {"train", "test"} <= set(splits):
-        raise ValueError(f"source: {source!r} must have the splits train and test, it has {sorted(splits)}")
-    return _read_split(source, splits, "train"), _read_split(source, splits, "test")
-
-
-def _read_split(source, splits, split) -> dict:
-    features = splits[split].features
-    image, label = features.get("img"), features.get("label")
-    if (
-        set(features) != {"img", "label"}
-        or not isinstance(image, Image)
-        or not isinstance(label, ClassLabel)
-        or label.num_classes != NUM_CLASSES
-    ):
-        raise ValueError(
-            f"source: split {split!r} of {source!r} must have exactly the columns img (Image) and label (ClassLabel "
-            f"of {NUM_CLASSES} names), it has {dict(features)}"
-        )
-    # In Arrow format nothing is decoded: these are the encoded bytes as they lie in the source. Rows that hold only a
-    # path get their file's bytes, as they are.
-    table = splits[split].with_format("arrow")[:]
-    images = pa.chunked_array([image.embed_storage(chunk) for chunk in table["img"].chunks], type=image.pa_type)
-    encoded = pc.struct_field(images, "bytes").to_pylist()
-    labels = check_labels(f"source: column 'label' of split {split!r}", table["label"].to_numpy(), NUM_CLASSES)
-    for position, data in enumerate(encoded):
-        _check_image(f"source: image {position} of split {split!r}", data)
-    return {"images": images, "bytes": encoded, "labels": labels, "class_names": label.names}
-
-
-def _check_image(name, data):
-    if data is None:
-        raise ValueError(f"{name} is missing")
-    try:
-        size = PIL.Image.open(io.BytesIO(data)).size  # reads the header only
-    except PIL.UnidentifiedImageError as error:
-        raise ValueError(f"{name} is not an image that can be read") from error
-    if size != IMAGE_SIZE:
-        raise ValueError(f"{name} is {size[0]}x{size[1]}, expected {IMAGE_SIZE[0]}x{IMAGE_SIZE[1]}")
-
-
-def _decode(encoded) -> np.ndarray:
-    # list of N encoded images -> (N, 32, 32, 3) uint8
-    pixels = np.empty((len(encoded), *IMAGE_SIZE, 3), np.uint8)
-    for position, data in enumerate(encoded):
-        pixels[position] = to_rgb({"bytes": data}, f"source: image {position} of split 'train'")
-    return pixels
-
-
-def _fingerprint(*splits) -> str:
-    # Of the encoded images and the labels; not of paths, class names or the files that held them.
-    digest = hashlib.sha256()
-    for split in splits:
-        for data in split["bytes"]:
-            digest.update(len(data).to_bytes(8, "little"))
-            digest.update(data)
-        digest.update(split["labels"].astype("<i8").tobytes())
-    return digest.hexdigest()
+        names[str(spec)] = spec
+    return names
 
 
 # ----------------------------------------------------------------------------------------------------------- output
 
 
-def read_manifest(output_dir: Path, must_exist: bool) -> dict | None:
-    """The manifest of a folder that `build_noisy_cifar10` wrote; None for a new or empty one, if it need not exist.
-
-    Raises a `ValueError` for a folder that holds something else.
-    """
-    if output_dir.exists() and not output_dir.is_dir():
-        raise ValueError(f"output_dir: {str(output_dir)!r} is not a folder")
-    path = output_dir / MANIFEST
-    if path.is_file():
-        try:
-            manifest = json.loads(path.read_text(encoding="utf-8"))
-        except json.JSONDecodeError as error:
-            raise ValueError(f"output_dir: {str(path)!r} is damaged ({error}); name another folder") from error
-        if not is_manifest(manifest):
-            raise ValueError(
-                f"output_dir: {str(path)!r} is not a manifest of build_noisy_cifar10; name another folder"
-            )
-        return manifest
-    if must_exist:
-        raise ValueError(f"output_dir: {str(output_dir)!r} has no {MANIFEST}; it was not built by build_noisy_cifar10")
-    unfinished = {path.name for path in _unfinished(output_dir)}
-    foreign = sorted(path.name for path in output_dir.glob("*") if path.name not in unfinished)
-    if foreign:
-        shown = ", ".join(foreign[:5]) + (", ..." if len(foreign) > 5 else "")
-        raise ValueError(
-            f"output_dir: {str(output_dir)!r} holds something else ({shown}) and no {MANIFEST}; "
-            "name a new or empty folder"
-        )
-    return None
-
-
-def is_manifest(content) -> bool:
-    """Whether parsed JSON is a manifest of `build_noisy_cifar10`."""
-    return isinstance(content, dict) and set(content) - {"building"} == MANIFEST_KEYS
-
-
-def _check_same(where, manifest, expected, other):
-    for key, value in expected.items():
-        if manifest[key] != value:
-            raise ValueError(
-                f"{key}: {where} was built with {manifest[key]!r}, this call has {value!r}; "
-                f"give the same or name another {other}"
-            )
-
-
-def _check_same_labels(where, manifest, human, clean, human_labels, other):
-    for name in set(human) & set(manifest["configs"]):
-        if manifest["configs"][name]["matrix"] != realised_matrix(clean, human[name], NUM_CLASSES).tolist():
-            raise ValueError(
-                f"human_labels: {where} has {name} from other labels than those in {str(human_labels)!r}; "
-                f"give the same file or name another {other}"
-            )
-
-
-def _check_free(output_dir, manifest, todo):
+def _check_free(output_dir: Path, manifest: dict, todo: Iterable[str]) -> None:
     # The folder announced as being built may exist: it is a leftover of our own.
     folders = {*todo, *([] if manifest["test"] else ["test"])} - {manifest.get("building")}
     occupied = sorted(name for name in folders if (output_dir / name).exists())
@@ -352,13 +214,40 @@ def _check_free(output_dir, manifest, todo):
         )
 
 
-def _unfinished(output_dir) -> list[Path]:
-    # Folders of ours, and the temporary files of texts and figures.
-    return [path for pattern in (f"{UNFINISHED}*", ".*.tmp", "figures/.*.tmp") for path in output_dir.glob(pattern)]
+def _add_configs(output_dir: Path, manifest: dict, todo: dict[str, NoiseSpec | None], given: _Given) -> None:
+    """Write what is missing, one folder after the other; manifest and card tell of each as soon as it is there."""
+    drawn = [KINDS[spec.kind] for spec in todo.values() if spec is not None]
+    pixels = decode_all(given.train["bytes"]) if any(kind.needs_images for kind in drawn) else None
+    _remove_unfinished(output_dir, manifest)
+    output_dir.mkdir(parents=True, exist_ok=True)
+    if todo:
+        manifest["versions"] = _versions()
+    write_json(output_dir / MANIFEST, manifest)
+    if manifest["configs"]:
+        replace_text(output_dir / "README.md", dataset_card(manifest))
+    if manifest["test"] is None:
+        test = given.test
+        manifest["test"] = _add_folder(output_dir, manifest, "test", TEST_FILE, test, test["labels"])
+        write_json(output_dir / MANIFEST, manifest)
+    clean = given.train["labels"]
+    draw = {"seed": manifest["seed"], "sampling": manifest["sampling"], "images": pixels, "num_classes": NUM_CLASSES}
+    progress = tqdm(todo.items(), desc="configs", unit="config")
+    for name, spec in progress:
+        progress.set_postfix_str(name)
+        noisy = given.human[name] if spec is None else make_noisy_labels(clean, spec, **draw)
+        entry = _add_folder(output_dir, manifest, name, TRAIN_FILE, given.train, noisy)
+        manifest["configs"][name] = entry | {
+            "rate": realised_rate(clean, noisy),
+            "matrix": realised_matrix(clean, noisy, NUM_CLASSES).tolist(),
+        }
+        # In this order: a config that the manifest has and the card lacks is announced by the next call, whereas one
+        # that the card alone had would be taken for unfinished and removed.
+        write_json(output_dir / MANIFEST, manifest)
+        replace_text(output_dir / "README.md", dataset_card(manifest))
 
 
-def _remove_unfinished(output_dir, manifest):
-    for path in _unfinished(output_dir):
+def _remove_unfinished(output_dir: Path, manifest: dict) -> None:
+    for path in unfinished_paths(output_dir):
         shutil.rmtree(path) if path.is_dir() else path.unlink()
     # A kill between the rename and the manifest leaves a folder that is complete but not recorded.
     unrecorded = manifest.pop("building", None)
@@ -366,7 +255,8 @@ def _remove_unfinished(output_dir, manifest):
         shutil.rmtree(output_dir / unrecorded, ignore_errors=True)
 
 
-def _add_folder(output_dir, manifest, name, file_name, split, labels) -> dict:
+def _add_folder(output_dir: Path, manifest: dict, name: str, file_name: str, split: dict, labels: np.ndarray) -> dict:
+    """Write the images of a split with these labels and theirs to a folder; what the manifest says of it."""
     write_json(output_dir / MANIFEST, manifest | {"building": name})
     label = ClassLabel(names=split["class_names"])
     dataset = Dataset.from_dict(

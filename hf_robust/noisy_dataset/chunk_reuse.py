@@ -4,7 +4,7 @@ import hashlib
 import os
 from pathlib import Path
 
-from .build import TRAIN_FILE, read_manifest
+from .manifest import TRAIN_FILE, read_manifest
 
 
 def chunk_reuse(folder: str | os.PathLike, average: int = 65536) -> list[dict]:

@@ -9,18 +9,11 @@ from matplotlib.figure import Figure
 
 from hf_common.files import save_figure
 
+from ..noise.kinds import kind_of
+
 RATES_FIGURE = "figures/noisy_cifar10_rates.png"
 MATRICES_FIGURE = "figures/noisy_cifar10_matrices.png"
 
-# By the first word of a config's name.
-COLOURS = {
-    "clean": "#000000",
-    "symmetric": "#0072B2",
-    "asymmetric": "#56B4E9",
-    "semantic": "#009E73",
-    "instance": "#E69F00",
-    "human": "#D55E00",
-}
 MOST_COLUMNS = 6
 
 
@@ -38,7 +31,7 @@ def plot_rates(manifest: dict) -> Figure:
     rates = {name: 100 * entry["rate"] for name, entry in manifest["configs"].items()}
     figure = Figure(figsize=(8, 0.9 + 0.23 * len(rates)), layout="constrained")
     axes = figure.subplots()
-    bars = axes.barh(list(rates), list(rates.values()), color=[COLOURS[name.split("_")[0]] for name in rates])
+    bars = axes.barh(list(rates), list(rates.values()), color=[kind_of(name).colour for name in rates])
     axes.bar_label(bars, labels=[f"{rate:.2f}" for rate in rates.values()], padding=3, fontsize="small")
     axes.set_xlabel("Wrong labels in the training split (%)")
     axes.set_xlim(0, 100)

@@ -18,9 +18,9 @@ from huggingface_hub.errors import (
 from hf_common.files import replace_text, write_json
 from hf_common.hub import HUB_FILES, check_push, push_folder
 
-from .build import MANIFEST, TEST_FILE, TRAIN_FILE, check_replaces, is_manifest, read_manifest
 from .card import dataset_card
 from .figures import MATRICES_FIGURE, RATES_FIGURE
+from .manifest import MANIFEST, TEST_FILE, TRAIN_FILE, check_replaces, is_manifest, read_manifest
 
 SHARED_NAMES = (f"test/{TEST_FILE}", MANIFEST, "README.md", RATES_FIGURE, MATRICES_FIGURE)
 
@@ -30,7 +30,7 @@ def check_publish(
 ) -> dict | None:
     """Raise now what would make [`publish_noisy_cifar10`] fail later, as far as it can be told before the build.
 
-    Arguments and errors are those of [`check_push`][hf_robust.hub.check_push]; moreover a `ValueError` for a
+    Arguments and errors are those of [`check_push`][hf_common.hub.check_push]; moreover a `ValueError` for a
     repository whose files were not published by this module.
 
     Returns:
@@ -60,7 +60,7 @@ def publish_noisy_cifar10(
 
     Manifest and card of the folder come to name the repository. Nothing is sent that is there already.
 
-    The arguments are those of [`push_folder`][hf_robust.hub.push_folder], whose errors are raised too.
+    The arguments are those of [`push_folder`][hf_common.hub.push_folder], whose errors are raised too.
 
     Raises:
         ValueError: a folder that is not built to the end, a repository whose files were not published by this module,
@@ -79,7 +79,7 @@ def publish_noisy_cifar10(
         check_replaces(published, same, manifest["configs"])
     manifest["repo_id"] = repo_id
     write_json(folder / MANIFEST, manifest)
-    replace_text(folder / "README.md", dataset_card(manifest, TRAIN_FILE, TEST_FILE))
+    replace_text(folder / "README.md", dataset_card(manifest))
     return push_folder(
         folder,
         repo_id,

@@ -1,6 +1,6 @@
 """The model card of a trained classifier, from the results of its runs and from nothing else.
 
-A result is what `results.json` of a run holds. Of it the card reads what `plots` reads, and `settings` with all its
+A result is what `results.json` of a run holds. Of it the card reads what `results` says, and `settings` with all its
 training arguments, `parameters`, `train_images`, `test_images`, `hardware`, `images_per_second`, `versions` and
 `remote_code`, whether the model brings its code. What is None or empty is left out.
 """
@@ -8,18 +8,20 @@ training arguments, `parameters`, `train_images`, `test_images`, `hardware`, `im
 import math
 import re
 from collections.abc import Mapping, Sequence
-from enum import Enum
 from importlib.resources import files
 from statistics import mean, stdev
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from hf_common.run_folder import settings_difference
+from hf_common.tables import cell
 
 from ..losses import list_losses, parse_loss_spec
-from ..losses.papers import bibtex
+from ..losses.papers import loss_bibtex
 from ..losses.spec import format_value
 from ..models import MODELS
+from ..noise.kinds import kind_of
+from ..noise.semantic import CONTAMINATED, CONTAMINATED_WORDS
 from .results import RECIPE, last_row
 
 TEMPLATE = "robust_classifier.md.jinja"
@@ -29,15 +31,6 @@ MODEL_FILES = ("README.md", "*.json", "*.safetensors", "*.py", "*.png", "*.txt",
 FIGURES = {"curves": "curves.png", "noise": "noise.png", "losses": "loss_histograms.png"}
 # Settings in which runs of one card may differ.
 OF_SEED = ("seed", "noise_seed", "data_seed")
-NOISE_KINDS = {
-    "symmetric": "of each class {rate} % go to the other classes, in equal parts",
-    "asymmetric": "of each class {rate} % go to the next class, of the last to the first",
-    "semantic": "{rate} % of the trucks are called automobiles, of the birds airplanes, of the deer horses, of the "
-    "cats dogs and of the dogs cats; the other classes stay right",
-    "instance": "how likely an image is to get a wrong label, and which, depends on its pixels (Xia et al. 2020)",
-    "human": "the labels that people gave (CIFAR-10N, Wei et al. 2022)",
-    "clean": "no wrong labels were added",
-}
 
 
 def render_card(
@@ -69,77 +62,102 @@ def render_card(
         ValueError: there is no result, or they differ in more than their seeds.
     """
     first = same_setting(results)
-    settings = first["settings"]
     if baseline:
         same_setting([first, *baseline], but=("loss", "weight_decay"))
     name = name or repo_id.split("/")[-1]
-    terms, known = parse_loss_spec(settings["loss"]), {info.name: info for info in list_losses()}
-    losses = [
-        {
-            "weight": format_value(term.weight),
-            "name": term.name,
-            "formula": known[term.name].formula,
-            "params": ", ".join(f"{key}={format_value(value)}" for key, value in term.params.items()),
-            "paper": known[term.name].paper,
-        }
-        for term in terms
-    ]
-    papers = {info.paper: bibtex(info) for info in (known[term.name] for term in terms)}
-    noise = settings["noise"]
-    # By the run itself, from its seed: labels of a config of that name were drawn by whoever made the data set.
-    drawn = noise not in (None, settings.get("dataset_config")) and "noise_seed" in settings
-    drawn = drawn and noise_kind(noise) not in ("clean", "human")
-    data = ModelCardData(
-        **{
-            "library_name": "transformers",
-            "pipeline_tag": task,
-            "tags": [
-                "noisy-labels",
-                "robust-loss",
-                "hf_robust",
-                *([noise] if noise_in_words(settings) else []),
-                *tags,
-            ],
-            "datasets": settings["dataset"] if is_hub_id(settings["dataset"]) else None,
-            "base_model": settings["model"] if is_hub_id(settings["model"]) else None,
-            "metrics": ["accuracy"] if first["accuracy"] else None,
-            "model_name": name,
-            "eval_results": eval_results(results, task) or None,
-            **{key: value for key, value in (metadata or {}).items() if value is not None},
-        }
-    )
     card = ModelCard.from_template(
-        data,
+        _metadata(results, name, task, tags, metadata or {}),
         template_str=(files("model_cards") / TEMPLATE).read_text(encoding="utf-8"),
         repo_id=repo_id,
         name=name,
         task=task,
-        result=first,
-        settings=settings,
-        results=results,
-        classes=first["label_names"],
-        from_scratch=settings["model"] in MODELS,
-        from_hub=is_hub_id(settings["model"]),
-        remote_code=first.get("remote_code", settings["model"] in MODELS),  # unsaid by results of older versions
-        data_on_hub=is_hub_id(settings["dataset"]),
-        noise_text=noise_in_words(settings),
-        noise_kind=noise and noise_kind(noise),
-        drawn=drawn,
-        last_epoch=last_row(first["history"]).get("epoch"),
-        best_epochs=[f"{run['accuracy']['best_epoch']:g}" for run in results if run["accuracy"]],
-        head=_head(results, baseline),
-        rows=result_rows(results, baseline),
-        test_error=_test_error(first),
-        memorised=[run["memorisation"].get("train_memorised") for run in results],
-        losses=losses,
-        hyper_parameters=hyper_parameters(results),
-        seeds=[run["settings"]["seed"] for run in results],
-        noise_drawn_anew=drawn and len({run["settings"].get("noise_seed") for run in results}) == len(results) > 1,
         reproduce=reproduce,
         figures=figures or {},
-        bibtex=[entry for entry in papers.values() if entry],
+        result=first,
+        settings=first["settings"],
+        results=results,
+        **_model_facts(first),
+        **_noise_facts(results),
+        **_measured_facts(results, baseline),
+        **_loss_facts(first["settings"]["loss"]),
     )
     return f"{card}".rstrip() + "\n"
+
+
+def _metadata(
+    results: Sequence[dict], name: str, task: str | None, tags: Sequence[str], given: Mapping
+) -> ModelCardData:
+    """The YAML of the card; what is `given` and not None wins."""
+    first, settings = results[0], results[0]["settings"]
+    noise_tag = [settings["noise"]] if noise_in_words(settings) else []
+    own = {
+        "library_name": "transformers",
+        "pipeline_tag": task,
+        "tags": ["noisy-labels", "robust-loss", "hf_robust", *noise_tag, *tags],
+        "datasets": settings["dataset"] if is_hub_id(settings["dataset"]) else None,
+        "base_model": settings["model"] if is_hub_id(settings["model"]) else None,
+        "metrics": ["accuracy"] if first["accuracy"] else None,
+        "model_name": name,
+        "eval_results": accuracy_entries(results, task) or None,
+    }
+    return ModelCardData(**own | {key: value for key, value in given.items() if value is not None})
+
+
+def _model_facts(first: dict) -> dict:
+    settings = first["settings"]
+    return {
+        "classes": first["label_names"],
+        "from_scratch": settings["model"] in MODELS,
+        "from_hub": is_hub_id(settings["model"]),
+        "remote_code": first.get("remote_code", settings["model"] in MODELS),  # unsaid by results of older versions
+        "data_on_hub": is_hub_id(settings["dataset"]),
+    }
+
+
+def _noise_facts(results: Sequence[dict]) -> dict:
+    settings = results[0]["settings"]
+    noise = settings["noise"]
+    by_rule = noise is not None and drawn_by_rule(noise)
+    # By the run itself, from its seed: labels of a config of that name were drawn by whoever made the data set.
+    drawn = by_rule and noise != settings.get("dataset_config") and "noise_seed" in settings
+    seeds = {run["settings"].get("noise_seed") for run in results}
+    return {
+        "noise_text": noise_in_words(settings),
+        "by_rule": by_rule,
+        "drawn": drawn,
+        "noise_drawn_anew": drawn and len(seeds) == len(results) > 1,
+    }
+
+
+def _measured_facts(results: Sequence[dict], baseline: Sequence[dict]) -> dict:
+    first = results[0]
+    return {
+        "last_epoch": last_row(first["history"]).get("epoch"),
+        "best_epochs": [f"{run['accuracy']['best_epoch']:g}" for run in results if run["accuracy"]],
+        "head": _head(results, baseline),
+        "rows": result_rows(results, baseline),
+        "test_error": _test_error(first),
+        "memorised": [run["memorisation"].get("train_memorised") for run in results],
+        "hyper_parameters": hyper_parameters(results),
+        "seeds": [run["settings"]["seed"] for run in results],
+    }
+
+
+def _loss_facts(spec: str) -> dict:
+    known = {info.name: info for info in list_losses()}
+    losses = [(term, known[term.name]) for term in parse_loss_spec(spec)]
+    papers = {info.paper: loss_bibtex(info) for _, info in losses}
+    rows = [
+        {
+            "weight": format_value(term.weight),
+            "name": term.name,
+            "formula": cell(info.formula),
+            "params": ", ".join(f"{key}={format_value(value)}" for key, value in term.params.items()),
+            "paper": info.paper,
+        }
+        for term, info in losses
+    ]
+    return {"losses": rows, "bibtex": [entry for entry in papers.values() if entry]}
 
 
 def result_rows(results: Sequence[dict], baseline: Sequence[dict] = ()) -> list[tuple[str, list[str]]]:
@@ -165,7 +183,7 @@ def result_rows(results: Sequence[dict], baseline: Sequence[dict] = ()) -> list[
     return table
 
 
-def eval_results(results: Sequence[dict], task: str | None) -> list[EvalResult]:
+def accuracy_entries(results: Sequence[dict], task: str | None) -> list[EvalResult]:
     """The model index: last and best test accuracy, means over the runs; none where data set or task is unknown."""
     settings, accuracies = results[0]["settings"], [run["accuracy"] for run in results]
     if not accuracies[0] or task is None or settings["dataset"] is None:
@@ -218,16 +236,17 @@ def hyper_parameters(results: Sequence[dict]) -> list[tuple[str, str]]:
 def noise_in_words(settings: Mapping) -> str | None:
     """What `symmetric_40` and so on mean; None for a name that is none of ours."""
     noise = settings["noise"]
-    if noise is None or noise_kind(noise) not in NOISE_KINDS:
+    kind = None if noise is None else kind_of(noise)
+    if kind is None:
         return None
-    words = NOISE_KINDS[noise_kind(noise)].format(rate=noise.rpartition("_")[2])
-    contaminated = noise.startswith("contaminated_")
-    return words + (", and later classes flip earlier flips back, as several papers' code does" * contaminated)
+    words = kind.words.format(rate=noise.rpartition("_")[2])
+    return words + CONTAMINATED_WORDS * noise.startswith(CONTAMINATED)
 
 
-def noise_kind(noise: str) -> str:
-    """`"symmetric"` of `"symmetric_40"`."""
-    return noise.removeprefix("contaminated_").partition("_")[0]
+def drawn_by_rule(noise: str) -> bool:
+    """Whether the noise of that name in results makes labels wrong by drawing: people gave the human ones."""
+    kind = kind_of(noise)
+    return kind is None or kind.rated
 
 
 def is_hub_id(name: str | None) -> bool:
@@ -246,22 +265,6 @@ def same_setting(results: Sequence[dict], but: Sequence[str] = ()) -> dict:
         if difference := settings_difference(other, settings[0]):
             raise ValueError(f"results of one card may differ in their seeds alone; these differ in {difference}")
     return results[0]
-
-
-def python_arguments(arguments: Mapping) -> str:
-    """How to reproduce a training whose data and script are not ours to know: its arguments, Markdown."""
-    values = {
-        name: value.value if isinstance(value, Enum) else value  # an enum's repr is no Python
-        for name, value in ({"output_dir": "runs/again"} | arguments).items()
-    }
-    lines = "\n".join(f"    {name}={value!r}," for name, value in values.items())
-    return (
-        "Trained by a script of its author's with `RobustTrainer`; its arguments were\n\n"
-        "```python\n"
-        "from hf_robust import RobustTrainingArguments\n\n"
-        f"args = RobustTrainingArguments(\n{lines}\n)\n"
-        "```"
-    )
 
 
 def _head(results: Sequence[dict], baseline: Sequence[dict]) -> list[str]:
@@ -291,4 +294,4 @@ def _one_or_all(values: list):
 
 def _in_table(value) -> str:
     text = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
-    return text.replace("|", "\\|").removesuffix(".0")
+    return cell(text).removesuffix(".0")

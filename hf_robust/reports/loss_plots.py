@@ -1,40 +1,30 @@
-"""Losses in figures: what each looks like in all of them, its curve, and what it makes of wrong labels in training.
+"""Losses in figures: the curve of each, and what it makes of wrong labels in training.
 
-Results in, matplotlib `Figure` out, no files, no state. A caller finds all of it in `plots`, which stands on this.
+Specs or results (see `results`) in, matplotlib `Figure` out, no files, no state.
 """
 
 import math
-import re
-from collections.abc import Iterable, Sequence
-from itertools import cycle
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.gridspec import GridSpec
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from ..losses import get_loss, loss_needs
-
-# These losses look the same in every figure. Colours that colour-blind readers tell apart (Okabe & Ito, without the
-# yellow, which vanishes on white), each with a marker of its own.
-STYLES = {
-    "ce": ("#D55E00", "o"),
-    "nce+rce": ("#0072B2", "s"),
-    "nce": ("#56B4E9", "^"),
-    "gce": ("#009E73", "D"),
-    "sce": ("#E69F00", "v"),
-    "mae": ("#CC79A7", "P"),
-    "fl": ("#000000", "X"),
-}
-# With the same colours, for losses beyond these: six, so that seven colours and six markers make 42 pairs.
-SPARE_MARKERS = ("<", ">", "p", "h", "d", "*")
+from ..noise.labels import check_num_classes
+from .style import compact, dress, headline, legend, loss_styles
 
 LANDSCAPE_TICKS = (1e-6, 1e-5, 1e-4, 0.001, 0.01, 0.1, 0.5, 0.9, 0.99)
 LANDSCAPE_TOP = 3.1  # untrained networks' losses: above, only losses without bound have much to show
 MOST_HISTOGRAMS = 6
-CLEAN_COLOUR, FLIPPED_COLOUR = "#0072B2", "#D55E00"
+GROUPS = {
+    "clean": {"label": "correctly labelled", "color": "#0072B2", "linestyle": "-"},
+    "flipped": {"label": "wrongly labelled (flipped)", "color": "#D55E00", "linestyle": "--"},
+}
 
 
 def loss_curve(loss: str, p: Sequence[float], num_classes: int = 10) -> tuple[np.ndarray, np.ndarray]:
@@ -55,7 +45,7 @@ def loss_curve(loss: str, p: Sequence[float], num_classes: int = 10) -> tuple[np
     p = np.asarray(p, dtype=np.float64)
     if p.ndim != 1 or not ((p > 0) & (p < 1)).all():
         raise ValueError(f"p: expected shape (N,) and values in (0, 1), got {p!r}")
-    _check_num_classes(num_classes)
+    check_num_classes(num_classes)
     needs = sorted(loss_needs(loss) - {"parameters"})  # the L1 norm that is added is no function of p_y
     if needs:
         raise ValueError(f"loss {loss!r} needs more than logits and labels ({', '.join(needs)}): it has no curve")
@@ -88,18 +78,10 @@ def loss_landscape(losses: Sequence[str], num_classes: int = 10) -> Figure:
     specs = [get_loss(loss).spec for loss in losses]
     if not specs or len(set(specs)) != len(specs):
         raise ValueError(f"losses must be one or more different losses; got {list(losses)}")
-    _check_num_classes(num_classes)
+    check_num_classes(num_classes)
     lowest, highest = (math.log(p / (1 - p)) for p in (min(0.001, 0.1 / num_classes), 0.99))
     p = 1 / (1 + np.exp(-np.linspace(lowest, highest, 401)))
-    # Just below 1/K, where the given label is not the most probable: at 1/K some losses jump.
-    untrained_p = (1 - 1e-9) / num_classes
-    curves = {}
-    for loss in map(compact, specs):
-        values, weights = loss_curve(loss, p, num_classes)
-        untrained, low = loss_curve(loss, [untrained_p], num_classes)[0].item(), values.min()
-        if not untrained > low:
-            raise ValueError(f"losses: {loss} is nowhere lower than at p_y = 1/{num_classes}, by which it is scaled")
-        curves[loss] = (values - low) / (untrained - low), weights
+    curves = {loss: _scaled_curve(loss, p, num_classes) for loss in map(compact, specs)}
     styles = loss_styles(curves)
 
     figure = Figure(figsize=(10.2, 5.0), layout="constrained")
@@ -122,20 +104,30 @@ def loss_landscape(losses: Sequence[str], num_classes: int = 10) -> Figure:
     bottom, top = right.get_ylim()
     right.set_ylim(bottom=max(bottom, 1e-6 * top))
     for axes in (left, right):
-        axes.set_xlabel(rf"Probability $p_y$ of the given label ($K = {num_classes}$, other classes equal)")
-        axes.set_xscale("logit")
-        axes.set_xlim(p[0], p[-1])
-        ticks = [tick for tick in LANDSCAPE_TICKS if p[0] * 0.999 < tick < p[-1] * 1.001]
-        axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
-        axes.set_xticks([], minor=True)
-        axes.axvline(1 / num_classes, color="0.5", linestyle=":", linewidth=1.2, zorder=1)
+        _dress_probability_axis(axes, p, num_classes)
     legend(figure, styles, [Line2D([], [], color="0.5", linestyle=":", label="untrained network")])
     return figure
 
 
-def _check_num_classes(num_classes: int) -> None:
-    if num_classes < 2:
-        raise ValueError(f"num_classes: expected an int >= 2, got {num_classes!r}")
+def _scaled_curve(loss: str, p: np.ndarray, num_classes: int) -> tuple[np.ndarray, np.ndarray]:
+    """[`loss_curve`] with the loss from 0, its least value, to 1, that of an untrained network."""
+    values, weights = loss_curve(loss, p, num_classes)
+    # Just below 1/K, where the given label is not the most probable: at 1/K some losses jump.
+    untrained_p = (1 - 1e-9) / num_classes
+    untrained, low = loss_curve(loss, [untrained_p], num_classes)[0].item(), values.min()
+    if not untrained > low:
+        raise ValueError(f"losses: {loss} is nowhere lower than at p_y = 1/{num_classes}, by which it is scaled")
+    return (values - low) / (untrained - low), weights
+
+
+def _dress_probability_axis(axes: Axes, p: np.ndarray, num_classes: int) -> None:
+    axes.set_xlabel(rf"Probability $p_y$ of the given label ($K = {num_classes}$, other classes equal)")
+    axes.set_xscale("logit")
+    axes.set_xlim(p[0], p[-1])
+    ticks = [tick for tick in LANDSCAPE_TICKS if p[0] * 0.999 < tick < p[-1] * 1.001]
+    axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+    axes.set_xticks([], minor=True)
+    axes.axvline(1 / num_classes, color="0.5", linestyle=":", linewidth=1.2, zorder=1)
 
 
 def plot_loss_histograms(result: dict) -> Figure:
@@ -169,16 +161,27 @@ def plot_loss_histograms(result: dict) -> Figure:
     figure = Figure(figsize=(2.9 * (columns + bool(auc)), 1.2 + 2.5 * lines), layout="constrained")
     figure.suptitle(headline(result["settings"]))
     grid = figure.add_gridspec(lines, columns + bool(auc))
-    groups = {
-        "clean": {"label": "correctly labelled", "color": CLEAN_COLOUR, "linestyle": "-"},
-        "flipped": {"label": "wrongly labelled (flipped)", "color": FLIPPED_COLOUR, "linestyle": "--"},
-    }
+    _plot_histograms(figure, grid, columns, shown)
+    if auc:
+        axes = figure.add_subplot(grid[:, columns])
+        axes.plot(*zip(*auc, strict=True), color="#000000", marker="o", markersize=4, label="AUC")
+        axes.axhline(0.5, color="0.5", linestyle=":", linewidth=1.2)
+        dress(axes, title="AUC by epoch", xlabel="Epoch", ylabel="P(flipped image: larger loss)")
+        axes.set_xlim(auc[0][0] - 0.5, auc[-1][0] + 0.5)
+        axes.set_ylim(min(0.45, *(value for _, value in auc)) - 0.02, 1.02)
+    handles = [Line2D([], [], color=s["color"], linestyle=s["linestyle"], label=s["label"]) for s in GROUPS.values()]
+    figure.legend(handles=handles, loc="outside lower center", ncols=2, frameon=False)
+    return figure
+
+
+def _plot_histograms(figure: Figure, grid: GridSpec, columns: int, rows: list[dict]) -> None:
+    """A panel a row of a history, in the first `columns` of the grid, all over the same range of losses."""
     first, reached = None, []
-    for position, row in enumerate(shown):
+    for position, row in enumerate(rows):
         axes = figure.add_subplot(grid[position // columns, position % columns], sharex=first)
         first = first or axes
         edges = np.asarray(row["loss_histogram"]["edges"], dtype=float)
-        for group, style in groups.items():
+        for group, style in GROUPS.items():
             counts = np.asarray(row["loss_histogram"][group], dtype=float)
             if counts.sum() == 0:
                 continue
@@ -191,7 +194,7 @@ def plot_loss_histograms(result: dict) -> Figure:
         dress(
             axes,
             title=f"epoch {row['epoch']:g}" + ("" if known is None else f", AUC {known:.3f}"),
-            xlabel="Loss" if position + columns >= len(shown) else "",
+            xlabel="Loss" if position + columns >= len(rows) else "",
             ylabel="Share of the group (%)" if position % columns == 0 else "",
         )
         axes.xaxis.set_major_locator(MaxNLocator(nbins=5))
@@ -199,60 +202,3 @@ def plot_loss_histograms(result: dict) -> Figure:
     if reached:  # bins that no epoch fills are not shown
         margin = 0.02 * (max(reached) - min(reached))
         first.set_xlim(min(reached) - margin, max(reached) + margin)
-    if auc:
-        axes = figure.add_subplot(grid[:, columns])
-        axes.plot(*zip(*auc, strict=True), color="#000000", marker="o", markersize=4, label="AUC")
-        axes.axhline(0.5, color="0.5", linestyle=":", linewidth=1.2)
-        dress(axes, title="AUC by epoch", xlabel="Epoch", ylabel="P(flipped image: larger loss)")
-        axes.set_xlim(auc[0][0] - 0.5, auc[-1][0] + 0.5)
-        axes.set_ylim(min(0.45, *(value for _, value in auc)) - 0.02, 1.02)
-    handles = [Line2D([], [], color=s["color"], linestyle=s["linestyle"], label=s["label"]) for s in groups.values()]
-    figure.legend(handles=handles, loc="outside lower center", ncols=2, frameon=False)
-    return figure
-
-
-# ------------------------------------------------------------------------------------------- what all figures share
-
-
-def loss_styles(losses: Iterable[str]) -> dict[str, tuple[str, str]]:
-    """Loss spec without white space -> (colour, marker), in the order of `losses`.
-
-    Losses of `STYLES` always look the same. Others share what is left, in alphabetical order.
-    """
-    losses = list(dict.fromkeys(compact(loss) for loss in losses))
-    free = [colour for loss, (colour, _) in STYLES.items() if loss not in losses]
-    taken = [colour for loss, (colour, _) in STYLES.items() if loss in losses]
-    others = sorted(set(losses) - set(STYLES))
-    spare = dict(zip(others, zip(cycle(free + taken), cycle(SPARE_MARKERS), strict=False), strict=False))
-    return {loss: STYLES[loss] if loss in STYLES else spare[loss] for loss in losses}
-
-
-def compact(loss: str) -> str:
-    """A loss spec without white space, as figures and tables write it."""
-    return re.sub(r"\s", "", loss)
-
-
-def headline(settings: dict) -> str:
-    """What one run is, in one line."""
-    return f"{compact(settings['loss'])} on {settings['noise']}, {settings['model']}, seed {settings['seed']}"
-
-
-def dress(axes: Axes, *, title: str, xlabel: str, ylabel: str) -> None:
-    """Texts, grid and frame; whole numbers on the x axis."""
-    axes.set_title(title, fontsize="medium")
-    axes.set_xlabel(xlabel)
-    axes.set_ylabel(ylabel)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6, min_n_ticks=1))
-    axes.grid(color="0.9", linewidth=0.8)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
-
-
-def legend(figure: Figure, styles: dict[str, tuple[str, str]], extra: Iterable[Line2D] = ()) -> None:
-    """One legend of the losses for the whole figure, above it, in as many rows as its width needs."""
-    lines = [Line2D([], [], color=colour, marker=marker, label=loss) for loss, (colour, marker) in styles.items()]
-    lines += extra
-    inches = sum(0.56 + 0.085 * len(line.get_label()) for line in lines)  # handle and gaps, and letters of 10 points
-    rows = math.ceil(inches / (0.95 * figure.get_figwidth()))
-    ncols = math.ceil(len(lines) / rows)
-    figure.legend(handles=lines, loc="outside upper center", ncols=ncols, columnspacing=1.2, frameon=False)

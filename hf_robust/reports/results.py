@@ -1,7 +1,20 @@
-"""What `results.json` says of a run: its training settings, its history by epoch, its accuracy, where it ran."""
+"""What `results.json` says of a run: its training settings, its history by epoch, its accuracy, where it ran.
+
+Of it figures and tables read
+
+- `settings`: `loss`, `noise`, `model`, `seed`;
+- `noise`: `rate`, the realised share of wrong labels, or None where the clean labels are unknown, and `matrix`, their
+  K x K transition matrix; `estimated_rate` and `estimated_matrix`, what a method made of the noisy labels alone;
+- `label_names`: the K classes;
+- `accuracy`: `last` and `best`, test accuracies in 0..1, and `best_epoch`;
+- `memorisation`: `train_memorised` and `train_separation_auc` of the last epoch;
+- `history`: one dict an evaluation with `epoch` and `test_accuracy`, and where the clean labels of the training images
+  are known `train_clean_accuracy` (all images, clean label), `train_memorised` (wrongly labelled images, the wrong
+  label), `train_separation_auc` and `loss_histogram` (see `plot_loss_histograms`); shares in 0..1. Absent or None, a
+  value is left out.
+"""
 
 import json
-import os
 from dataclasses import MISSING, fields
 
 from transformers import TrainingArguments
@@ -46,16 +59,6 @@ def training_settings(args: TrainingArguments) -> dict:
         "other_arguments": others,
     }
     return json.loads(json.dumps(settings, default=str))
-
-
-def without_paths(value):
-    """A JSON value with no path of this machine: a folder, or what is written like a path, becomes its last part."""
-    if isinstance(value, dict):
-        return {key: without_paths(part) for key, part in value.items()}
-    if isinstance(value, list):
-        return [without_paths(part) for part in value]
-    is_path = isinstance(value, str) and (os.path.isabs(value) or value[:1] in ("~", ".") or os.path.isdir(value))
-    return os.path.basename(os.path.abspath(value)) if is_path else value
 
 
 def epoch_history(log_history: list[dict]) -> list[dict]:

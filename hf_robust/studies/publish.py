@@ -1,6 +1,5 @@
 """A finished run of train_robust.py on the Hub: the command that reproduces it, its card, its files."""
 
-import json
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -13,15 +12,20 @@ from transformers.dynamic_module_utils import get_relative_import_files
 
 from hf_common.commands import command_line, launch_command
 from hf_common.files import replace_text, write_json
-from hf_common.hub import local_files, push_folder
+from hf_common.hub import local_files
+from hf_common.public import public_results
+from hf_common.run_folder import RESULTS, read_json
 
 from ..models import MODELS
-from ..reports.card import FIGURES, MODEL_FILES, is_hub_id, noise_kind, render_card, same_setting
-from ..reports.loss_plots import compact
-from ..reports.plots import plot_curves, plot_loss_histograms, plot_runs, plot_transition_matrices
-from ..reports.results import RECIPE, without_paths
-from ..training.arguments import DataArguments, ExperimentArguments, ModelArguments
-from ..training.trainer import default_optim_args, default_weight_decay
+from ..noise.semantic import CONTAMINATED
+from ..reports.card import FIGURES, drawn_by_rule, is_hub_id, render_card, same_setting
+from ..reports.loss_plots import plot_loss_histograms
+from ..reports.plots import plot_curves, plot_runs, plot_transition_matrices
+from ..reports.results import RECIPE
+from ..reports.style import compact
+from ..training.arguments import default_optim_args, default_weight_decay
+from ..training.push import push_model
+from .arguments import DataArguments, ExperimentArguments, ModelArguments
 
 WIDTH = 90  # of a line of a command
 # Of a run's folder, beside the code: what is pushed.
@@ -83,7 +87,7 @@ def draw_figures(results: Sequence[dict], baseline: Sequence[dict] = ()) -> dict
     return {name: draw[name](results[0]) for name in run_figures(results[0])}
 
 
-def training_command(settings: Mapping, output_dir: str, hardware: str) -> str:
+def run_command(settings: Mapping, output_dir: str, hardware: str) -> str:
     """The call of train_robust.py that makes a run of these settings again, as a shell takes it.
 
     `run_settings` of its arguments gives `settings`, unless these have the digest of a transition matrix's file.
@@ -110,11 +114,6 @@ def training_command(settings: Mapping, output_dir: str, hardware: str) -> str:
     return command_line(launch, given | {"output_dir": output_dir}, width=WIDTH)
 
 
-def public_results(results: dict) -> dict:
-    """The results with no path of this machine: a folder that a setting names becomes its last part."""
-    return results | {"settings": without_paths(results["settings"])}
-
-
 def push_run(args: ExperimentArguments) -> CommitInfo:
     """Upload the finished run in `args.output_dir` to `args.hub_model_id`, as one commit.
 
@@ -126,7 +125,7 @@ def push_run(args: ExperimentArguments) -> CommitInfo:
         PermissionError, ConnectionError: as for `push_folder`.
     """
     run = Path(args.output_dir)
-    results = public_results(json.loads((run / "results.json").read_text()))
+    results = public_results(read_json(run / RESULTS))
     names = local_files(run, RUN_FILES).keys() | _code_files(run)
     if not {"config.json", "preprocessor_config.json"} <= names or not any(n.endswith(".safetensors") for n in names):
         raise ValueError(f"output_dir {str(run)!r} can't be pushed: it lacks the model or its image processor")
@@ -134,23 +133,15 @@ def push_run(args: ExperimentArguments) -> CommitInfo:
         folder = Path(name)
         for file in sorted(names):
             shutil.copyfile(run / file, folder / file)
-        write_json(folder / "results.json", results)
+        write_json(folder / RESULTS, results)
         replace_text(folder / "README.md", run_card([results], args.hub_model_id))
-        return push_folder(
-            folder,
-            args.hub_model_id,
-            names=MODEL_FILES,
-            token=args.hub_token,
-            private=args.hub_private_repo,
-            revision=args.hub_revision,
-            commit_message=f"{results['settings']['model']} trained with {results['settings']['loss']}",
-        )
+        return push_model(args, folder, f"{results['settings']['model']} trained with {results['settings']['loss']}")
 
 
 def _code_files(run: Path) -> set[str]:
     """What `trust_remote_code=True` would run, and no other Python file that may lie there."""
     config = run / "config.json"
-    references = json.loads(config.read_text()).get("auto_map", {}).values() if config.exists() else ()
+    references = read_json(config).get("auto_map", {}).values() if config.exists() else ()
     modules = {reference.split(".")[0] for reference in references if "--" not in reference}  # "--": another repo's
     files = [str(run / f"{module}.py") for module in modules]
     return {Path(file).name for main in files for file in (main, *get_relative_import_files(main))}
@@ -159,7 +150,7 @@ def _code_files(run: Path) -> set[str]:
 def _reproduce(results: Sequence[dict], output_dir: str) -> str:
     first = results[0]
     settings = first["settings"]
-    text = f"With `hf_robust`:\n\n```bash\n{training_command(settings, output_dir, first['hardware'])}\n```"
+    text = f"With `hf_robust`:\n\n```bash\n{run_command(settings, output_dir, first['hardware'])}\n```"
     others = [
         f"`--seed {run['settings']['seed']} --noise_seed {run['settings']['noise_seed']}`" for run in results[1:]
     ]
@@ -179,7 +170,7 @@ def _data_flags(settings: Mapping) -> dict:
     defaults["augmentation"] = DataArguments(dataset=settings["dataset"]).augmentation
     given = {name: settings[name] for name in defaults if name != "noise" and settings[name] != defaults[name]}
     # The settings have the noise under which a run is known: also that of a config, which is not added.
-    noise = settings["noise"].removeprefix("contaminated_")
-    if noise_kind(noise) not in ("clean", "human") and noise != settings["dataset_config"]:
+    noise = settings["noise"].removeprefix(CONTAMINATED)
+    if drawn_by_rule(noise) and noise != settings["dataset_config"]:
         given["noise"] = noise
     return given

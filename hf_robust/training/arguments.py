@@ -1,163 +1,116 @@
-"""The arguments of one experiment, as dataclasses for `HfArgumentParser`, and the settings that make it this one."""
+"""`RobustTrainingArguments`: those of `transformers` with a loss, and the papers' recipe as defaults."""
 
-import hashlib
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
+from dataclasses import dataclass, field
 
-from ..models import MODELS
-from ..noise.base import SAMPLINGS
-from ..noise.kinds import KINDS
-from ..noise.spec import NoiseSpec
-from ..reports.results import changed_arguments, training_settings
-from .trainer import RobustTrainingArguments
+from transformers import TrainingArguments
+from transformers.trainer_utils import HubStrategy
 
-AUGMENTATIONS = {
-    "none": {},
-    "crop": {"crop_padding": 4},
-    "crop_flip": {"crop_padding": 4, "horizontal_flip": True},
-}
+from ..losses import RobustLoss, loss_needs, parse_loss_spec
+from ..reports.results import changed_arguments
+
+
+def default_weight_decay(loss: str) -> float:
+    """The weight decay that was published with a loss: 1e-4, or 0 where the loss has an L1 norm of its own."""
+    return 0.0 if "parameters" in loss_needs(loss) else 1e-4
+
+
+def default_optim_args(optim: str) -> str | None:
+    """The published momentum of 0.9 for SGD; other optimizers have their own defaults."""
+    return "momentum=0.9" if optim == "sgd" else None
 
 
 @dataclass
-class DataArguments:
-    """Which images, and which labels are made wrong."""
+class RobustTrainingArguments(TrainingArguments):
+    """`TrainingArguments` with a robust loss; other defaults are the recipe of the papers on CIFAR-10 label noise.
 
-    dataset: str = field(
-        default="digits",
-        metadata={"help": "Hub id, folder, or 'digits' (embedded, no download)."},
+    SGD with momentum 0.9, learning rate 0.01, weight decay 1e-4 on every parameter, cosine schedule, gradient norm
+    clipped at 5, batch 128, 120 epochs (Ma et al. 2020 and its successors). `Trainer` steps the cosine schedule at
+    each optimizer step where the papers' code steps it at each epoch.
+
+    Args:
+        loss (`str`, *optional*): a loss name or weighted sum, see [`get_loss`]. By default `"nce+rce"`, which is, with
+            `"nfl+rce"`, the strongest of the losses of Ma et al. 2020 on CIFAR-10.
+        class_weights (`list[float]`, *optional*): one weight >= 0 a class; a loss is then the weighted mean over the
+            accumulation window and all processes, as `F.cross_entropy` takes it over a batch.
+        weight_decay (`float`, *optional*): by default 1e-4, or 0 if `loss` has an L1 norm of the parameters of its own
+            (`anl_ce`, `jal_ce`, ...), each as published. With a loss object, say it.
+        optim_args (`str`, *optional*): by default `"momentum=0.9"` if the optimizer is SGD, nothing otherwise.
+        decay_bias_and_norm (`bool`, defaults to `True`): decay biases and normalisation weights too, as the papers'
+            code does; `False` is the usual rule of `Trainer`.
+        hub_model_id (`str`, *optional*): `user/name`; needed to push.
+        hub_strategy (`str`, defaults to `"end"`): no other is taken, nor `hub_always_push`: nothing is pushed before
+            `push_to_hub()` or `save_model()`. What is pushed is one commit of a whole model, and never a checkpoint.
+    """
+
+    loss: str | None = field(
+        default=None, metadata={"help": "Loss name or weighted sum: gce(q=0.7), 10*nce+0.1*rce, ... Default: nce+rce."}
     )
-    dataset_config: str | None = field(default=None, metadata={"help": "Config of the data set, e.g. symmetric_40."})
-    image_column_name: str | None = field(default=None, metadata={"help": "Default: the only image column."})
-    label_column_name: str = field(default="label", metadata={"help": "Column of the given labels."})
-    test_split_name: str = field(default="test", metadata={"help": "Split with clean labels to score on."})
-    noise: str | None = field(
-        default=None,
-        metadata={
-            "help": "Noise put on clean training labels: symmetric_40, asymmetric_30, semantic_40, instance_20."
-        },
+    class_weights: list[float] | None = field(default=None, metadata={"help": "One weight >= 0 a class."})
+    decay_bias_and_norm: bool = field(
+        default=True, metadata={"help": "Weight decay on every parameter, biases and normalisation included."}
     )
-    noise_seed: int = field(default=0, metadata={"help": "Seed of the noise."})
-    noise_sampling: str = field(
-        default="quota", metadata={"help": "quota: the exact rate in each class; bernoulli: each image by itself."}
+    optim: str = field(default="sgd", metadata={"help": "The optimizer."})
+    optim_args: str | None = field(default=None, metadata={"help": "Default: momentum=0.9 under SGD."})
+    learning_rate: float = field(default=0.01, metadata={"help": "The initial learning rate."})
+    weight_decay: float | None = field(
+        default=None, metadata={"help": "Default: 1e-4; 0 for losses with an L1 norm of their own (anl_*, jal_*)."}
     )
-    noise_contaminated: bool = field(
-        default=False,
-        metadata={
-            "help": "semantic noise as the code of several papers makes it: later classes flip earlier flips back."
-        },
-    )
-    max_train_samples: int | None = field(default=None, metadata={"help": "Keep the first so many training images."})
-    max_test_samples: int | None = field(default=None, metadata={"help": "Keep the first so many test images."})
-    augmentation: str | None = field(
-        default=None,
-        metadata={
-            "help": f"One of {', '.join(AUGMENTATIONS)}. Default: crop_flip, as in the papers on CIFAR; none for "
-            "digits, whose mirror images are no digits."
-        },
+    lr_scheduler_type: str = field(default="cosine", metadata={"help": "The scheduler type."})
+    max_grad_norm: float = field(default=5.0, metadata={"help": "Maximum gradient norm."})
+    num_train_epochs: float = field(default=120, metadata={"help": "Total number of training epochs."})
+    per_device_train_batch_size: int = field(default=128, metadata={"help": "Training batch size per device."})
+    # The parent's 8 would make evaluation slow; the result does not depend on it.
+    per_device_eval_batch_size: int = field(default=512, metadata={"help": "Evaluation batch size per device."})
+    hub_strategy: HubStrategy | str = field(
+        default="end", metadata={"help": "When to push to the Hub. Allowed: end; a checkpoint is never pushed."}
     )
 
     def __post_init__(self):
-        if self.noise is not None:
-            self.noise = str(NoiseSpec.parse(self.noise))
-        if self.noise_sampling not in SAMPLINGS:
-            raise ValueError(f"noise_sampling must be one of {list(SAMPLINGS)}; got {self.noise_sampling!r}")
-        if self.noise_contaminated and self.noise_sampling != "quota":
+        self.not_default = changed_arguments(self)  # what was asked for, before anything is filled in
+        self.loss = "nce+rce" if self.loss is None else self.loss
+        parse_loss_spec(self.loss)
+        if self.weight_decay is None:
+            self.weight_decay = default_weight_decay(self.loss)
+        if self.class_weights is not None:
+            RobustLoss("ce", class_weights=self.class_weights)  # raises for weights that can't be
+        if self.label_smoothing_factor != 0:
             raise ValueError(
-                f"noise_contaminated=True is allowed with noise_sampling='quota' alone; got {self.noise_sampling!r}"
+                f"label_smoothing_factor={self.label_smoothing_factor} can't be combined with loss={self.loss!r}: "
+                "Trainer would drop it in silence. Allowed: 0."
             )
-        if self.noise_seed < 0:
-            raise ValueError(f"noise_seed must be 0 or more; got {self.noise_seed}")
-        if self.augmentation is None:
-            self.augmentation = "none" if self.dataset == "digits" else "crop_flip"
-        if self.augmentation not in AUGMENTATIONS:
-            raise ValueError(f"augmentation must be one of {list(AUGMENTATIONS)}; got {self.augmentation!r}")
-
-    @property
-    def noise_name(self) -> str:
-        """What the results call the noise: the one that was added, or else the one that the config is named after."""
-        config = self.dataset_config or "clean"
-        named_after_noise = config.partition("_")[0] in (*KINDS, "human")
-        contaminated = "contaminated_" if self.noise_contaminated else ""
-        return contaminated + self.noise if self.noise else (config if named_after_noise else "clean")
-
-
-@dataclass
-class ModelArguments:
-    """Which network."""
-
-    model: str = field(
-        default="cnn_small",
-        metadata={"help": f"One of {', '.join(MODELS)}, or a folder or Hub id of an image classifier."},
-    )
-    config_overrides: str | None = field(
-        default=None, metadata={"help": "Fields of the model config, e.g. batch_norm=false."}
-    )
-    trust_remote_code: bool = field(default=False, metadata={"help": "Run the code of a model from the Hub."})
-
-
-@dataclass
-class ExperimentArguments(RobustTrainingArguments):
-    """`RobustTrainingArguments` of a script: train, evaluate, log and save at every epoch."""
-
-    output_dir: str | None = field(default="runs/train_robust", metadata={"help": "Where everything is written."})
-    do_train: bool = field(default=True, metadata={"help": "Train."})
-    do_eval: bool = field(default=True, metadata={"help": "Score on the clean test split."})
-    eval_strategy: str = field(default="epoch", metadata={"help": "When to evaluate."})
-    logging_strategy: str = field(default="epoch", metadata={"help": "When to log."})
-    save_strategy: str = field(default="epoch", metadata={"help": "When to save a checkpoint."})
-    # Batches are small uint8 tensors: pinning costs more than it saves, and warns where there is no accelerator.
-    dataloader_pin_memory: bool = field(default=False, metadata={"help": "Pin memory in data loaders."})
-    save_total_limit: int | None = field(default=1, metadata={"help": "Checkpoints kept; one is enough to resume."})
-    push_to_hub: bool = field(
-        default=False,
-        metadata={
-            "help": "Upload the finished run to --hub_model_id as one commit: model, code, image processor, results, "
-            "figures, card. A run that is finished already is uploaded as it is."
-        },
-    )
-    hub_model_id: str | None = field(default=None, metadata={"help": "user/name of the model on the Hub."})
-    hub_private_repo: bool | None = field(
-        default=None,
-        metadata={
-            "help": "Make the repository a private one, or a public one; one that is there already has to agree."
-        },
-    )
-    hub_revision: str | None = field(
-        default=None, metadata={"help": "Branch of the repository, made if need be. Default: main."}
-    )
-    transition_matrix: str | None = field(
-        default=None,
-        metadata={
-            "help": "For the losses forward and backward: a noise (symmetric_40), 'true' (from the clean labels), a "
-            ".npy or .json file, or the results.json of a run, whose estimate is taken."
-        },
-    )
-    resume_from_checkpoint: str | None = field(
-        default=None,
-        metadata={"help": "'last' for the newest complete checkpoint in output_dir, or a checkpoint folder in it."},
-    )
-
-    def __post_init__(self):
-        asked = changed_arguments(self)  # before anything is filled in here
-        if self.load_best_model_at_end:
+        if not self.average_tokens_across_devices:
             raise ValueError(
-                "load_best_model_at_end=True would choose the model by its score on the test split. Allowed: False."
+                "average_tokens_across_devices=False would weigh the labels of a short batch more than others when "
+                "several processes train. Allowed: True."
             )
-        if not self.do_eval:
-            self.eval_strategy = "no"
+        if self.batch_eval_metrics:
+            raise ValueError("batch_eval_metrics=True is not supported: metrics are those of all images. Use False.")
+        if self.optim_args is None:
+            self.optim_args = default_optim_args(self.optim)
+        if self.label_names is None:
+            # The loss needs the labels even where the model's forward has no such argument, which is Trainer's guide.
+            self.label_names = ["labels"]
+        refuse_pushed_checkpoints(self)
         super().__post_init__()
-        self.not_default = asked
 
 
-def run_settings(data: DataArguments, model: ModelArguments, args: ExperimentArguments) -> dict:
-    """Everything that a result depends on, as JSON values. Two runs with equal settings are the same run."""
-    settings = {**asdict(data), "noise": data.noise_name, **asdict(model), **training_settings(args)}
-    if args.transition_matrix is not None and is_file_name(args.transition_matrix):
-        digest = hashlib.sha256(Path(args.transition_matrix).read_bytes()).hexdigest()
-        settings["other_arguments"]["transition_matrix"] = f"sha256:{digest}"  # the file may change, or be moved
-    return settings
+def refuse_data_parallel(args: TrainingArguments) -> None:
+    """Raise a `ValueError` where `Trainer` would spread one process's batches over several GPUs."""
+    if args.n_gpu > 1:
+        raise ValueError(
+            f"one process sees {args.n_gpu} GPUs, which would make Trainer use DataParallel, where the loss is not "
+            "exact. Start one process a GPU with `accelerate launch`, or set CUDA_VISIBLE_DEVICES to one GPU."
+        )
 
 
-def is_file_name(matrix: str) -> bool:
-    """Whether `transition_matrix` names a file, and not a noise."""
-    return Path(matrix).suffix in (".json", ".npy")
+def refuse_pushed_checkpoints(args: TrainingArguments) -> None:
+    """Raise a `ValueError` for values of the Hub's flags that ask for more than whole models."""
+    strategy = HubStrategy(args.hub_strategy)
+    if strategy is not HubStrategy.END:
+        raise ValueError(
+            f"hub_strategy={strategy.value!r} would push checkpoints, which are partly pickled. Allowed: 'end'."
+        )
+    if args.hub_always_push:
+        raise ValueError(
+            "hub_always_push=True is about pushes of checkpoints, of which there are none. Allowed: False."
+        )

@@ -4,13 +4,11 @@ import math
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping, Sized
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import datasets
 import torch
 from huggingface_hub import CommitInfo
-from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import (
     BaseImageProcessor,
@@ -20,116 +18,18 @@ from transformers import (
     PreTrainedTokenizerBase,
     Trainer,
     TrainerCallback,
-    TrainerState,
-    TrainingArguments,
 )
-from transformers.trainer_utils import HubStrategy
 
-from hf_common.environment import hardware, versions
 from hf_common.files import replace_text
-from hf_common.hub import check_push, push_folder
 
-from .. import LIBRARIES
-from ..data.memory import EpochShuffleSampler, ImageTensorDataset, ImageTransform, collate_batch
-from ..losses import RobustLoss, get_loss, loss_needs, parse_loss_spec
-from ..reports.card import MODEL_FILES, python_arguments, render_card
-from ..reports.results import (
-    NEUTRAL,
-    accuracy_summary,
-    changed_arguments,
-    epoch_history,
-    last_row,
-    training_settings,
-    without_paths,
-)
+from ..data.memory import EpochShuffleSampler, ImageTensorDataset, collate_batch
+from ..data.transform import ImageTransform
+from ..losses import RobustLoss, get_loss
+from .arguments import RobustTrainingArguments, refuse_data_parallel
+from .card import first_name, trainer_card
+from .checkpoints import last_good_checkpoint, load_loss_state, save_loss_state
 from .diagnostics import classification_metrics, first_array
-
-LOSS_STATE = "loss.safetensors"
-
-
-def default_weight_decay(loss: str) -> float:
-    """The weight decay that was published with a loss: 1e-4, or 0 where the loss has an L1 norm of its own."""
-    return 0.0 if "parameters" in loss_needs(loss) else 1e-4
-
-
-def default_optim_args(optim: str) -> str | None:
-    """The published momentum of 0.9 for SGD; other optimizers have their own defaults."""
-    return "momentum=0.9" if optim == "sgd" else None
-
-
-@dataclass
-class RobustTrainingArguments(TrainingArguments):
-    """`TrainingArguments` with a robust loss; other defaults are the recipe of the papers on CIFAR-10 label noise.
-
-    SGD with momentum 0.9, learning rate 0.01, weight decay 1e-4 on every parameter, cosine schedule, gradient norm
-    clipped at 5, batch 128, 120 epochs (Ma et al. 2020 and its successors). `Trainer` steps the cosine schedule at
-    each optimizer step where the papers' code steps it at each epoch.
-
-    Args:
-        loss (`str`, *optional*): a loss name or weighted sum, see [`get_loss`]. By default `"nce+rce"`, which is, with
-            `"nfl+rce"`, the strongest of the losses of Ma et al. 2020 on CIFAR-10.
-        class_weights (`list[float]`, *optional*): one weight >= 0 a class; a loss is then the weighted mean over the
-            accumulation window and all processes, as `F.cross_entropy` takes it over a batch.
-        weight_decay (`float`, *optional*): by default 1e-4, or 0 if `loss` has an L1 norm of the parameters of its own
-            (`anl_ce`, `jal_ce`, ...), each as published. With a loss object, say it.
-        optim_args (`str`, *optional*): by default `"momentum=0.9"` if the optimizer is SGD, nothing otherwise.
-        decay_bias_and_norm (`bool`, defaults to `True`): decay biases and normalisation weights too, as the papers'
-            code does; `False` is the usual rule of `Trainer`.
-        hub_model_id (`str`, *optional*): `user/name`; needed to push.
-        hub_strategy (`str`, defaults to `"end"`): no other is taken, nor `hub_always_push`: nothing is pushed before
-            `push_to_hub()` or `save_model()`. What is pushed is one commit of a whole model, and never a checkpoint.
-    """
-
-    loss: str | None = field(
-        default=None, metadata={"help": "Loss name or weighted sum: gce(q=0.7), 10*nce+0.1*rce, ... Default: nce+rce."}
-    )
-    class_weights: list[float] | None = field(default=None, metadata={"help": "One weight >= 0 a class."})
-    decay_bias_and_norm: bool = field(
-        default=True, metadata={"help": "Weight decay on every parameter, biases and normalisation included."}
-    )
-    optim: str = field(default="sgd", metadata={"help": "The optimizer."})
-    optim_args: str | None = field(default=None, metadata={"help": "Default: momentum=0.9 under SGD."})
-    learning_rate: float = field(default=0.01, metadata={"help": "The initial learning rate."})
-    weight_decay: float | None = field(
-        default=None, metadata={"help": "Default: 1e-4; 0 for losses with an L1 norm of their own (anl_*, jal_*)."}
-    )
-    lr_scheduler_type: str = field(default="cosine", metadata={"help": "The scheduler type."})
-    max_grad_norm: float = field(default=5.0, metadata={"help": "Maximum gradient norm."})
-    num_train_epochs: float = field(default=120, metadata={"help": "Total number of training epochs."})
-    per_device_train_batch_size: int = field(default=128, metadata={"help": "Training batch size per device."})
-    # The parent's 8 would make evaluation slow; the result does not depend on it.
-    per_device_eval_batch_size: int = field(default=512, metadata={"help": "Evaluation batch size per device."})
-    hub_strategy: HubStrategy | str = field(
-        default="end", metadata={"help": "When to push to the Hub. Allowed: end; a checkpoint is never pushed."}
-    )
-
-    def __post_init__(self):
-        self.not_default = changed_arguments(self)  # what was asked for, before anything is filled in
-        self.loss = "nce+rce" if self.loss is None else self.loss
-        parse_loss_spec(self.loss)
-        if self.weight_decay is None:
-            self.weight_decay = default_weight_decay(self.loss)
-        if self.class_weights is not None:
-            RobustLoss("ce", class_weights=self.class_weights)  # raises for weights that can't be
-        if self.label_smoothing_factor != 0:
-            raise ValueError(
-                f"label_smoothing_factor={self.label_smoothing_factor} can't be combined with loss={self.loss!r}: "
-                "Trainer would drop it in silence. Allowed: 0."
-            )
-        if not self.average_tokens_across_devices:
-            raise ValueError(
-                "average_tokens_across_devices=False would weigh the labels of a short batch more than others when "
-                "several processes train. Allowed: True."
-            )
-        if self.batch_eval_metrics:
-            raise ValueError("batch_eval_metrics=True is not supported: metrics are those of all images. Use False.")
-        if self.optim_args is None:
-            self.optim_args = default_optim_args(self.optim)
-        if self.label_names is None:
-            # The loss needs the labels even where the model's forward has no such argument, which is Trainer's guide.
-            self.label_names = ["labels"]
-        refuse_pushed_checkpoints(self)
-        super().__post_init__()
+from .push import check_hub_repo, push_model
 
 
 class RobustTrainer(Trainer):
@@ -301,29 +201,13 @@ class RobustTrainer(Trainer):
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         super()._save_optimizer_and_scheduler(output_dir)
-        state = {name: tensor.cpu().contiguous() for name, tensor in self.loss.state_dict().items()}
-        if state and self.args.should_save:
-            save_file(state, Path(output_dir) / LOSS_STATE)
+        if self.args.should_save:
+            save_loss_state(self.loss, output_dir)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         super()._load_optimizer_and_scheduler(checkpoint)
         if checkpoint is not None:
-            self.load_loss_state(checkpoint)
-
-    def load_loss_state(self, checkpoint: str | Path) -> None:
-        """Restore what the loss remembers from a checkpoint folder; a `ValueError` where that holds another's."""
-        path = Path(checkpoint) / LOSS_STATE
-        # Read into memory: a tensor of `load_file` may be the file's own pages.
-        state = {name: tensor.clone() for name, tensor in load_file(path).items()} if path.exists() else {}
-        # By name, for `load_state_dict` misses no buffer that has no value yet: ELR would begin anew in silence.
-        if set(state) != _state_names(self.loss):
-            kept = f"keeps {', '.join(sorted(state))}" if path.exists() else "is missing"
-            wanted = ", ".join(sorted(_state_names(self.loss))) or "nothing"
-            raise ValueError(
-                f"checkpoint {checkpoint} can't be resumed with loss {self.loss.spec!r}, which remembers {wanted}: "
-                f"its {LOSS_STATE} {kept}. It was saved with another loss or is incomplete."
-            )
-        self.loss.load_state_dict(state)
+            load_loss_state(self.loss, checkpoint)
 
     def _current_epoch(self) -> int:
         # state.epoch is fractional within an epoch, whole at its end, and restored by a resume.
@@ -414,15 +298,7 @@ class RobustTrainer(Trainer):
                 return None
             self.create_model_card(**card)
             shutil.copyfile(Path(self.args.output_dir) / "README.md", Path(folder) / "README.md")
-            return push_folder(
-                folder,
-                self.args.hub_model_id,
-                names=MODEL_FILES,
-                token=self.args.hub_token if token is None else token,
-                private=self.args.hub_private_repo if private is None else private,
-                revision=self.args.hub_revision if revision is None else revision,
-                commit_message=commit_message,
-            )
+            return push_model(self.args, folder, commit_message, token=token, private=private, revision=revision)
 
     def create_model_card(
         self,
@@ -450,51 +326,17 @@ class RobustTrainer(Trainer):
         """
         if not self.is_world_process_zero():
             return
-        config = self.model.config if isinstance(self.model, PreTrainedModel) else None
-        loaded_from = config.name_or_path if config is not None else ""
-        if finetuned_from is None and loaded_from and not Path(loaded_from).exists():
-            finetuned_from = loaded_from
-        if tasks is None and isinstance(self.processing_class, BaseImageProcessor):
-            tasks = "image-classification"
-        elif tasks is None and isinstance(self.processing_class, PreTrainedTokenizerBase):
-            tasks = "text-classification"
-        name = model_name or (self.args.hub_model_id or Path(self.args.output_dir).resolve().name).split("/")[-1]
-        arguments = {key: value for key, value in self.args.not_default.items() if key not in NEUTRAL}
-        card = render_card(
-            [self._results(finetuned_from, _first(dataset_tags) or _first(dataset), _first(dataset_args))],
-            repo_id=self.args.hub_model_id or name,
-            name=name,
-            task=_first(tasks),
-            reproduce=python_arguments({"loss": self.loss.spec} | without_paths(arguments)),
+        card = trainer_card(
+            self,
+            base_model=finetuned_from,
+            dataset=first_name(dataset_tags) or first_name(dataset),
+            noise=first_name(dataset_args),
+            name=model_name,
+            task=first_name(tasks),
             metadata={"language": language, "license": license, "datasets": dataset_tags},
             tags=[tags] if isinstance(tags, str) else tags or [],
         )
         replace_text(Path(self.args.output_dir) / "README.md", card)
-
-    def _results(self, base_model: str | None, dataset: str | None, noise: str | None) -> dict:
-        """What is known of this training, as `results.json` of an experiment has it."""
-        history = epoch_history(self.state.log_history)
-        config = self.model.config.to_dict() if isinstance(self.model, PreTrainedModel) else {}
-        settings = training_settings(self.args) | {"loss": self.loss.spec, "dataset": dataset, "noise": noise}
-        return {
-            "settings": without_paths(settings) | {"model": base_model or type(self.model).__name__},
-            "accuracy": accuracy_summary(history),
-            "noise": {"rate": None},
-            "memorisation": {key: value for key, value in last_row(history).items() if key.startswith("train_")},
-            "history": history,
-            "images_per_second": None,
-            "train_images": len(self.train_dataset) if isinstance(self.train_dataset, Sized) else None,
-            "test_images": len(self.eval_dataset) if isinstance(self.eval_dataset, Sized) else None,
-            "label_names": list(config.get("id2label", {}).values()),
-            "parameters": sum(parameter.numel() for parameter in self.model.parameters()),
-            "remote_code": isinstance(self.model, PreTrainedModel) and self.model.is_remote_code(),
-            "hardware": hardware(self.args.device),
-            "versions": versions(LIBRARIES),
-        }
-
-
-def _first(names: str | list[str] | None) -> str | None:
-    return names[0] if isinstance(names, list) and names else names or None
 
 
 class _LossStepCallback(TrainerCallback):
@@ -509,15 +351,6 @@ class _LossStepCallback(TrainerCallback):
         self.trainer.loss.step(self.trainer.lr_scheduler.get_last_lr()[0])
 
 
-def _state_names(loss: RobustLoss) -> set[str]:
-    """The names in the `state_dict` of a loss that has seen a batch."""
-    return {
-        f"{prefix}.{name}" if prefix else name
-        for prefix, module in loss.named_modules()
-        for name in module._buffers.keys() - module._non_persistent_buffers_set
-    }
-
-
 def _has_index(dataset) -> bool:
     if isinstance(dataset, ImageTensorDataset):
         return True
@@ -526,68 +359,8 @@ def _has_index(dataset) -> bool:
     return isinstance(dataset, Sized) and "index" in dataset[0]
 
 
-def refuse_data_parallel(args: TrainingArguments) -> None:
-    """Raise a `ValueError` where `Trainer` would spread one process's batches over several GPUs."""
-    if args.n_gpu > 1:
-        raise ValueError(
-            f"one process sees {args.n_gpu} GPUs, which would make Trainer use DataParallel, where the loss is not "
-            "exact. Start one process a GPU with `accelerate launch`, or set CUDA_VISIBLE_DEVICES to one GPU."
-        )
-
-
-def refuse_pushed_checkpoints(args: TrainingArguments) -> None:
-    """Raise a `ValueError` for values of the Hub's flags that ask for more than whole models."""
-    strategy = HubStrategy(args.hub_strategy)
-    if strategy is not HubStrategy.END:
-        raise ValueError(
-            f"hub_strategy={strategy.value!r} would push checkpoints, which are partly pickled. Allowed: 'end'."
-        )
-    if args.hub_always_push:
-        raise ValueError(
-            "hub_always_push=True is about pushes of checkpoints, of which there are none. Allowed: False."
-        )
-
-
-def check_hub_repo(args: TrainingArguments, *, token: str | None = None, private: bool | None = None) -> None:
-    """Raise now what would make a push of the model fail later: see [`check_push`]."""
-    refuse_pushed_checkpoints(args)  # again: `args.set_push_to_hub` changes them late
-    if args.hub_model_id is None:
-        raise ValueError("hub_model_id must be of the form user/name to push to the Hub; got None")
-    check_push(
-        args.hub_model_id,
-        names=MODEL_FILES,
-        token=args.hub_token if token is None else token,
-        private=args.hub_private_repo if private is None else private,
-        revision=args.hub_revision,
-    )
-
-
 def _beside_built_in(compute_metrics: Callable | None) -> Callable:
     def both(prediction: EvalPrediction) -> dict[str, float]:
         return classification_metrics(prediction) | (compute_metrics(prediction) if compute_metrics else {})
 
     return both
-
-
-def complete_checkpoints(output_dir: str | Path) -> list[Path]:
-    """The checkpoints of `output_dir` that were written to the end, newest first.
-
-    `Trainer` writes its state file last: a checkpoint whose state can't be read was cut off while being written.
-    """
-    complete = []
-    for folder in Path(output_dir).glob("checkpoint-*"):
-        try:
-            step = TrainerState.load_from_json(str(folder / "trainer_state.json")).global_step
-        except (OSError, ValueError, TypeError):  # TypeError: written by a version with other fields
-            continue
-        complete.append((step, folder))
-    return [folder for _, folder in sorted(complete, reverse=True)]
-
-
-def last_good_checkpoint(output_dir: str | Path) -> Path | None:
-    """The newest complete checkpoint of `output_dir` whose weights are all finite; None if there is none."""
-    for folder in complete_checkpoints(output_dir):
-        files = sorted(folder.glob("*.safetensors"))
-        if files and all(tensor.isfinite().all() for file in files for tensor in load_file(file).values()):
-            return folder
-    return None

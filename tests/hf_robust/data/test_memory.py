@@ -6,7 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch.utils.data import DataLoader
 
-from hf_robust.data.memory import EpochShuffleSampler, ImageTensorDataset, ImageTransform, collate_batch
+from hf_robust.data.memory import EpochShuffleSampler, ImageTensorDataset, collate_batch
+from hf_robust.data.transform import ImageTransform
 
 
 def make_images(n=7, channels=3, height=6, width=5, seed=0):

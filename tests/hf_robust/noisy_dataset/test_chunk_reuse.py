@@ -9,8 +9,9 @@ import pytest
 from datasets import ClassLabel, Dataset, Features, Image
 
 from hf_robust.noise.cifar10 import CIFAR10_CLASSES
-from hf_robust.noisy_dataset.build import MANIFEST, MANIFEST_KEYS, TRAIN_FILE, build_noisy_cifar10
+from hf_robust.noisy_dataset.build import build_noisy_cifar10
 from hf_robust.noisy_dataset.chunk_reuse import chunk_reuse
+from hf_robust.noisy_dataset.manifest import MANIFEST, MANIFEST_KEYS, TRAIN_FILE
 from tests import ROOT
 
 

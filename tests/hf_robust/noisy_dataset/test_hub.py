@@ -22,9 +22,10 @@ from huggingface_hub.errors import HTTPError
 
 from hf_robust.noise.cifar10 import CIFAR10_CLASSES
 from hf_robust.noise.human import HUMAN_CONFIGS
-from hf_robust.noisy_dataset.build import CONFIGS, MANIFEST, TEST_FILE, TRAIN_FILE, build_noisy_cifar10
+from hf_robust.noisy_dataset.build import CONFIGS, build_noisy_cifar10
 from hf_robust.noisy_dataset.figures import MATRICES_FIGURE, RATES_FIGURE, write_figures
 from hf_robust.noisy_dataset.hub import publish_noisy_cifar10
+from hf_robust.noisy_dataset.manifest import MANIFEST, TEST_FILE, TRAIN_FILE
 from tests import ROOT
 
 SCRIPT = ROOT / "scripts" / "make_noisy_cifar10.py"

@@ -8,7 +8,8 @@ import pytest
 from PIL import Image
 
 from hf_robust.reports import loss_plots
-from hf_robust.reports.plots import loss_curve, loss_landscape, loss_styles, plot_loss_histograms
+from hf_robust.reports.loss_plots import loss_curve, loss_landscape, plot_loss_histograms
+from hf_robust.reports.style import loss_styles
 from tests import ROOT
 
 SCRIPT = ROOT / "scripts" / "plot_losses.py"

@@ -6,16 +6,9 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from hf_common.files import save_figure
-from hf_robust.reports.plots import (
-    STYLES,
-    details_table,
-    loss_styles,
-    plot_accuracy_vs_noise,
-    plot_curves,
-    plot_runs,
-    plot_transition_matrices,
-    results_table,
-)
+from hf_robust.reports.plots import plot_accuracy_vs_noise, plot_curves, plot_runs, plot_transition_matrices
+from hf_robust.reports.style import STYLES, loss_styles
+from hf_robust.reports.tables import details_table, results_table
 
 
 def run(loss="ce", noise="symmetric_40", seed=0, model="cnn_small", test=(0.2, 0.5, 0.4), rate=0.4, **fits):

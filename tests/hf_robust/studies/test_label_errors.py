@@ -11,19 +11,18 @@ import torch
 from safetensors.numpy import load_file, save_file
 
 from hf_robust.data.load import load_image_splits
-from hf_robust.data.memory import ImageTensorDataset, ImageTransform
+from hf_robust.data.memory import ImageTensorDataset
+from hf_robust.data.transform import ImageTransform
 from hf_robust.models import load_model
 from hf_robust.noise.draw import make_noisy_labels
 from hf_robust.noise.estimate import estimate_noise_rate, estimate_transition_matrix
 from hf_robust.noise.labels import realised_matrix
-from hf_robust.studies.label_errors import (
-    assign_folds,
-    find_label_errors,
-    label_errors_table,
-    out_of_fold_probabilities,
-)
-from hf_robust.studies.run import DataArguments, ExperimentArguments, ModelArguments, resolve_transition_matrix
-from hf_robust.training.trainer import RobustTrainer, RobustTrainingArguments
+from hf_robust.studies.arguments import DataArguments, ExperimentArguments, ModelArguments
+from hf_robust.studies.folds import assign_folds, out_of_fold_probabilities
+from hf_robust.studies.label_errors import find_label_errors, label_errors_table
+from hf_robust.studies.prepare import resolve_transition_matrix
+from hf_robust.training.arguments import RobustTrainingArguments
+from hf_robust.training.trainer import RobustTrainer
 from tests import ROOT
 
 cleanlab_filter = pytest.importorskip("cleanlab.filter")
@@ -170,7 +169,7 @@ def test_finished_folds_are_skipped_and_a_missing_one_is_made_again(finished):
 
 def test_a_finished_run_is_read_again_without_training(finished, monkeypatch):
     folder, results = finished
-    monkeypatch.setattr("hf_robust.studies.label_errors.RobustTrainer", None)
+    monkeypatch.setattr("hf_robust.studies.folds.make_trainer", None)
     again = run(folder, seed=3)
     assert {**again, "finished": None} == {**results, "finished": None}
 

@@ -23,12 +23,12 @@ from hf_common.files import write_json
 from hf_common.hub import push_folder
 from hf_robust import RobustTrainer, RobustTrainingArguments
 from hf_robust.data.load import load_image_splits
-from hf_robust.data.memory import ImageTransform
+from hf_robust.data.transform import ImageTransform
 from hf_robust.models import MODELS, load_model, make_image_processor
 from hf_robust.reports.card import MODEL_FILES
+from hf_robust.studies.arguments import DataArguments, ExperimentArguments, ModelArguments
 from hf_robust.studies.run import run_experiment
 from hf_robust.studies.sweep import run_sweep
-from hf_robust.training.arguments import DataArguments, ExperimentArguments, ModelArguments
 from tests import ROOT
 
 TRAIN = ROOT / "scripts" / "train_robust.py"

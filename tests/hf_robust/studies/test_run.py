@@ -13,21 +13,16 @@ from safetensors.torch import load_file
 from transformers import AutoModelForImageClassification, DeiTImageProcessorPil
 from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
+from hf_common.arguments import parse_overrides
 from hf_common.files import write_json
 from hf_robust.data.load import load_image_splits
+from hf_robust.data.transform import image_transform
 from hf_robust.models import convert_resnet20, make_image_processor
 from hf_robust.noise.draw import make_noisy_labels, transition_matrix
-from hf_robust.studies.run import (
-    DataArguments,
-    ExperimentArguments,
-    ModelArguments,
-    accuracy_summary,
-    claim_output_dir,
-    epoch_history,
-    image_transform,
-    parse_overrides,
-    run_experiment,
-)
+from hf_robust.reports.results import accuracy_summary, epoch_history
+from hf_robust.studies.arguments import DataArguments, ExperimentArguments, ModelArguments
+from hf_robust.studies.folder import claim_output_dir
+from hf_robust.studies.run import run_experiment
 from tests import ROOT
 
 TRAIN = ROOT / "scripts" / "train_robust.py"

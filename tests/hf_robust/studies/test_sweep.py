@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from hf_robust.studies.run import DataArguments, ExperimentArguments, ModelArguments
+from hf_robust.studies.arguments import DataArguments, ExperimentArguments, ModelArguments
 from hf_robust.studies.sweep import run_sweep
 from tests import ROOT
 

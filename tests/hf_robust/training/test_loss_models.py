@@ -22,7 +22,8 @@ from transformers import (
 from transformers.modeling_outputs import ImageClassifierOutput
 
 from hf_robust import RobustTrainer, RobustTrainingArguments
-from hf_robust.data.memory import ImageTensorDataset, ImageTransform
+from hf_robust.data.memory import ImageTensorDataset
+from hf_robust.data.transform import ImageTransform
 from hf_robust.losses import get_loss
 
 CLASSES, SIZE = 3, 8

@@ -19,9 +19,10 @@ from transformers import TrainerCallback
 from transformers.modeling_outputs import ImageClassifierOutput
 
 from hf_robust import RobustTrainer, RobustTrainingArguments
-from hf_robust.data.memory import ImageTensorDataset, ImageTransform
+from hf_robust.data.memory import ImageTensorDataset
+from hf_robust.data.transform import ImageTransform
 from hf_robust.losses import get_loss, list_losses
-from hf_robust.training.trainer import complete_checkpoints
+from hf_robust.training.checkpoints import complete_checkpoints
 
 CLASSES = 4
 MATRIX = [[0.7, 0.1, 0.1, 0.1], [0.0, 0.8, 0.2, 0.0], [0.3, 0.0, 0.6, 0.1], [0.05, 0.1, 0.15, 0.7]]

@@ -6,9 +6,9 @@ import sys
 
 import pytest
 
-from hf_robust.studies.run import DataArguments, ExperimentArguments, ModelArguments
+from hf_robust.studies.arguments import DataArguments, ExperimentArguments, ModelArguments
+from hf_robust.training.arguments import RobustTrainingArguments
 from hf_robust.training.recipes import RECIPES, RecipeParser, recipe_arguments, recipe_flags, recipe_loss
-from hf_robust.training.trainer import RobustTrainingArguments
 from tests import ROOT
 
 SCRIPTS = ROOT / "scripts"

@@ -17,8 +17,9 @@ from transformers import BertConfig, BertForSequenceClassification, ViTConfig, V
 from transformers.modeling_outputs import ImageClassifierOutput
 
 from hf_robust import RobustTrainer, RobustTrainingArguments
-from hf_robust.data.memory import EpochShuffleSampler, ImageTensorDataset, ImageTransform
-from hf_robust.training.trainer import complete_checkpoints, last_good_checkpoint
+from hf_robust.data.memory import EpochShuffleSampler, ImageTensorDataset
+from hf_robust.data.transform import ImageTransform
+from hf_robust.training.checkpoints import complete_checkpoints, last_good_checkpoint
 
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.3, 0.4)
 

@@ -1,0 +1,80 @@
+"""The files of a data set folder, and its manifest: what is built, and of what."""
+
+import json
+from collections.abc import Collection
+from pathlib import Path
+
+MANIFEST = "noisy_cifar10.json"
+TRAIN_FILE = "train-00000-of-00001.parquet"
+TEST_FILE = "test-00000-of-00001.parquet"
+MANIFEST_KEYS = set("repo_id source source_fingerprint seed sampling class_names versions test configs".split())
+# Whatever is unfinished carries this prefix until one rename makes it part of the data set.
+UNFINISHED = ".building-"
+
+
+def read_manifest(output_dir: Path, must_exist: bool) -> dict | None:
+    """The manifest of a folder that `build_noisy_cifar10` wrote; None for a new or empty one, if it need not exist.
+
+    Raises a `ValueError` for a folder that holds something else.
+    """
+    if output_dir.exists() and not output_dir.is_dir():
+        raise ValueError(f"output_dir: {str(output_dir)!r} is not a folder")
+    path = output_dir / MANIFEST
+    if path.is_file():
+        try:
+            manifest = json.loads(path.read_text(encoding="utf-8"))
+        except json.JSONDecodeError as error:
+            raise ValueError(f"output_dir: {str(path)!r} is damaged ({error}); name another folder") from error
+        if not is_manifest(manifest):
+            raise ValueError(
+                f"output_dir: {str(path)!r} is not a manifest of build_noisy_cifar10; name another folder"
+            )
+        return manifest
+    if must_exist:
+        raise ValueError(f"output_dir: {str(output_dir)!r} has no {MANIFEST}; it was not built by build_noisy_cifar10")
+    unfinished = {path.name for path in unfinished_paths(output_dir)}
+    foreign = sorted(path.name for path in output_dir.glob("*") if path.name not in unfinished)
+    if foreign:
+        shown = ", ".join(foreign[:5]) + (", ..." if len(foreign) > 5 else "")
+        raise ValueError(
+            f"output_dir: {str(output_dir)!r} holds something else ({shown}) and no {MANIFEST}; "
+            "name a new or empty folder"
+        )
+    return None
+
+
+def is_manifest(content) -> bool:
+    """Whether parsed JSON is a manifest of `build_noisy_cifar10`."""
+    return isinstance(content, dict) and set(content) - {"building"} == MANIFEST_KEYS
+
+
+def unfinished_paths(output_dir: Path) -> list[Path]:
+    """What a kill may leave in a folder: folders of ours, and the temporary files of texts and figures."""
+    return [path for pattern in (f"{UNFINISHED}*", ".*.tmp", "figures/.*.tmp") for path in output_dir.glob(pattern)]
+
+
+def check_same(where: str, manifest: dict, expected: dict, other: str) -> None:
+    """Raise a `ValueError` where a manifest does not say what is expected; `other` is what to name instead."""
+    for key, value in expected.items():
+        if manifest[key] != value:
+            raise ValueError(
+                f"{key}: {where} was built with {manifest[key]!r}, this call has {value!r}; "
+                f"give the same or name another {other}"
+            )
+
+
+def check_replaces(published: dict, expected: dict, configs: Collection[str]) -> None:
+    """Raise a `ValueError` unless a data set may take the place of a published one.
+
+    Args:
+        published (`dict`): its manifest.
+        expected (`dict`): what of the other one's manifest must be equal: `seed`, `sampling`, `source_fingerprint`.
+        configs: of the other one; it must have all of the published ones, which would be deleted otherwise.
+    """
+    check_same("the published data set", published, expected, "repository")
+    missing = [name for name in published["configs"] if name not in configs]
+    if missing:
+        raise ValueError(
+            f"configs: the published data set has {', '.join(missing)} too, which this one lacks and would delete; "
+            "build them as well or name another repository"
+        )

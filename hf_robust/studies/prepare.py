@@ -1,0 +1,167 @@
+"""What a run is made of, from its arguments: images, network, image processor, loss, trainer."""
+
+from dataclasses import replace
+
+import numpy as np
+from torch import nn
+from transformers import PreTrainedModel, set_seed
+
+# From its module: the top-level name is a stub in older versions where torchvision is missing.
+from transformers.models.auto.image_processing_auto import AutoImageProcessor
+
+from hf_common.arguments import parse_overrides
+from hf_common.run_folder import read_json
+
+from ..data.load import ImageSplits, add_noise, load_image_splits
+from ..data.memory import ImageTensorDataset
+from ..data.transform import image_transform
+from ..losses import RobustLoss, get_loss
+from ..models import MODELS, load_model, make_image_processor, saved_config
+from ..noise.draw import transition_matrix
+from ..noise.labels import realised_matrix
+from ..noise.spec import NoiseSpec
+from ..training.trainer import RobustTrainer
+from .arguments import AUGMENTATIONS, DataArguments, ExperimentArguments, ModelArguments, matrix_source
+
+
+def load_splits(data: DataArguments, train: bool = True) -> ImageSplits:
+    """The images that `data` names, without the noise that it names; of the training images one, if `train` is not."""
+    return load_image_splits(
+        data.dataset,
+        data.dataset_config,
+        image_column=data.image_column_name,
+        label_column=data.label_column_name,
+        test_split=data.test_split_name,
+        max_train_samples=data.max_train_samples if train else 1,
+        max_test_samples=data.max_test_samples,
+    )
+
+
+def noisy_train(data: DataArguments, splits: ImageSplits) -> ImageTensorDataset:
+    """The training images with the noise that `data` names, if any."""
+    if data.noise is None:
+        return splits.train
+    return add_noise(
+        splits.train,
+        data.noise,
+        splits.label_names,
+        seed=data.noise_seed,
+        sampling=data.noise_sampling,
+        contaminated=data.noise_contaminated,
+    )
+
+
+def make_trainer(
+    data: DataArguments,
+    model: ModelArguments,
+    args: ExperimentArguments,
+    splits: ImageSplits,
+    *,
+    weights: str | None = None,
+    evaluates: bool = True,
+) -> RobustTrainer:
+    """The trainer of a run on `splits`, whose training labels have their noise.
+
+    Args:
+        weights: the checkpoint whose weights the network has; by default those that `model` says.
+        evaluates: whether it has the test images.
+    """
+    set_seed(args.seed)  # the initial weights' seed
+    network = network_for(model if weights is None else replace(model, model=weights), splits, args.do_train)
+    processor = processor_for(model, splits.train)
+    return RobustTrainer(
+        model=network,
+        args=args,
+        train_dataset=splits.train if args.do_train else None,
+        eval_dataset=splits.test if evaluates else None,
+        processing_class=processor,
+        image_transform=image_transform(processor, seed=args.seed, **AUGMENTATIONS[data.augmentation]),
+        loss=make_loss(args, network, splits.train),
+    )
+
+
+def check_last_batch(network: nn.Module, num_images: int, args: ExperimentArguments) -> None:
+    """Raise a `ValueError` where batch normalisation would meet a last training batch of one image."""
+    batch = args.per_device_train_batch_size
+    alone = args.world_size == 1 and num_images % batch == 1 and not args.dataloader_drop_last
+    if alone and any(isinstance(module, nn.BatchNorm1d) for module in network.modules()):
+        raise ValueError(
+            f"per_device_train_batch_size={batch} leaves a last batch of one of the {num_images} training images, "
+            "which batch normalisation can't normalise; choose another, or --dataloader_drop_last"
+        )
+
+
+def network_for(model: ModelArguments, splits: ImageSplits, do_train: bool) -> PreTrainedModel:
+    """The network that `model` names for the classes of `splits`; a `ValueError` where it can't be scored on them."""
+    overrides = parse_overrides(model.config_overrides)
+    fixed = sorted({"image_size", "num_labels", "id2label", "label2id"} & set(overrides))
+    if fixed:
+        raise ValueError(f"config_overrides can't set {fixed}, which the data set gives")
+    names, size = splits.label_names, splits.train.images.shape[-1]
+    if model.model not in MODELS:
+        config = saved_config(model.model, trust_remote_code=model.trust_remote_code)
+        own_names = [config.id2label[label] for label in range(config.num_labels)]
+        if own_names != names and sorted(own_names) == sorted(names):
+            raise ValueError(f"model {model.model!r} has the data set's classes in another order: {own_names}")
+        if not do_train and len(own_names) != len(names):
+            raise ValueError(f"model {model.model!r} has {len(own_names)} classes, the data set {len(names)}")
+    return load_model(
+        model.model,
+        num_labels=len(names),
+        id2label=dict(enumerate(names)),
+        image_size=size,
+        trust_remote_code=model.trust_remote_code,
+        **overrides,
+    )
+
+
+def processor_for(model: ModelArguments, train: ImageTensorDataset):
+    """The model's own image processor where it brings one; else one of the training images' statistics and size."""
+    height, width = train.images.shape[-2:]
+    if height != width:
+        raise ValueError(f"images must be square; those of the data set have {height}x{width} pixels")
+    if model.model not in MODELS:
+        return AutoImageProcessor.from_pretrained(model.model, trust_remote_code=model.trust_remote_code)
+    mean, std = train.channel_statistics()
+    # A constant channel has no spread to divide by.
+    return make_image_processor(mean, [s if s > 0 else 1.0 for s in std], width)
+
+
+def make_loss(args: ExperimentArguments, network: PreTrainedModel, train: ImageTensorDataset) -> RobustLoss:
+    """The loss that `args` names; of a trained network that is only scored, the one that it was trained with."""
+    trained_with = network.config.to_dict().get("robust_loss")
+    if not args.do_train and trained_with is not None and "loss" not in args.not_default:
+        return get_loss(trained_with)  # with its class weights and transition matrix
+    matrix = args.transition_matrix
+    if matrix is not None:
+        matrix = resolve_transition_matrix(matrix, train, network.config.num_labels)
+    return get_loss(args.loss, class_weights=args.class_weights, transition_matrix=matrix)
+
+
+def resolve_transition_matrix(name: str, train: ImageTensorDataset, num_classes: int) -> np.ndarray:
+    """The (K, K) matrix that `--transition_matrix` names: see its help.
+
+    Raises:
+        ValueError: no such noise, a file without a matrix, or "true" where the clean labels are unknown.
+    """
+    source = matrix_source(name)
+    if source == "true":
+        if train.clean_labels is None:
+            raise ValueError(
+                "transition_matrix='true' needs clean labels beside the given ones; the data set has none"
+            )
+        return realised_matrix(train.clean_labels.numpy(), train.labels.numpy(), num_classes)
+    if isinstance(source, NoiseSpec):
+        return transition_matrix(source, num_classes)
+    if source.suffix == ".npy":
+        return np.load(source, allow_pickle=False)
+    content = read_json(source)
+    if isinstance(content, dict):
+        noise = content.get("noise")
+        content = noise.get("estimated_matrix") if isinstance(noise, dict) else None
+    try:
+        return np.asarray(content, np.float64).reshape(num_classes, num_classes)
+    except (TypeError, ValueError):
+        raise ValueError(
+            f"transition_matrix: {name!r} holds neither a matrix of {num_classes} classes nor a run's results with one"
+        ) from None
