@@ -13,7 +13,7 @@ from torch.autograd.function import once_differentiable
 from .base import NON_NEGATIVE, POSITIVE, Domain, LossInputs, loss_function, row_blocks
 
 # Newton's steps for the normaliser. From the left it converges monotonically and in the end quadratically: 8 steps
-# reach float64's precision for up to 100,000 classes and logits within 1e4 (tests/test_losses.py).
+# reach float64's precision for up to 100,000 classes and logits within 1e4 (tests/hf_robust/losses/test_losses.py).
 NEWTON_STEPS = 12
 
 
