@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import re
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
@@ -25,11 +26,14 @@ from huggingface_hub.errors import (
     HfHubHTTPError,
     HFValidationError,
     HTTPError,
+    OfflineModeIsEnabled,
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
 from huggingface_hub.utils import parse_ratelimit_headers, validate_repo_id
 from yaml import YAMLError
+
+from .secrets import clean_token, redacted
 
 logger = logging.getLogger(__name__)
 
@@ -72,6 +76,7 @@ def check_push(
         ConnectionError: offline mode, or the Hub can't be reached.
     """
     _check_arguments(repo_id, repo_type, names, revision)
+    token = clean_token(token)
     if is_offline_mode():
         raise ConnectionError(f"repo_id={repo_id!r} can't be pushed to in offline mode: unset HF_HUB_OFFLINE")
     if not (get_token() if token is None else token):
@@ -125,6 +130,7 @@ def push_folder(
     file that matches or with a README.md that can't be read, and a `ConnectionError` where the Hub went on failing.
     """
     _check_arguments(repo_id, repo_type, names, revision)
+    token = clean_token(token)
     files = local_files(folder, names)
     if not files:
         raise ValueError(f"folder: {os.fspath(folder)!r} is no folder or holds no file that matches {list(names)}")
@@ -194,7 +200,8 @@ class _Commit:
             # In this the client wraps whatever fails while it sends a large file, after attempts of its own.
             if isinstance(error.__cause__, HTTPError):
                 raise error.__cause__ from None
-            raise ConnectionError(f"the upload to {self.repo_type} {self.repo_id!r} failed: {error}") from error
+            where = f"{self.repo_type} {self.repo_id!r}"
+            raise ConnectionError(f"the upload to {where} failed: {redacted(error)}") from None
         if branch == self.revision:
             return info
         pr_url = f"{info.repo_url}/discussions/{branch.removeprefix('refs/pr/')}"
@@ -298,23 +305,32 @@ def _refuse_foreign(repo_id: str, repo_type: str, files: list[str], names: Colle
 
 
 def _retried(call: Callable[[], Result], what: str) -> Result:
-    """`call()`, again after a pause while it fails for a reason that may pass."""
+    """`call()`, again after a pause while it fails for a reason that may pass. No error or log line has a token."""
     for wait in (*WAITS, None):
         try:
             return call()
         except HfHubHTTPError as error:
-            if error.response.status_code in (401, 403) and not isinstance(error, RepositoryNotFoundError):
-                raise PermissionError(f"{what}: the Hub does not let this token do it: {error}") from error
-            if error.response.status_code not in RETRIED_STATUS:
+            status, headers, failure = error.response.status_code, error.response.headers, error
+            if isinstance(error, RepositoryNotFoundError):
                 raise
-            failure, asked = error, _asked_wait(error.response.headers)
-        except (HTTPError, json.JSONDecodeError) as error:  # a broken connection, a gateway's page in place of JSON
-            failure, asked = error, None
+        except OfflineModeIsEnabled:
+            raise
+        except (HTTPError, json.JSONDecodeError, ConnectionError, TimeoutError) as error:
+            # A broken connection, a gateway's page in place of JSON; what Xet raises names its status in words.
+            named = re.search(r"HTTP status \w+ error \((\d{3})", str(error))
+            status, headers, failure = int(named[1]) if named else None, {}, error
+        if status in (401, 403):
+            raise PermissionError(f"{what}: the Hub does not let this token do it: {redacted(failure)}") from None
+        if status is not None and status not in RETRIED_STATUS:
+            if isinstance(failure, HfHubHTTPError):
+                raise failure
+            raise ConnectionError(f"{what} failed: {redacted(failure)}") from None
         if wait is not None:
+            asked = _asked_wait(headers)
             wait = wait if asked is None else asked
-            logger.warning("%s failed, again in %g s: %s", what, wait, failure)
+            logger.warning("%s failed, again in %g s: %s", what, wait, redacted(failure))
             time.sleep(wait)
-    raise ConnectionError(f"{what} failed {len(WAITS) + 1} times; the last time: {failure}") from failure
+    raise ConnectionError(f"{what} failed {len(WAITS) + 1} times; the last time: {redacted(failure)}") from None
 
 
 def _asked_wait(headers: Mapping[str, str]) -> float | None:

@@ -4,6 +4,8 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from .locks import LOCK
+
 SETTINGS, RESULTS = "settings.json", "results.json"
 
 
@@ -25,8 +27,10 @@ def begun(output_dir: Path) -> bool:
     """Whether the folder holds anything; a `ValueError` if it is a file."""
     if output_dir.exists() and not output_dir.is_dir():
         raise ValueError(f"output_dir {str(output_dir)!r} is a file")
+    if not output_dir.exists():
+        return False
     # A kill while the first file was being written leaves its temporary name alone.
-    return output_dir.exists() and any(not path.match(".*.tmp") for path in output_dir.iterdir())
+    return any(not path.match(".*.tmp") and path.name != LOCK for path in output_dir.iterdir())
 
 
 def check_same_run(output_dir: Path, settings: dict) -> None:

@@ -1,6 +1,8 @@
-"""`hf_robust.hub`: what it refuses before anything is sent, and what a broken connection or server leaves behind."""
+"""`hf_common.hub`: what it refuses before anything is sent, and what a broken connection or server leaves behind."""
 
 import hashlib
+import sys
+import traceback
 import types
 from pathlib import Path
 
@@ -482,3 +484,95 @@ def test_data_set_that_is_always_cut(shards):
 def rows_of(streaming):
     rows = list(load_dataset("user/rows", split="train", streaming=streaming))
     return {name: [row[name] for row in rows] for name in ROWS}
+
+
+# --- limits of the Hub that are not reached yet
+
+
+def test_a_limit_with_requests_left_says_no_time(hub, folder, waits):
+    """The window's end counts only when nothing is left of it: then the usual pauses are made."""
+    hub.server.create_repo("model", "user/x", files=OLD)
+    hub.server.fail("POST", "/commit/", status=429, headers={"RateLimit": '"api";r=3;t=160'})
+    push(folder)
+    assert waits == [1.0]
+
+
+# --- tokens
+
+SECRET = "hf_" + "AbCd0123" * 4
+
+
+def shown(error):
+    return "".join(traceback.format_exception(error))
+
+
+@pytest.mark.parametrize("token", [f"{SECRET}\n", f"  {SECRET}", f"{SECRET}\r\n"])
+def test_blanks_around_the_token_do_not_matter(hub, folder, token, caplog):
+    hub.server.add_user("user", token=SECRET)
+    push(folder, token=token)
+    assert content(hub.server.repo("model", "user/x")) == NEW
+    assert SECRET not in caplog.text
+
+
+@pytest.mark.parametrize("token", [f"{SECRET}\nX-Other: 1", f"{SECRET} {SECRET}", f"{SECRET}\0"])
+def test_what_is_no_token_is_refused_before_it_is_sent(hub, folder, token):
+    for call in (lambda: push(folder, token=token), lambda: check_push("user/x", names=NAMES, token=token)):
+        with pytest.raises(ValueError, match="token must be one word") as caught:
+            call()
+        assert SECRET not in shown(caught.value)
+    assert hub.server.requests == []
+
+
+@pytest.mark.parametrize("times", [1, ALWAYS])
+@pytest.mark.parametrize("case", [*FAULTS, *NEW_REPOSITORY_FAULTS, "403", "no rights", "echo"])
+def test_no_failure_shows_the_token(hub, folder, caplog, capfd, case, times):
+    hub.server.add_user("user", token=SECRET, role="read" if case == "no rights" else "write")
+    method, path, what = (FAULTS | NEW_REPOSITORY_FAULTS).get(case, ("POST", "/commit/", {"status": 403}))
+    if case == "echo":  # a proxy that quotes what it was sent
+        what = {"status": 502, "body": f"Authorization: Bearer {SECRET}"}
+    hub.server.fail(method, path, times=times, **what)
+    try:
+        push(folder, token=SECRET)
+    except (ConnectionError, PermissionError) as error:
+        assert SECRET not in shown(error)
+    assert SECRET not in caplog.text
+    assert SECRET not in "".join(capfd.readouterr())
+    assert all(SECRET.encode() not in path.read_bytes() for path in folder.rglob("*") if path.is_file())
+
+
+# --- Xet, the Hub's own transport: what comes before the transfer, which needs the real storage
+
+
+@pytest.fixture
+def xet(hub, monkeypatch):
+    pytest.importorskip("hf_xet")
+    # Its own attempts, which it waits for in earnest.
+    monkeypatch.setenv("HF_XET_CLIENT_RETRY_MAX_ATTEMPTS", "1")
+    monkeypatch.setenv("HF_XET_CLIENT_RETRY_BASE_DELAY", "1ms")
+    for name, module in list(sys.modules.items()):
+        if name.startswith("huggingface_hub") and "HF_HUB_DISABLE_XET" in vars(module):
+            monkeypatch.setattr(module, "HF_HUB_DISABLE_XET", False)
+    hub.server.create_repo("model", "user/x", files=OLD)
+    return hub
+
+
+def asked_for_keys(hub):
+    return [request.path for request in hub.server.requests if "/xet-write-token/" in request.path]
+
+
+@pytest.mark.parametrize("status", [429, 500, 503])
+def test_xet_a_key_that_can_not_be_had_now_is_asked_for_again(xet, folder, waits, status, caplog):
+    xet.server.fail("GET", "/xet-write-token/", status=status, times=ALWAYS)
+    with pytest.raises(ConnectionError, match="the upload to model 'user/x' failed 5 times; .*HTTP status"):
+        push(folder)
+    assert waits == [1, 2, 4, 8] and len(asked_for_keys(xet)) >= 5
+    assert content(xet.server.repo("model", "user/x")) == OLD
+    assert "hf_user" not in caplog.text
+
+
+@pytest.mark.parametrize(("status", "error"), [(401, PermissionError), (403, PermissionError), (404, ConnectionError)])
+def test_xet_a_key_that_is_refused_is_said_at_once(xet, folder, waits, status, error):
+    xet.server.fail("GET", "/xet-write-token/", status=status, times=ALWAYS)
+    with pytest.raises(error, match=f"the upload to model 'user/x'.*{status}"):
+        push(folder)
+    assert waits == [] and content(xet.server.repo("model", "user/x")) == OLD

@@ -101,6 +101,7 @@ class Hub:
                 ("GET", f"/api/{TYPE}/{ID}/refs", self.refs),
                 ("POST", f"/api/{TYPE}/{ID}/branch/(?P<branch>[^/]+)", self.create_branch),
                 ("POST", f"/api/{TYPE}/{ID}/preupload/{REVISION}", self.preupload),
+                ("GET", f"/api/{TYPE}/{ID}/xet-(?P<right>read|write)-token/{REVISION}", self.xet_token),
                 ("POST", f"/api/{TYPE}/{ID}/commit/{REVISION}", self.commit),
                 ("POST", rf"/{PREFIX}{ID}\.git/info/lfs/objects/batch", self.lfs_batch),
                 ("POST", rf"/{PREFIX}{ID}\.git/info/lfs/objects/verify", self.lfs_verify),
@@ -365,6 +366,14 @@ class Hub:
                 found["oid"] = commit.blobs[file["path"]].etag
             files.append(found)
         return json_answer({"files": files, "commitOid": commit.oid})
+
+    def xet_token(self, call: Call, type: str, id: str, right: str, revision: str) -> Answer:
+        """The address of the storage and a short-lived key to it. There is no such storage here: a transfer fails."""
+        if right == "write":
+            self.writable(call, type, id, "create_pr" in call.query)
+        else:
+            self.readable(call, type, id)
+        return json_answer({"casUrl": f"{self.url}/no-storage", "accessToken": "xet_key", "exp": 4_000_000_000})
 
     def lfs_batch(self, call: Call, type: str, id: str) -> Answer:
         asked = call.json()

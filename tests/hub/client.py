@@ -22,7 +22,7 @@ SWITCHES = {
     "HF_HUB_DISABLE_XET": True,
     "HF_HUB_DISABLE_TELEMETRY": True,
 }
-OWN_PACKAGES = ("hf_robust", "hf_dit", "evaluate_metrics", "model_cards")
+OWN_PACKAGES = ("hf_common", "hf_robust", "hf_dit", "evaluate_metrics", "model_cards")
 WITHOUT_OWN_PACKAGES = f"""
 import sys
 class Blocker:

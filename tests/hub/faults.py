@@ -13,6 +13,7 @@ class Fault:
     method: str
     path_regex: str
     status: int | None = None
+    body: str = ""
     headers: dict[str, str] = field(default_factory=dict)
     times: int = 1
     cut_after: int | None = None
@@ -25,7 +26,7 @@ class Fault:
 
     def answer(self) -> Answer:
         if self.status >= 500:  # a gateway's page, not JSON
-            page = f"<html><body><h1>{self.status}</h1></body></html>\n".encode()
+            page = f"<html><body><h1>{self.status}</h1>{self.body}</body></html>\n".encode()
             return Answer(self.status, page, {"Content-Type": "text/html", **self.headers})
         return error_answer(HubError(self.status, "a fault that was asked for", **self.headers))
 

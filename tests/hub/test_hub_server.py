@@ -320,7 +320,7 @@ def test_a_fresh_process_has_the_hub_and_not_this_repository(hub):
     code = "from huggingface_hub import hf_hub_download\nprint(open(hf_hub_download('user/x', 'a')).read())"
     assert hub.run(code) == "hello\n"
     assert hub.server.downloads() == [("model", "user/x", "a")]
-    for package in ("hf_robust", "hf_dit", "evaluate_metrics", "model_cards", "hf_robust.noise"):
+    for package in ("hf_common", "hf_robust", "hf_dit", "evaluate_metrics", "model_cards", "hf_robust.noise"):
         with pytest.raises(AssertionError, match=f"ModuleNotFoundError: No module named '{package.split('.')[0]}"):
             hub.run(f"import {package}")
     assert hub.run("import hf_robust, os\nprint(os.environ['A'])", isolated=False, A="b") == "b\n"

@@ -1,0 +1,85 @@
+"""SIGINT and SIGTERM end a command in order: what can be kept is kept, one line says how to go on, status 128 + n."""
+
+import os
+import shlex
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+CAUGHT = (signal.SIGINT, signal.SIGTERM)
+
+
+class Stopped(KeyboardInterrupt):
+    """A signal asked this process to end. No `Exception`, so that nothing goes on after it by mistake."""
+
+    def __init__(self, number: int):
+        super().__init__(signal.Signals(number).name)
+        self.number = number
+
+
+class _State:
+    number: int | None = None  # of the signal that came
+    waiting: int = 0  # blocks of `deferred` that are under way
+
+
+def requested() -> bool:
+    """Whether a signal came: a loop inside [`deferred`] then saves and leaves the block."""
+    return _State.number is not None
+
+
+@contextmanager
+def deferred() -> Iterator[None]:
+    """A block that looks at [`requested`] itself; [`Stopped`] is raised at its end, and at once by a second signal."""
+    _State.waiting += 1
+    try:
+        yield
+    finally:
+        _State.waiting -= 1
+    if _State.number is not None and _State.waiting == 0:
+        raise Stopped(_State.number)
+
+
+def _handle(number: int, frame) -> None:
+    again = _State.number is not None
+    _State.number = number
+    if again or _State.waiting == 0:
+        raise Stopped(number)
+
+
+def run_command(main: Callable[[], None], kept: str, flags: tuple[str, ...] = ()) -> None:
+    """Call `main()`, the body of a script, so that a signal ends it as the module says.
+
+    Args:
+        kept: what remains, and what the same command makes of it, as the end of a sentence.
+        flags: what the command needs besides, to go on.
+    """
+    before = {number: signal.signal(number, _handle) for number in CAUGHT}
+    _State.number = None
+    try:
+        main()
+    except KeyboardInterrupt as error:
+        number = error.number if isinstance(error, Stopped) else signal.SIGINT
+        for caught in CAUGHT:
+            signal.signal(caught, signal.SIG_IGN)  # nothing interrupts the last line
+        if os.environ.get("RANK", "0") == "0":
+            print(f"\nstopped by {signal.Signals(number).name}: {kept}\n{repeated_command(flags)}", file=sys.stderr)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        # Not sys.exit: threads of process groups and of data loaders could keep the interpreter, or abort it.
+        os._exit(128 + number)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def repeated_command(flags: tuple[str, ...] = ()) -> str:
+    """The command that started this process, with `flags` in place of what they had there."""
+    words = list(sys.argv[1:])
+    for name, value in (flag.partition("=")[::2] for flag in flags):
+        if name in words:
+            place = words.index(name)
+            del words[place : place + (2 if value else 1)]
+        words += [name, value] if value else [name]
+    launcher = ["accelerate", "launch"] if "ACCELERATE_MIXED_PRECISION" in os.environ else ["python"]
+    return shlex.join([*launcher, sys.argv[0], *words])

@@ -1,0 +1,86 @@
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+
+SCRIPT = """
+import sys, time
+from hf_common.signals import deferred, requested, run_command
+
+def at_once():
+    try:
+        print("ready", flush=True)
+        time.sleep(600)
+    finally:
+        print("cleaned up", flush=True)
+
+def in_order():
+    with deferred():
+        print("ready", flush=True)
+        while not requested():
+            time.sleep(0.01)
+        print("saved", flush=True)
+    print("never", flush=True)
+
+def stuck():
+    with deferred():
+        print("ready", flush=True)
+        while not requested():
+            time.sleep(0.01)
+        print("saving", flush=True)
+        time.sleep(600)
+
+def whole():
+    print("ready", flush=True)
+
+def fails():
+    raise ValueError("its own error")
+
+run_command(globals()[sys.argv[1]], "two runs are kept", flags=("--resume=last",))
+"""
+
+
+def start(tmp_path, *words):
+    script = tmp_path / "a script.py"
+    script.write_text(SCRIPT)
+    env = {key: value for key, value in os.environ.items() if not key.startswith("ACCELERATE_")}
+    env["PYTHONPATH"] = ":".join(sys.path)
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    process = subprocess.Popen([sys.executable, str(script), *words], env=env, **pipes)
+    if words[0] != "fails":
+        assert process.stdout.readline() == "ready\n"
+    return process
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(("kind", "printed"), [("at_once", "cleaned up\n"), ("in_order", "saved\n")])
+def test_a_signal_ends_a_command_in_order(kind, printed, number, tmp_path):
+    process = start(tmp_path, kind, "--resume", "old", "--output_dir", "a b")
+    process.send_signal(number)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 128 + number
+    assert out == printed
+    name = signal.Signals(number).name
+    script = f"'{tmp_path}/a script.py'"
+    assert err.strip().splitlines() == [
+        f"stopped by {name}: two runs are kept",
+        f"python {script} {kind} --output_dir 'a b' --resume last",
+    ]
+
+
+def test_a_second_signal_ends_it_at_once(tmp_path):
+    process = start(tmp_path, "stuck")
+    process.send_signal(signal.SIGTERM)
+    assert process.stdout.readline() == "saving\n"
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGINT
+
+
+def test_without_a_signal_nothing_changes(tmp_path):
+    process = start(tmp_path, "whole")
+    assert process.communicate(timeout=60) == ("", "") and process.returncode == 0
+    process = start(tmp_path, "fails")
+    assert "ValueError: its own error" in process.communicate(timeout=60)[1] and process.returncode == 1
