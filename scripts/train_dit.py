@@ -52,9 +52,8 @@ from transformers import HfArgumentParser
 
 from hf_common.hub import check_push, push_folder
 from hf_dit.publishing.publish import REPOSITORY_FILES, read_scores, read_study, write_repository
-from hf_dit.training.images import DataArguments
-from hf_dit.training.loop import DiTTrainingArguments
-from hf_dit.training.run import ModelArguments, train_dit
+from hf_dit.training.arguments import DataArguments, DiTTrainingArguments, ModelArguments
+from hf_dit.training.run import train_dit
 
 
 @dataclass

@@ -4,9 +4,7 @@ from dataclasses import fields
 
 from hf_common.commands import command_line, launch_command
 
-from ..training.images import DataArguments
-from ..training.loop import DiTTrainingArguments
-from ..training.run import ModelArguments
+from ..training.arguments import DataArguments, DiTTrainingArguments, ModelArguments
 
 # Defaults of the scripts that need not be said.
 SAMPLING_DEFAULTS = {"schedulers": ["ddim"], "cfg_channels": "all", "dtype": "float32"}

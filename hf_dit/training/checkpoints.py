@@ -47,7 +47,7 @@ def publish_checkpoint(output_dir: Path, step: int, total_limit: int = 0) -> Pat
     return final
 
 
-def claim_output_dir(output_dir: Path, settings: dict, max_train_steps: int, resume: str | None) -> Path | None:
+def claimed_checkpoint(output_dir: Path, settings: dict, max_train_steps: int, resume: str | None) -> Path | None:
     """The checkpoint to go on from, or None for a start at step 0.
 
     Args:
@@ -76,7 +76,7 @@ def claim_output_dir(output_dir: Path, settings: dict, max_train_steps: int, res
     return chosen
 
 
-def finished_results(output_dir: Path, settings: dict, max_train_steps: int) -> dict | None:
+def finished_training(output_dir: Path, settings: dict, max_train_steps: int) -> dict | None:
     """The results of the run in the folder, if it is one of these very settings, finished after so many steps."""
     if finished_steps(output_dir) != max_train_steps:
         return None

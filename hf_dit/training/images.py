@@ -3,7 +3,7 @@
 import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import datasets
 import numpy as np
@@ -14,66 +14,10 @@ from tqdm.auto import tqdm
 
 from hf_common.images import image_column, resized_square, to_rgb
 
+from .arguments import DataArguments
+
 LABEL_COLUMNS = ("label", "labels")
-RGB_MODES = ("RGB", "L", "1", "P", "CMYK", "YCbCr", "HSV", "LAB")
-ALPHA_MODES = ("RGBA", "LA", "PA", "RGBa")
 CHUNK = 256  # images handed to the threads at once
-
-
-@dataclass
-class DataArguments:
-    """Which images and classes, and how they are cut."""
-
-    dataset_name: str | None = field(
-        default=None, metadata={"help": "Hub id of a data set, or a local folder of one (Parquet files, for example)."}
-    )
-    dataset_config_name: str | None = field(default=None, metadata={"help": "Config of the data set."})
-    train_data_dir: str | None = field(
-        default=None,
-        metadata={
-            "help": "Folder of image files, a subfolder for each class ('imagefolder'). Subfolders called train, test "
-            "or the like are taken for splits, of which train is trained on."
-        },
-    )
-    cache_dir: str | None = field(default=None, metadata={"help": "Where data sets are cached."})
-    image_column_name: str | None = field(default=None, metadata={"help": "Default: the only image column."})
-    label_column_name: str | None = field(
-        default=None,
-        metadata={"help": "Default: the only column of class labels, or else the one called label or labels."},
-    )
-    unconditional: bool = field(default=False, metadata={"help": "Train without classes, whatever the data have."})
-    resolution: int | None = field(
-        default=None,
-        metadata={"help": "Images become squares of this side. Default: as they are, if all have one size."},
-    )
-    center_crop: bool = field(
-        default=True,
-        metadata={"help": "Cut the middle square out of images that are no squares; else they're refused."},
-    )
-    random_flip: bool = field(
-        default=False, metadata={"help": "Mirror half of the images from left to right, drawn at each visit (as DiT)."}
-    )
-    allow_upscale: bool = field(default=False, metadata={"help": "Enlarge images smaller than the resolution."})
-    skip_corrupt: bool = field(default=False, metadata={"help": "Leave out images that can't be decoded."})
-    max_train_samples: int | None = field(
-        default=None,
-        metadata={"help": "Train on so many images: the first of a shuffle that is the same for every --seed."},
-    )
-
-    def __post_init__(self):
-        if (self.dataset_name is None) == (self.train_data_dir is None):
-            raise ValueError(
-                "one of dataset_name and train_data_dir must say what to train on; "
-                f"got {self.dataset_name!r} and {self.train_data_dir!r}"
-            )
-        if self.train_data_dir is not None and not os.path.isdir(self.train_data_dir):
-            raise ValueError(f"train_data_dir: there is no folder {self.train_data_dir!r}")
-        for name in ("resolution", "max_train_samples"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"{name} must be at least 1; got {value}")
-        if self.unconditional and self.label_column_name is not None:
-            raise ValueError(f"unconditional takes no label_column_name; got {self.label_column_name!r}")
 
 
 @dataclass(frozen=True)
@@ -115,7 +59,7 @@ class ImageFormat:
 
 
 @dataclass(frozen=True)
-class ImageSet:
+class DecodedImages:
     """Decoded images (N, 3, H, W) uint8, labels (N,) int64 or None, and how many images could not be decoded."""
 
     images: Tensor
@@ -143,7 +87,7 @@ def open_rows(data: DataArguments) -> ImageRows:
     column = image_column(rows.features, data.image_column_name)
     labels = label_names = None
     if not data.unconditional:
-        labels, label_names = _labels(rows, _label_column(rows, data.label_column_name))
+        labels, label_names = _numbered_labels(rows, _label_column(rows, data.label_column_name))
     rows = rows.select_columns(column).cast_column(column, datasets.Image(decode=False))
     numbers = np.arange(len(rows))
     if data.max_train_samples is not None:
@@ -161,7 +105,7 @@ def image_format(rows: ImageRows, data: DataArguments) -> ImageFormat:
     if data.resolution is not None:
         return ImageFormat((data.resolution, data.resolution), True, data.center_crop, data.allow_upscale)
     for index in range(len(rows)):
-        image = _decode(rows, index, rows.rows[index][rows.image_column], data.skip_corrupt)
+        image = _opened(rows, index, rows.rows[index][rows.image_column], data.skip_corrupt)
         if image is not None:
             return ImageFormat((image.height, image.width), False)
     raise ValueError(f"none of the {len(rows)} images can be decoded")
@@ -182,7 +126,7 @@ def read_images(
     """
 
     def read(index: int, encoded: dict | None) -> np.ndarray | None:
-        image = _decode(rows, index, encoded, skip_corrupt)
+        image = _opened(rows, index, encoded, skip_corrupt)
         if image is None:
             return None
         try:
@@ -201,7 +145,9 @@ def read_images(
             bar.update(len(chunk))
 
 
-def load_images(rows: ImageRows, form: ImageFormat, *, skip_corrupt: bool = False, progress: bool = False) -> ImageSet:
+def load_images(
+    rows: ImageRows, form: ImageFormat, *, skip_corrupt: bool = False, progress: bool = False
+) -> DecodedImages:
     """All the images of [`read_images`], with the same arguments and errors, in one tensor."""
     images = np.empty((len(rows), 3, *form.size), np.uint8)
     kept = []
@@ -211,17 +157,16 @@ def load_images(rows: ImageRows, form: ImageFormat, *, skip_corrupt: bool = Fals
     if not kept:
         raise ValueError(f"none of the {len(rows)} images can be decoded")
     labels = None if rows.labels is None else torch.from_numpy(rows.labels[kept])
-    return ImageSet(torch.from_numpy(images[: len(kept)]), labels, skipped=len(rows) - len(kept))
+    return DecodedImages(torch.from_numpy(images[: len(kept)]), labels, skipped=len(rows) - len(kept))
 
 
 def prepare_image(image: Image.Image, form: ImageFormat) -> np.ndarray:
-    """One image as (3, H, W) uint8: RGB, the middle square, scaled (bicubic, smoothed where it shrinks).
+    """One image as (3, H, W) uint8: RGB by [`to_rgb`], the middle square, scaled (bicubic, smoothed where it shrinks).
 
-    Greyscale is repeated over the three channels; transparent pixels show white. An image that has the wanted size
-    keeps its pixels.
+    An image that has the wanted size keeps its pixels.
 
     Raises:
-        ValueError: pixels of more than 8 bits, a size other than the wanted one where nothing is resized, an image
+        ValueError: what [`to_rgb`] refuses, a size other than the wanted one where nothing is resized, an image
             smaller than the resolution without `allow_upscale`, or no square without `center_crop`.
     """
     image = to_rgb(image)
@@ -237,7 +182,7 @@ def prepare_image(image: Image.Image, form: ImageFormat) -> np.ndarray:
     return np.asarray(image).transpose(2, 0, 1)
 
 
-def _decode(rows: ImageRows, index: int, encoded: dict | None, skip_corrupt: bool) -> Image.Image | None:
+def _opened(rows: ImageRows, index: int, encoded: dict | None, skip_corrupt: bool) -> Image.Image | None:
     try:
         if encoded is None:
             raise ValueError("there is no image")
@@ -265,7 +210,7 @@ def _label_column(rows: datasets.Dataset, name: str | None) -> str:
     return found[0]
 
 
-def _labels(rows: datasets.Dataset, column: str) -> tuple[np.ndarray, list[str]]:
+def _numbered_labels(rows: datasets.Dataset, column: str) -> tuple[np.ndarray, list[str]]:
     feature, values = rows.features[column], rows[column][:]
     missing = [number for number, value in enumerate(values) if value is None or value == -1]
     if missing:

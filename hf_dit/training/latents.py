@@ -14,6 +14,8 @@ from diffusers import AutoencoderKL
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from hf_common.files import sync_tree
+
 from ..models.weights import add_tensors
 from .images import ImageFormat, ImageRows, read_images
 
@@ -108,6 +110,7 @@ def cached_latents(
             save_file(shard, temporary / f"latents-{number:05d}.safetensors")
         if number < 0:
             raise ValueError(f"none of the {len(rows)} images can be decoded")
+        sync_tree(temporary)
         try:
             os.replace(temporary, folder)
         except OSError:  # another run was first; the same moments are there

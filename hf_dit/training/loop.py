@@ -6,14 +6,12 @@ import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import is_tensorboard_available, is_wandb_available
 from diffusers import DDPMScheduler
-from diffusers.optimization import SchedulerType, get_scheduler
+from diffusers.optimization import get_scheduler
 from diffusers.training_utils import EMAModel
 from PIL import Image
 from tqdm.auto import tqdm
@@ -21,140 +19,12 @@ from tqdm.auto import tqdm
 from hf_common.files import save_picture, write_json
 
 from ..models.dit import DiTModel
+from .arguments import DiTTrainingArguments
 from .checkpoints import publish_checkpoint, temporary_checkpoint
-from .objectives import PREDICTION_TYPES, NoiseSchedule, add_noise, diffusion_losses
+from .objectives import NoiseSchedule, add_noise, diffusion_losses
 from .stream import DROPOUT, StepBatches, TrainingStream, position_rng
 
 STATE = "training_state.json"
-LR_SCHEDULERS = tuple(kind.value for kind in SchedulerType if kind is not SchedulerType.PIECEWISE_CONSTANT)
-BETA_SCHEDULES = ("linear", "scaled_linear", "squaredcos_cap_v2", "sigmoid")
-PRECISIONS = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
-TRACKERS = {"tensorboard": is_tensorboard_available, "wandb": is_wandb_available}
-LR_SCHEDULERS_WITHOUT_END = ("constant", "constant_with_warmup")
-
-
-@dataclass
-class DiTTrainingArguments:
-    """How to train. The defaults are DiT's own recipe (Peebles and Xie 2023, section 4), but for the EMA's warm-up."""
-
-    output_dir: str = field(default="runs/train_dit", metadata={"help": "Where everything is written."})
-    seed: int = field(default=0, metadata={"help": "Of weights, order, noise, timesteps, flips and label drops."})
-    train_batch_size: int = field(
-        default=256,
-        metadata={
-            "help": "Images of one device in one forward pass. An optimizer step takes this number x processes x "
-            "--gradient_accumulation_steps; how that product is split changes nothing but rounding. DiT: 256."
-        },
-    )
-    gradient_accumulation_steps: int = field(default=1, metadata={"help": "Forward passes in an optimizer step."})
-    num_epochs: float = field(default=100, metadata={"help": "Visits of each image."})
-    max_train_steps: int | None = field(default=None, metadata={"help": "Optimizer steps; overrides --num_epochs."})
-    learning_rate: float = field(default=1e-4, metadata={"help": "Of AdamW."})
-    lr_scheduler: str = field(default="constant", metadata={"help": f"One of {', '.join(LR_SCHEDULERS)}."})
-    lr_warmup_steps: int = field(
-        default=0,
-        metadata={"help": "Optimizer steps of linear warm-up; all schedules but constant have one."},
-    )
-    adam_beta1: float = field(default=0.9, metadata={"help": "Of AdamW."})
-    adam_beta2: float = field(default=0.999, metadata={"help": "Of AdamW."})
-    adam_weight_decay: float = field(default=0.0, metadata={"help": "Of AdamW."})
-    adam_epsilon: float = field(default=1e-8, metadata={"help": "Of AdamW."})
-    max_grad_norm: float | None = field(default=None, metadata={"help": "Clip the gradient's norm. Default: no."})
-    use_ema: bool = field(default=True, metadata={"help": "Average the weights; the average is sampled and saved."})
-    ema_max_decay: float = field(
-        default=0.9999,
-        metadata={
-            "help": "The decay grows as 1 - (1 + step / ema_inv_gamma) ** -ema_power up to this one. DiT has it from "
-            "the first step, so that short runs (fewer than some 50,000 steps) average in their initial weights."
-        },
-    )
-    ema_inv_gamma: float = field(default=1.0, metadata={"help": "See --ema_max_decay."})
-    ema_power: float = field(default=0.75, metadata={"help": "See --ema_max_decay."})
-    mixed_precision: str | None = field(
-        default=None, metadata={"help": "no, fp16 or bf16. Default: what accelerate is configured to."}
-    )
-    gradient_checkpointing: bool = field(default=False, metadata={"help": "Less memory for a third more time."})
-    dataloader_num_workers: int = field(default=0, metadata={"help": "Processes that draw the noise; 4 for a GPU."})
-    prediction_type: str = field(default="epsilon", metadata={"help": "What the model predicts: epsilon or sample."})
-    ddpm_num_steps: int = field(default=1000, metadata={"help": "Timesteps of the noise schedule."})
-    ddpm_beta_schedule: str = field(default="linear", metadata={"help": f"One of {', '.join(BETA_SCHEDULES)}."})
-    checkpointing_steps: int = field(default=1000, metadata={"help": "Steps between checkpoints; 0: none."})
-    checkpoints_total_limit: int = field(
-        default=1, metadata={"help": "Checkpoints kept; one is enough to resume. 0: all."}
-    )
-    resume_from_checkpoint: str | None = field(
-        default=None, metadata={"help": "'latest', or a checkpoint folder in output_dir."}
-    )
-    logging_steps: int = field(default=50, metadata={"help": "Steps whose mean loss is one point of the curve."})
-    report_to: str = field(default="none", metadata={"help": "tensorboard, wandb or none."})
-    save_images_steps: int = field(
-        default=1000, metadata={"help": "Steps between sample grids; there's always one at the end; 0: no other."}
-    )
-    sample_guidance_scales: list[float] = field(
-        default_factory=lambda: [1.0, 4.0],
-        metadata={"help": "Rows of the sample grids: 1 is the model without guidance, 0 without classes."},
-    )
-    num_sample_images: int = field(default=8, metadata={"help": "Columns of the sample grids."})
-    sample_steps: int = field(default=50, metadata={"help": "DDIM steps of the sample grids."})
-    use_cpu: bool = field(default=False, metadata={"help": "Train on the CPU even where there is an accelerator."})
-
-    def __post_init__(self):
-        for name, least in (
-            ("seed", 0),
-            ("train_batch_size", 1),
-            ("gradient_accumulation_steps", 1),
-            ("max_train_steps", 1),
-            ("lr_warmup_steps", 0),
-            ("dataloader_num_workers", 0),
-            ("ddpm_num_steps", 2),
-            ("checkpointing_steps", 0),
-            ("checkpoints_total_limit", 0),
-            ("logging_steps", 1),
-            ("save_images_steps", 0),
-            ("num_sample_images", 1),
-            ("sample_steps", 1),
-        ):
-            value = getattr(self, name)
-            if value is not None and value < least:
-                raise ValueError(f"{name} must be {least} or more; got {value}")
-        for name in ("num_epochs", "learning_rate", "adam_epsilon", "ema_inv_gamma", "ema_power", "max_grad_norm"):
-            value = getattr(self, name)
-            if value is not None and not 0 < value < math.inf:
-                raise ValueError(f"{name} must be more than 0 and finite; got {value}")
-        for name in ("adam_beta1", "adam_beta2", "ema_max_decay"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"{name} must lie in [0, 1); got {getattr(self, name)}")
-        if not 0 <= self.adam_weight_decay < math.inf:
-            raise ValueError(f"adam_weight_decay must be 0 or more and finite; got {self.adam_weight_decay}")
-        for name, allowed in (
-            ("lr_scheduler", LR_SCHEDULERS),
-            ("mixed_precision", (None, *PRECISIONS)),
-            ("prediction_type", PREDICTION_TYPES),
-            ("ddpm_beta_schedule", BETA_SCHEDULES),
-            ("report_to", (*TRACKERS, "none")),
-        ):
-            if getattr(self, name) not in allowed:
-                raise ValueError(f"{name} must be one of {list(allowed)}; got {getattr(self, name)!r}")
-        if self.lr_warmup_steps and self.lr_scheduler == "constant":
-            raise ValueError(
-                f"lr_warmup_steps={self.lr_warmup_steps} has no effect on lr_scheduler='constant'; "
-                "take 'constant_with_warmup'"
-            )
-        if not self.sample_guidance_scales or not all(map(math.isfinite, self.sample_guidance_scales)):
-            raise ValueError(
-                f"sample_guidance_scales must be one or more finite numbers; got {self.sample_guidance_scales}"
-            )
-        if self.sample_steps > self.ddpm_num_steps:
-            raise ValueError(
-                f"sample_steps must be at most ddpm_num_steps={self.ddpm_num_steps}; got {self.sample_steps}"
-            )
-        if self.report_to != "none" and not TRACKERS[self.report_to]():
-            raise ImportError(f"report_to={self.report_to!r} needs a package: pip install {self.report_to}")
-
-    @property
-    def lr_needs_end(self) -> bool:
-        """Whether the learning rate of a step depends on the number of all steps."""
-        return self.lr_scheduler not in LR_SCHEDULERS_WITHOUT_END
 
 
 class DiTTrainer:
@@ -195,9 +65,9 @@ class DiTTrainer:
     ):
         self.args, self.accelerator, self.stream = args, accelerator, stream
         self.max_train_steps, self.output_dir = max_train_steps, Path(args.output_dir)
-        self.global_batch = args.train_batch_size * args.gradient_accumulation_steps * accelerator.num_processes
+        self.global_batch = args.global_batch(accelerator.num_processes)
         self.step, self.history, self.images_per_second = 0, [], None
-        self._sample, self._prediction_type = sample, scheduler.config.prediction_type
+        self.scheduler, self._sample, self._prediction_type = scheduler, sample, scheduler.config.prediction_type
         self._schedule = NoiseSchedule.from_scheduler(scheduler).to(accelerator.device)
         self._window: list[list[float]] = []  # losses of steps since the last row of the history
         self._pending: list[torch.Tensor] = []  # the same, still on the device

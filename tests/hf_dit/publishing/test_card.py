@@ -14,9 +14,8 @@ from transformers import HfArgumentParser
 from hf_dit.publishing.card import attention_in_words, dit_pipeline_card, in_words, score_rows
 from hf_dit.publishing.commands import NOT_OF_VALUES, sampling_command, scoring_command, training_command
 from hf_dit.publishing.publish import public_results, read_scores
-from hf_dit.training.images import DataArguments
-from hf_dit.training.loop import DiTTrainingArguments
-from hf_dit.training.run import ModelArguments, run_settings, settings_from_hub
+from hf_dit.training.arguments import DataArguments, DiTTrainingArguments, ModelArguments
+from hf_dit.training.settings import settings_from_hub, training_settings
 from tests import ROOT
 
 MEASURED = json.loads((ROOT / "model_cards/results/dit_landscapes.json").read_text())
@@ -74,7 +73,7 @@ def test_the_command_has_the_settings_of_the_run(flags, processes, hardware, lau
     def settings_of(arguments, steps):
         data, model, args = parser.parse_args_into_dataclasses(arguments)
         batch = args.train_batch_size * args.gradient_accumulation_steps * processes
-        return run_settings(data, model, args, batch, args.mixed_precision or "no", steps), args
+        return training_settings(data, model, args, batch, args.mixed_precision or "no", steps), args
 
     settings, _ = settings_of(
         shlex.split(flags) + ["--train_batch_size", "6", "--gradient_accumulation_steps", "4"], 90

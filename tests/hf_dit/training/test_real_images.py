@@ -3,7 +3,8 @@ import os
 import numpy as np
 import pytest
 
-from hf_dit.training.images import DataArguments, image_format, load_images, open_rows
+from hf_dit.training.arguments import DataArguments
+from hf_dit.training.images import image_format, load_images, open_rows
 
 LANDSCAPES = os.environ.get("LANDSCAPES_DIR")
 

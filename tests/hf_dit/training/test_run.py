@@ -16,15 +16,18 @@ from diffusers import AutoencoderKL
 from PIL import Image
 from safetensors.torch import load_file
 
+from hf_common.arguments import parse_overrides
 from hf_dit.models.dit import DiTModel
 from hf_dit.sampling.pipeline import DiTImagePipeline
 from hf_dit.training import latents as latents_module
 from hf_dit.training import run as training_module
-from hf_dit.training.images import DataArguments, ImageFormat, image_format, load_images, open_rows, prepare_image
+from hf_dit.training.arguments import DataArguments, DiTTrainingArguments, ModelArguments
+from hf_dit.training.figures import smoothed
+from hf_dit.training.images import ImageFormat, image_format, load_images, open_rows, prepare_image
 from hf_dit.training.latents import LatentMoments, cached_latents, latent_size
-from hf_dit.training.loop import DiTTrainingArguments
+from hf_dit.training.network import noise_scheduler, open_network
 from hf_dit.training.objectives import NoiseSchedule, add_noise
-from hf_dit.training.run import ModelArguments, load_network, make_scheduler, parse_overrides, smoothed, train_dit
+from hf_dit.training.run import train_dit
 from hf_dit.training.stream import PixelSamples, StepBatches, TrainingStream, epoch_order
 from tests import ROOT
 
@@ -396,9 +399,9 @@ def test_the_loop_equals_plain_pytorch(colours, tmp_path):
     rows = open_rows(data)
     loaded = load_images(rows, image_format(rows, data))
     stream = TrainingStream(PixelSamples(loaded.images), loaded.labels, seed=0, random_flip=True)
-    schedule = NoiseSchedule.from_scheduler(make_scheduler(args, True, latents=False))
+    schedule = NoiseSchedule.from_scheduler(noise_scheduler(args, True, latents=False))
     torch.manual_seed(0)
-    network = load_network(model, (3, 8, 8), 3).train()
+    network = open_network(model, (3, 8, 8), 3).train()
     optimizer = torch.optim.AdamW(network.parameters(), lr=1e-3, weight_decay=0)
     average = {name: value.double().clone() for name, value in network.state_dict().items()}
     for step in range(steps):
@@ -698,7 +701,7 @@ def test_guidance_without_a_null_class_is_refused(colours, tmp_path):
 
 
 def test_a_tracker_that_is_not_installed_is_named(monkeypatch):
-    monkeypatch.setattr("hf_dit.training.loop.TRACKERS", {"wandb": lambda: False})
+    monkeypatch.setattr("hf_dit.training.arguments.TRACKERS", {"wandb": lambda: False})
     with pytest.raises(ImportError, match="report_to='wandb' needs a package: pip install wandb"):
         DiTTrainingArguments(report_to="wandb")
 

@@ -1,0 +1,78 @@
+"""What a training shows: grids of samples, the curve of the loss."""
+
+import copy
+
+import torch
+from diffusers import AutoencoderKL, DDIMScheduler, DDPMScheduler
+from matplotlib.figure import Figure
+from PIL import Image
+
+from ..models.dit import DiTModel
+from ..models.sizes import height_and_width
+from ..sampling.pictures import image_grid
+from ..sampling.pipeline import DiTImagePipeline
+from .arguments import DiTTrainingArguments
+
+
+def sample_grid(
+    network: DiTModel,
+    scheduler: DDPMScheduler,
+    vae: AutoencoderKL | None,
+    id2label: dict[int, str] | None,
+    args: DiTTrainingArguments,
+    dtype: torch.dtype,
+) -> Image.Image:
+    """Samples from the same noise at every call: a row a guidance scale, columns over the classes.
+
+    DDIM, which draws nothing: two grids of a training differ by the weights alone. `dtype` is that of the training's
+    attention, as a kernel may know half precision alone.
+    """
+    if dtype != network.dtype:
+        # ModelMixin's own `to` warns of every cast.
+        network = torch.nn.Module.to(copy.deepcopy(network), dtype)
+    pipeline = DiTImagePipeline(network, DDIMScheduler.from_config(scheduler.config), vae, id2label)
+    pipeline.set_progress_bar_config(disable=True)
+    size, count = height_and_width(network.config.sample_size), args.num_sample_images
+    common = {
+        "num_inference_steps": args.sample_steps,
+        "latents": torch.randn(
+            (count, network.config.in_channels, *size), generator=torch.Generator().manual_seed(args.seed)
+        ),
+    }
+    if id2label is None:
+        return image_grid(pipeline(guidance_scale=1, batch_size=count, **common).images, 1, count)
+    labels = [column * len(id2label) // count for column in range(count)]
+    scales = args.sample_guidance_scales
+    images = [image for scale in scales for image in pipeline(labels, guidance_scale=scale, **common).images]
+    return image_grid(
+        images,
+        len(scales),
+        count,
+        row_names=[f"guidance {scale:g}" for scale in scales],
+        column_names=[id2label[label] for label in labels],
+    )
+
+
+def smoothed(history: list[dict]) -> list[dict]:
+    """The rows with `smoothed`, the mean `loss` of the last fifth of the rows so far (of the row itself at least).
+
+    A fall like 1 / step stays in sight at its start and at its end; a window of one length shows one of them.
+    """
+    losses = [row["loss"] for row in history]
+    windows = [losses[end - -(-end // 5) : end] for end in range(1, len(losses) + 1)]
+    return [row | {"smoothed": sum(window) / len(window)} for row, window in zip(history, windows, strict=True)]
+
+
+def plot_loss(history: list[dict]) -> Figure:
+    """The loss over the steps and its smoothed curve; with a learned variance, the bound in a panel of its own."""
+    parts = [("loss", "loss")] + ([("vb", "variational bound (bits per dimension)")] if "vb" in history[0] else [])
+    figure = Figure(figsize=(5.5 * len(parts), 4), layout="constrained")
+    steps = [row["step"] for row in history]
+    for axes, (part, name) in zip(figure.subplots(1, len(parts), squeeze=False)[0], parts, strict=True):
+        axes.plot(steps, [row[part] for row in history], color="C0", alpha=0.4, label=f"mean of {steps[0]} steps")
+        if part == "loss":
+            axes.plot(steps, [row["smoothed"] for row in history], color="C0", label="smoothed")
+        axes.set(xlabel="optimizer step", ylabel=name, yscale="log")
+        axes.grid(alpha=0.3, which="both")
+        axes.legend()
+    return figure

@@ -1,0 +1,97 @@
+"""What is trained, and in which space: network, autoencoder, noise schedule."""
+
+import torch
+from accelerate import Accelerator
+from diffusers import AutoencoderKL, DDPMScheduler
+
+from ..models.dit import DiTModel
+from ..models.sizes import DIT_SIZES, dit_config
+from .arguments import PRECISIONS, DiTTrainingArguments, ModelArguments, model_overrides
+from .latents import latent_size
+
+
+def load_vae(name: str | None) -> AutoencoderKL | None:
+    """The autoencoder in evaluation mode and float32, from safetensors alone."""
+    if name is None:
+        return None
+    return AutoencoderKL.from_pretrained(name, use_safetensors=True).eval().requires_grad_(False)
+
+
+def sample_shape(vae: AutoencoderKL | None, size: tuple[int, int]) -> tuple[int, int, int]:
+    """(channels, height, width) of what the model denoises, for images of `size`."""
+    return (3, *size) if vae is None else (vae.config.latent_channels, *latent_size(vae, size))
+
+
+def check_attention(model: ModelArguments, accelerator: Accelerator, shape: tuple[int, int, int]) -> None:
+    """Raise what the attention raises that cannot train samples of a shape on this device; see `DiTModel`."""
+    if model.model in DIT_SIZES:
+        config = dit_config(model.model, **model_overrides(model.config_overrides))
+    else:
+        config = DiTModel.load_config(model.model)
+    if model.attention is not None:
+        config["attention"] = model.attention
+    with torch.device("meta"):  # no memory, no time
+        network = DiTModel.from_config({**config, "in_channels": shape[0], "sample_size": shape[1:]})
+    network.check_attention(
+        height=shape[1],
+        width=shape[2],
+        device=accelerator.device,
+        dtype=PRECISIONS[accelerator.mixed_precision],
+        training=True,
+    )
+
+
+def open_network(model: ModelArguments, shape: tuple[int, int, int], num_classes: int | None) -> DiTModel:
+    """The network that `model` names, for samples of a shape; initial weights from PyTorch's global generator.
+
+    Raises:
+        ValueError: the config of a trained model differs from what data and flags ask for.
+    """
+    channels, height, width = shape
+    size = height if height == width else (height, width)
+    if model.model in DIT_SIZES:
+        return DiTModel.from_name(
+            model.model,
+            sample_size=size,
+            in_channels=channels,
+            num_classes=num_classes,
+            learn_sigma=model.learn_sigma,
+            class_dropout_prob=model.class_dropout_prob,
+            attention=model.attention or "full",
+            **model_overrides(model.config_overrides),
+        )
+    network = DiTModel.from_pretrained(model.model, use_safetensors=True)
+    wanted = {
+        "sample_size": size,
+        "in_channels": channels,
+        "num_classes": num_classes,
+        "learn_sigma": model.learn_sigma,
+    }
+    found = {name: network.config[name] for name in wanted}
+    if isinstance(found["sample_size"], list):  # as JSON has it
+        found["sample_size"] = tuple(found["sample_size"])
+    differences = [f"{name}={found[name]!r}, not {wanted[name]!r}" for name in wanted if found[name] != wanted[name]]
+    if differences:
+        raise ValueError(f"model {model.model!r} does not fit data and flags: it has {'; '.join(differences)}")
+    if num_classes is not None and model.class_dropout_prob and not network.config.class_dropout_prob:
+        raise ValueError(
+            f"model {model.model!r} has no null class; class_dropout_prob must be 0, got {model.class_dropout_prob}"
+        )
+    if model.attention is not None:
+        network.set_attn_processor(model.attention)
+    return network
+
+
+def noise_scheduler(args: DiTTrainingArguments, learn_sigma: bool, *, latents: bool) -> DDPMScheduler:
+    """The scheduler that is trained with and saved.
+
+    Its predicted clean samples are clipped to [-1, 1] in pixel space, where every sample lies there, which keeps
+    strong guidance in range (Ho et al. 2020); latents have no bounds (and DiT clips nothing).
+    """
+    return DDPMScheduler(
+        num_train_timesteps=args.ddpm_num_steps,
+        beta_schedule=args.ddpm_beta_schedule,
+        prediction_type=args.prediction_type,
+        variance_type="learned_range" if learn_sigma else "fixed_small",
+        clip_sample=not latents,
+    )
