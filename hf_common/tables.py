@@ -1,6 +1,7 @@
-"""Tables in Markdown."""
+"""Tables in Markdown, and text of others in them and around them."""
 
 import re
+import unicodedata
 from collections.abc import Iterable, Sequence
 
 
@@ -17,3 +18,28 @@ def _line(cells: Sequence[str]) -> str:
 def cell(text: str) -> str:
     """`text` as one cell: a bar that ends no cell yet is escaped, line ends are blanks."""
     return re.sub(r"(?<!\\)\|", r"\\|", " ".join(text.splitlines()) if "\n" in text or "\r" in text else text)
+
+
+# What begins or ends something in Markdown, wherever it stands in a line; in HTML; and characters that are not seen.
+SPECIAL = re.compile(r"([\\`*_\[\]|~])")
+ENTITIES = {"&": "&amp;", "<": "&lt;", ">": "&gt;"}
+UNSEEN = ("Cc", "Cf", "Cs", "Co")
+
+
+def escaped(text: str) -> str:
+    """A name that comes from elsewhere, as plain text in Markdown: one line, shown as it is, that does nothing.
+
+    Line ends are blanks, other characters that are not seen or that turn the direction of what follows are shown by
+    their numbers. The name is no link, image, code, emphasis or HTML, and at the beginning of a line no heading, list,
+    quotation or fence.
+    """
+    shown = "".join(ENTITIES.get(char, char) for char in SPECIAL.sub(r"\\\1", visible(text)))
+    shown = re.sub(r"^(\s*\d*)([#+.)=-])", r"\1\\\2", shown)
+    # Readers such as the Hub's make links of bare addresses.
+    return re.sub(r"(?i)\b(https?|ftp|mailto|xmpp):", r"\1&#58;", re.sub(r"(?i)\bwww\.", "www&#46;", shown))
+
+
+def visible(text: str) -> str:
+    """`text` in one line, with `U+202E` and the like in place of characters that are not seen and are no blanks."""
+    blanks = re.sub(r"[\n\r\t\v\f\x85\u2028\u2029]", " ", text)
+    return "".join(f"U+{ord(char):04X}" if unicodedata.category(char) in UNSEEN else char for char in blanks)

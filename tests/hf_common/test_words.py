@@ -10,7 +10,7 @@ import torch
 from hf_common.commands import command_line, launch_command
 from hf_common.environment import hardware, versions
 from hf_common.references import Paper, bibtex
-from hf_common.tables import cell, markdown_table
+from hf_common.tables import cell, escaped, markdown_table
 
 
 def test_table():
@@ -80,3 +80,46 @@ def test_papers():
     )
     assert "  author = {One and Two},\n" in bibtex(Paper("One & Two", "T", "ICML"), "2019")
     assert "  howpublished = {ICML}\n" in bibtex(Paper("One & Two", "T", "ICML"), "2019")
+
+
+BAD_NAMES = [
+    "a\n# heading", "# heading", "```", "~~~\ncode", "<script>alert(1)</script>", "[x](javascript:alert(1))",
+    "![x](http://a/b.png)", "**bold**", "_em_ __strong__", "`code`", "- item", "+ item", "* item", "1. item", "12) item",
+    "> quoted", "---", "===", "a|b", "&lt;b&gt;", "&#60;b>", "<http://a>", "\\", "a\\", "  - item", "<!-- x", "~~gone~~",
+    "a\r\nb", "[1]: http://a", "a\u2028b",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BAD_NAMES)
+@pytest.mark.parametrize("around", ["{}", "Classes: {}, other.", "- {}", "| a |\n| --- |\n| {} |"])
+def test_a_name_of_others_is_text_and_nothing_else(name, around):
+    markdown_it = pytest.importorskip("markdown_it")
+
+    def tokens(text):
+        found = markdown_it.MarkdownIt("gfm-like", {"linkify": False}).parse(around.format(text))
+        return [token for outer in found for token in (outer, *(outer.children or []))]
+
+    def kinds(text):
+        return [token.type for token in tokens(text) if token.type not in ("text", "text_special")]
+
+    def shown(text):
+        inline = [token for token in tokens(text) if token.type == "inline"][-1]
+        return "".join(child.content for child in inline.children)
+
+    assert kinds(escaped(name)) == kinds("plain")
+    assert (
+        shown(escaped(name)).strip()
+        == around.split("\n")[-1]
+        .strip("|- ")
+        .format(" ".join(name.split("\n")))
+        .replace("\r", " ")
+        .replace("\u2028", " ")
+        .strip()
+    )
+
+
+def test_what_is_not_seen_is_shown_by_its_number():
+    assert escaped("a\u202eb\u200bc\0\x1b[31m") == r"aU+202EbU+200BcU+0000U+001B\[31m"
+    assert escaped("www.a.org https://a") == "www&#46;a.org https&#58;//a"
+    for plain in ("airplane", "noisy-cifar10", "Mädchen (7)", "T-shirt/top", "3", "n01440764", "C++", "a. b"):
+        assert escaped(plain) == plain
