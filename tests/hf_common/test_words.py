@@ -84,9 +84,9 @@ def test_papers():
 
 BAD_NAMES = [
     "a\n# heading", "# heading", "```", "~~~\ncode", "<script>alert(1)</script>", "[x](javascript:alert(1))",
-    "![x](http://a/b.png)", "**bold**", "_em_ __strong__", "`code`", "- item", "+ item", "* item", "1. item", "12) item",
-    "> quoted", "---", "===", "a|b", "&lt;b&gt;", "&#60;b>", "<http://a>", "\\", "a\\", "  - item", "<!-- x", "~~gone~~",
-    "a\r\nb", "[1]: http://a", "a\u2028b",
+    "![x](http://a/b.png)", "**bold**", "_em_ __strong__", "`code`", "- item", "+ item", "* item", "1. item",
+    "12) item", "> quoted", "---", "===", "a|b", "&lt;b&gt;", "&#60;b>", "<http://a>", "\\", "a\\", "  - item",
+    "<!-- x", "~~gone~~", "a\r\nb", "[1]: http://a", "a\u2028b",
 ]  # fmt: skip
 
 
