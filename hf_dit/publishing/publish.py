@@ -1,6 +1,5 @@
 """A finished run of train_dit.py as a Hub repository: pipeline with its code, results, pictures and card."""
 
-import json
 import os
 import shutil
 from collections.abc import Sequence
@@ -9,7 +8,8 @@ from pathlib import Path
 import torch
 
 from hf_common.files import replace_text, write_json
-from hf_common.run_folder import RESULTS
+from hf_common.public import public_results, without_paths
+from hf_common.run_folder import RESULTS, read_json
 
 from ..models.weights import weights_digest
 from ..sampling.export import PIPELINE_FILE, export_pipeline
@@ -36,7 +36,7 @@ REPOSITORY_FILES = (
 
 def read_study(folder: str | os.PathLike) -> dict:
     """The study that sample_dit.py wrote into a folder; a `ValueError` if there is none or it is not finished."""
-    study = _read(Path(folder) / "study.json", "sample_dit.py")
+    study = _written_by(Path(folder) / "study.json", "sample_dit.py")
     if not study["pictures"]:
         raise ValueError(f"the study in {os.fspath(folder)!r} is not finished; run sample_dit.py again")
     return study
@@ -53,32 +53,28 @@ def read_scores(folders: Sequence[str | os.PathLike]) -> list[dict]:
     """
     scores = []
     for folder in folders:
-        one = _read(Path(folder) / RESULTS, "evaluate_images.py")
+        one = _written_by(Path(folder) / RESULTS, "evaluate_images.py")
         given = one["arguments"]
         cell = Path(f"{Path(given['predictions'])}.json")  # also of a folder that is given with a slash at its end
-        sampling = json.loads(cell.read_text(encoding="utf-8")) if cell.exists() else None
+        sampling = read_json(cell) if cell.exists() else None
         if sampling is not None:
             del sampling["images"]
         arguments = {name: value for name, value in given.items() if name not in NOT_OF_VALUES}
-        for name in ("predictions", "references", "inception_weights"):
-            arguments[name] = _public(given[name])
+        for name in ("predictions", "references", "inception_weights", "encoders"):
+            arguments[name] = without_paths(given[name])
         images, others = (Path(os.path.abspath(given[role])) for role in ("predictions", "references"))
         if arguments["predictions"] == arguments["references"] and images != others:
             # Two folders of one name: the card would take equal sources for real images.
             arguments["predictions"] = f"{images.parent.name}/{images.name}"
-        arguments["encoders"] = [_public(name) for name in given["encoders"]]
-        values = [{**score, "encoder": _public(score["encoder"])} for score in one["scores"]]
+        values = [{**score, "encoder": without_paths(score["encoder"])} for score in one["scores"]]
         scores.append({**one, "arguments": arguments, "scores": values, "sampling": sampling})
     return scores
 
 
-def public_results(results: dict) -> dict:
+def published_results(results: dict) -> dict:
     """Results of a training in which a local folder goes by the last part of its path."""
-    settings = dict(results["settings"])
-    for name in ("dataset_name", "train_data_dir", "model", "vae"):
-        if settings[name] is not None and name not in results["from_hub"]:
-            settings[name] = _last_part(settings[name])
-    return {**results, "settings": settings}
+    named = ("dataset_name", "train_data_dir", "model", "vae")
+    return public_results(results, [name for name in named if name not in results["from_hub"]])
 
 
 def write_repository(
@@ -107,7 +103,7 @@ def write_repository(
     scores = read_scores(score_dirs)
     check_weights(run_dir, study, scores)
     export_pipeline(DiTImagePipeline.from_pretrained(run_dir), folder)
-    results = public_results(_read(run_dir / RESULTS, "train_dit.py"))
+    results = published_results(_written_by(run_dir / RESULTS, "train_dit.py"))
     write_json(folder / RESULTS, results)
     shutil.copyfile(run_dir / "loss_curve.png", folder / "loss_curve.png")
     shutil.copyfile(run_dir / "samples" / f"step-{results['steps']:07d}.png", folder / "samples.png")
@@ -150,15 +146,7 @@ def check_weights(run_dir: str | os.PathLike, study: dict | None, scores: Sequen
             )
 
 
-def _read(path: Path, script: str) -> dict:
+def _written_by(path: Path, script: str) -> dict:
     if not path.exists():
         raise ValueError(f"{str(path)!r} is not there: it is what {script} writes when it has finished")
-    return json.loads(path.read_text(encoding="utf-8"))
-
-
-def _public(name: str) -> str:
-    return _last_part(name) if os.path.isdir(name) or os.path.isabs(name) else name
-
-
-def _last_part(path: str) -> str:
-    return os.path.basename(os.path.abspath(path))
+    return read_json(path)

@@ -11,9 +11,11 @@ import pytest
 from huggingface_hub import ModelCard
 from transformers import HfArgumentParser
 
-from hf_dit.publishing.card import attention_in_words, dit_pipeline_card, in_words, score_rows
+from hf_dit.publishing.card import dit_pipeline_card
 from hf_dit.publishing.commands import NOT_OF_VALUES, sampling_command, scoring_command, training_command
-from hf_dit.publishing.publish import public_results, read_scores
+from hf_dit.publishing.publish import published_results, read_scores
+from hf_dit.publishing.scores import score_rows
+from hf_dit.publishing.words import attention_in_words, in_words
 from hf_dit.training.arguments import DataArguments, DiTTrainingArguments, ModelArguments
 from hf_dit.training.settings import settings_from_hub, training_settings
 from tests import ROOT
@@ -272,7 +274,7 @@ def test_local_folders_are_published_without_their_path(tmp_path):
     assert settings_from_hub(settings | {"dataset_name": "user/photos", "model": "user/start"}) == [
         "dataset_name", "model", "vae",
     ]  # fmt: skip
-    public = public_results({**RESULTS, "settings": settings, "from_hub": ["vae"]})["settings"]
+    public = published_results({**RESULTS, "settings": settings, "from_hub": ["vae"]})["settings"]
     assert (public["dataset_name"], public["vae"], public["model"]) == (tmp_path.name, "user/vae", "dit-tiny-4")
 
 

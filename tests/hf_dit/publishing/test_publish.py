@@ -20,8 +20,8 @@ from PIL import Image
 from hf_common import hub as hub_module
 from hf_common.hub import push_folder
 from hf_dit import DiTImagePipeline, DiTModel, export_pipeline
-from hf_dit.publishing.card import in_words
 from hf_dit.publishing.publish import REPOSITORY_FILES, read_scores, read_study, write_repository
+from hf_dit.publishing.words import in_words
 from hf_dit.studies.study import run_study
 from hf_dit.training.loop import DiTTrainer
 from tests import ROOT

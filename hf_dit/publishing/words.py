@@ -1,0 +1,91 @@
+"""A training's results in the words of its card."""
+
+import math
+from collections.abc import Iterable, Sequence
+
+from ..attention.spec import make_attn_processors
+from ..models.sizes import DIT_SIZES, height_and_width
+
+MOST_NAMES = 12  # of classes in a sentence
+
+
+def in_words(value: float, error: float | None, figures: int = 3) -> str:
+    """`"0.493 ± 0.019"`: two figures of the error and as many decimals of the value, or `figures` of it alone."""
+    decimals = _decimals(error, 2) if error else _decimals(value, figures)
+    return f"{value:.{decimals}f}" + (f"\u00a0±\u00a0{error:.{decimals}f}" if error else "")
+
+
+def attention_in_words(spec: str, num_layers: int) -> str:
+    """`"na7*5,full"` -> what the tokens of such a model see."""
+    return "; ".join(dict.fromkeys(processor.words for processor in make_attn_processors(spec, num_layers)))
+
+
+def example_labels(names: Sequence[str] | None) -> list[int | str] | None:
+    """The first and the last class, by name if no name means two classes."""
+    if names is None:
+        return None
+    ids = [0, len(names) - 1] if len(names) > 1 else [0]
+    stripped = [name.strip() for name in names]
+    plain = all(stripped) and len(set(stripped)) == len(names) and not any("," in name for name in names)
+    return [stripped[i] for i in ids] if plain else ids
+
+
+def origin(settings: dict) -> str:
+    """What the training started from."""
+    if settings["model"] not in DIT_SIZES:
+        return f"`{settings['model']}`, trained on"
+    changed = f" with {settings['config_overrides']}" if settings["config_overrides"] else ""
+    return f"`{settings['model']}`{changed} from scratch"
+
+
+def data_in_words(results: dict) -> str:
+    """The data set, with its address if it has one."""
+    name = results["settings"]["dataset_name"]
+    if "dataset_name" in results["from_hub"]:
+        return f"[{name}](https://huggingface.co/datasets/{name})"
+    return f"`{name or results['settings']['train_data_dir']}`"
+
+
+def folders_in_words(results: dict) -> str | None:
+    """Which settings are the names of folders on the machine of the training."""
+    settings, from_hub = results["settings"], results["from_hub"]
+    names = [settings["dataset_name"] or settings["train_data_dir"]] * ("dataset_name" not in from_hub)
+    names += [settings["model"]] * (settings["model"] not in DIT_SIZES and "model" not in from_hub)
+    names += [settings["vae"]] * (settings["vae"] is not None and "vae" not in from_hub)
+    if not names:
+        return None
+    return f"{listed(f'`{name}`' for name in names)} {'was a folder' if len(names) == 1 else 'were folders'}"
+
+
+def images_in_words(config: dict, settings: dict) -> str:
+    """Size of what the model draws."""
+    if settings["vae"] is None:
+        return f"{size_in_words(config)} images"
+    side = settings["resolution"]
+    return f"{side} x {side} images" if side is not None else f"images of {size_in_words(config)} latents"
+
+
+def listed(words: Iterable[str]) -> str:
+    """Each once, with "and" between."""
+    return " and ".join(dict.fromkeys(words))
+
+
+def size_in_words(config: dict) -> str:
+    """Of the samples: `"32 x 32"`."""
+    return "{} x {}".format(*height_and_width(config["sample_size"]))
+
+
+def tokens(config: dict) -> int:
+    """How many a sample has."""
+    return math.prod(side // config["patch_size"] for side in height_and_width(config["sample_size"]))
+
+
+def shortened(names: Sequence[str] | None) -> str | None:
+    """The first `MOST_NAMES`, and how many more there are."""
+    if names is None or len(names) <= MOST_NAMES:
+        return names and ", ".join(names)
+    return f"{', '.join(names[:MOST_NAMES])} and {len(names) - MOST_NAMES} more"
+
+
+def _decimals(value: float, figures: int) -> int:
+    return max(0, figures - 1 - math.floor(math.log10(abs(value)))) if value else 0
