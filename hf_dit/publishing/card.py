@@ -55,7 +55,7 @@ def dit_pipeline_card(
     name = repo_id.split("/")[-1]
     run = f"runs/{name}"
     card = ModelCard.from_template(
-        _metadata(results, rows, name),
+        _card_data(results, rows, name),
         template_str=(files("model_cards") / TEMPLATE).read_text(encoding="utf-8"),
         repo_id=repo_id,
         name=name,
@@ -78,7 +78,7 @@ def dit_pipeline_card(
     return f"{card}\n"
 
 
-def _metadata(results: dict, rows: Sequence[dict], name: str) -> ModelCardData:
+def _card_data(results: dict, rows: Sequence[dict], name: str) -> ModelCardData:
     settings, from_hub = results["settings"], results["from_hub"]
     classes = ["class-conditional-image-generation"] * bool(results["config"]["num_classes"])
     return ModelCardData(

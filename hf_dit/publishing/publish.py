@@ -8,8 +8,9 @@ from pathlib import Path
 import torch
 
 from hf_common.files import replace_text, write_json
+from hf_common.foreign import read_json
 from hf_common.public import public_results, without_paths
-from hf_common.run_folder import RESULTS, read_json
+from hf_common.run_folder import RESULTS
 
 from ..models.weights import weights_digest
 from ..sampling.export import PIPELINE_FILE, export_pipeline

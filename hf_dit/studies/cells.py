@@ -11,7 +11,7 @@ from PIL import Image
 
 from hf_common.environment import hardware, versions
 from hf_common.files import save_picture, slug, write_json
-from hf_common.run_folder import read_json
+from hf_common.foreign import read_json
 
 from .. import LIBRARIES
 from ..sampling.pipeline import DiTImagePipeline

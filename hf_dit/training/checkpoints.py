@@ -5,15 +5,8 @@ import shutil
 from pathlib import Path
 
 from hf_common.files import publish_folder
-from hf_common.run_folder import (
-    RESULTS,
-    SETTINGS,
-    begun,
-    check_same_run,
-    chosen_checkpoint,
-    read_json,
-    settings_difference,
-)
+from hf_common.foreign import read_json
+from hf_common.run_folder import RESULTS, SETTINGS, begun, check_same_run, chosen_checkpoint, settings_difference
 
 RESUME_LATEST = "latest"
 

@@ -16,8 +16,9 @@ from torch import Tensor
 
 from hf_common.environment import hardware, versions
 from hf_common.files import publish_folder, save_figure, sync, write_json
+from hf_common.foreign import read_json
 from hf_common.processes import from_first_process
-from hf_common.run_folder import RESULTS, SETTINGS, read_json
+from hf_common.run_folder import RESULTS, SETTINGS
 
 from .. import LIBRARIES
 from ..sampling.pipeline import DiTImagePipeline
@@ -28,7 +29,7 @@ from .images import ImageFormat, ImageRows, image_format, load_images, open_rows
 from .latents import LatentMoments, cached_latents
 from .loop import STATE, DiTTrainer
 from .network import check_attention, load_vae, noise_scheduler, open_network, sample_shape
-from .settings import settings_from_hub, training_settings
+from .settings import settings_from_hub, settings_of_weights
 from .stream import CleanSamples, PixelSamples, TrainingStream
 
 # In these a process holds a part of the weights, not the whole model that is averaged, sampled and saved here.
@@ -106,7 +107,7 @@ class _Run:
             check_attention(model, accelerator, self.shape)
         global_batch = args.global_batch(accelerator.num_processes)
         self.steps = args.max_train_steps or max(1, -(-round(args.num_epochs * len(self.rows)) // global_batch))
-        self.settings = training_settings(data, model, args, global_batch, accelerator.mixed_precision, self.steps)
+        self.settings = settings_of_weights(data, model, args, global_batch, accelerator.mixed_precision, self.steps)
 
     @property
     def id2label(self) -> dict[int, str] | None:

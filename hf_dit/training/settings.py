@@ -7,7 +7,7 @@ from ..models.sizes import DIT_SIZES
 from .arguments import DataArguments, DiTTrainingArguments, ModelArguments
 
 
-def training_settings(
+def settings_of_weights(
     data: DataArguments,
     model: ModelArguments,
     args: DiTTrainingArguments,

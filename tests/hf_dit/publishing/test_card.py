@@ -17,7 +17,7 @@ from hf_dit.publishing.publish import published_results, read_scores
 from hf_dit.publishing.scores import score_rows
 from hf_dit.publishing.words import attention_in_words, in_words
 from hf_dit.training.arguments import DataArguments, DiTTrainingArguments, ModelArguments
-from hf_dit.training.settings import settings_from_hub, training_settings
+from hf_dit.training.settings import settings_from_hub, settings_of_weights
 from tests import ROOT
 
 MEASURED = json.loads((ROOT / "model_cards/results/dit_landscapes.json").read_text())
@@ -75,7 +75,7 @@ def test_the_command_has_the_settings_of_the_run(flags, processes, hardware, lau
     def settings_of(arguments, steps):
         data, model, args = parser.parse_args_into_dataclasses(arguments)
         batch = args.train_batch_size * args.gradient_accumulation_steps * processes
-        return training_settings(data, model, args, batch, args.mixed_precision or "no", steps), args
+        return settings_of_weights(data, model, args, batch, args.mixed_precision or "no", steps), args
 
     settings, _ = settings_of(
         shlex.split(flags) + ["--train_batch_size", "6", "--gradient_accumulation_steps", "4"], 90

@@ -12,96 +12,28 @@ import pytest
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, DistributedType
-from diffusers import AutoencoderKL
 from PIL import Image
 from safetensors.torch import load_file
 
-from hf_common.arguments import parse_overrides
 from hf_dit.models.dit import DiTModel
 from hf_dit.sampling.pipeline import DiTImagePipeline
-from hf_dit.training import latents as latents_module
 from hf_dit.training import run as training_module
-from hf_dit.training.arguments import DataArguments, DiTTrainingArguments, ModelArguments
+from hf_dit.training.arguments import DiTTrainingArguments, model_overrides
 from hf_dit.training.figures import smoothed
-from hf_dit.training.images import ImageFormat, image_format, load_images, open_rows, prepare_image
-from hf_dit.training.latents import LatentMoments, cached_latents, latent_size
+from hf_dit.training.images import image_format, load_images, open_rows
 from hf_dit.training.network import noise_scheduler, open_network
 from hf_dit.training.objectives import NoiseSchedule, add_noise
 from hf_dit.training.run import train_dit
-from hf_dit.training.stream import PixelSamples, StepBatches, TrainingStream, epoch_order
+from hf_dit.training.stream import PixelSamples, TrainingStream
 from tests import ROOT
 
-COLOURS = {"blue": (40, 60, 210), "green": (50, 190, 60), "red": (220, 50, 40)}
+from .small import COLOURS, arguments, picture, write_parquet
 
 
 @pytest.fixture(autouse=True)
 def fresh_accelerate():
     yield
     AcceleratorState._reset_state(reset_partial_state=True)
-
-
-def picture(colour, height=8, width=8, seed=0):
-    noise = np.random.default_rng(seed).normal(0, 12, (height, width, 3))
-    return Image.fromarray((np.array(colour) + noise).clip(0, 255).astype(np.uint8))
-
-
-def write_parquet(folder, columns, features):
-    folder.mkdir(parents=True, exist_ok=True)
-    rows = datasets.Dataset.from_dict(columns, features=datasets.Features(features))
-    rows.to_parquet(folder / "train-00000-of-00001.parquet")
-    return str(folder)
-
-
-@pytest.fixture(scope="module")
-def colours(tmp_path_factory):
-    """A folder of Parquet: 30 images of 8 x 8 pixels, sorted by their three classes."""
-    labels = [label for label in range(3) for _ in range(10)]
-    columns = {
-        "image": [picture(list(COLOURS.values())[label], seed=i) for i, label in enumerate(labels)],
-        "label": labels,
-    }
-    features = {"image": datasets.Image(), "label": datasets.ClassLabel(names=list(COLOURS))}
-    return write_parquet(tmp_path_factory.mktemp("colours"), columns, features)
-
-
-@pytest.fixture(scope="module")
-def vae(tmp_path_factory):
-    """A folder with an autoencoder that halves the sides: 8 x 8 x 3 -> 4 x 4 x 4."""
-    torch.manual_seed(0)
-    folder = tmp_path_factory.mktemp("vae")
-    AutoencoderKL(
-        down_block_types=("DownEncoderBlock2D",) * 2,
-        up_block_types=("UpDecoderBlock2D",) * 2,
-        block_out_channels=(4, 8),
-        norm_num_groups=2,
-        scaling_factor=0.3,
-        shift_factor=2.0,
-    ).save_pretrained(folder)
-    return str(folder)
-
-
-def arguments(dataset, output_dir, **changes):
-    """The three dataclasses of a small training, with changed fields."""
-    values = {
-        "dataset_name": dataset,
-        "model": "dit-micro-2",
-        "output_dir": str(output_dir),
-        "use_cpu": True,
-        "train_batch_size": 4,
-        "max_train_steps": 6,
-        "learning_rate": 1e-3,
-        "logging_steps": 1,
-        "checkpointing_steps": 0,
-        "save_images_steps": 0,
-        "sample_steps": 2,
-        "num_sample_images": 3,
-        "sample_guidance_scales": [1.0, 4.0],
-        **changes,
-    }
-    if values["dataset_name"] is None:
-        del values["dataset_name"]
-    kinds = (DataArguments, ModelArguments, DiTTrainingArguments)
-    return [kind(**{k: v for k, v in values.items() if k in kind.__dataclass_fields__}) for kind in kinds]
 
 
 def flags(dataset, output_dir, **changes):
@@ -123,255 +55,6 @@ def weights(output_dir):
 def losses(output_dir):
     results = json.loads((Path(output_dir) / "results.json").read_text())
     return [[row[part] for part in ("step", "loss", "mse", "vb")] for row in results["history"]]
-
-
-# --- the stream
-
-
-@pytest.mark.parametrize("length", [1, 2, 7, 30])
-def test_each_epoch_visits_every_image_once(length):
-    stream = TrainingStream(PixelSamples(torch.zeros(length, 3, 2, 2, dtype=torch.uint8)), None, seed=3)
-    orders = [[stream.index(epoch * length + place) for place in range(length)] for epoch in range(3)]
-    assert all(sorted(order) == list(range(length)) for order in orders)
-    assert length < 7 or orders[0] != orders[1] != orders[2]
-    assert length < 7 or list(epoch_order(4, 0, length)) != orders[0]
-
-
-@pytest.mark.parametrize(("batch", "accumulation", "processes"), [(12, 1, 1), (1, 4, 3), (2, 3, 2), (3, 1, 4)])
-def test_processes_and_micro_batches_share_the_positions_of_a_step(batch, accumulation, processes):
-    taken = {}
-    for process in range(processes):
-        sampler = StepBatches(
-            range(5, 8), batch_size=batch, accumulation=accumulation, processes=processes, process=process
-        )
-        assert len(list(sampler)) == len(sampler) == 3 * accumulation
-        for number, positions in enumerate(sampler):
-            taken.setdefault(5 + number // accumulation, []).extend(positions)
-    assert all(sorted(taken[step]) == list(range(12 * step, 12 * step + 12)) for step in (5, 6, 7))
-
-
-def test_a_sample_depends_on_seed_and_position_alone():
-    images = torch.randint(256, (9, 3, 4, 6), dtype=torch.uint8)
-    labels = torch.arange(9) % 4
-
-    def stream(seed=0, **changes):
-        return TrainingStream(PixelSamples(images), labels, seed=seed, **changes)
-
-    one, other = stream(), stream()
-    backwards = [other[p] for p in reversed(range(40))][::-1]
-    loader = torch.utils.data.DataLoader(
-        stream(), batch_sampler=StepBatches(range(5), batch_size=4, accumulation=2), num_workers=2
-    )
-    loaded = {name: torch.cat([batch[name] for batch in loader]) for name in one[0]}
-    for position in range(40):
-        for name, value in one[position].items():
-            assert torch.equal(torch.as_tensor(value), torch.as_tensor(backwards[position][name]))
-            assert torch.equal(torch.as_tensor(value), loaded[name][position])
-        place = one.index(position)
-        assert one[position]["label"] == labels[place]
-        torch.testing.assert_close(one[position]["clean"], images[place] / 127.5 - 1)
-
-    flipped = stream(random_flip=True)
-    for position in range(40):  # a flag changes what it names
-        a, b = one[position], flipped[position]
-        assert torch.equal(a["noise"], b["noise"]) and a["timestep"] == b["timestep"] and a["drop"] == b["drop"]
-        assert torch.equal(b["clean"], a["clean"]) or torch.equal(b["clean"], a["clean"].flip(2))
-    mirrored = sum(not torch.equal(one[p]["clean"], flipped[p]["clean"]) for p in range(40))
-    assert 8 <= mirrored <= 32
-    assert not torch.equal(one[0]["noise"], stream(seed=1)[0]["noise"])
-    assert not torch.equal(one[0]["noise"], one[9]["noise"])
-
-
-def test_labels_are_dropped_and_timesteps_drawn_at_the_right_rates():
-    left_and_right = torch.tensor([0, 255], dtype=torch.uint8).expand(7, 3, 1, 2)
-    count = 6000
-    for probability in (0.0, 0.1, 0.5):
-        stream = TrainingStream(
-            PixelSamples(left_and_right),
-            torch.zeros(7, dtype=torch.int64),
-            seed=0,
-            num_timesteps=10,
-            class_dropout_prob=probability,
-            random_flip=True,
-        )
-        items = [stream[position] for position in range(count)]
-        drop = np.array([item["drop"] for item in items])
-        flip = np.array([item["clean"][0, 0, 0] == 1 for item in items])
-        assert abs(drop.mean() - probability) <= 4 * np.sqrt(probability * (1 - probability) / count)
-        assert abs(flip.mean() - 0.5) <= 2 / np.sqrt(count)
-        assert abs((drop & flip).mean() - probability / 2) <= 2 / np.sqrt(count)  # neither tells the other
-    timesteps = np.bincount([item["timestep"] for item in items], minlength=10)
-    assert len(timesteps) == 10 and np.abs(timesteps - count / 10).max() < 5 * np.sqrt(count / 10)
-    noise = torch.stack([item["noise"] for item in items])
-    assert abs(noise.mean()) < 0.03 and abs(noise.std() - 1) < 0.03
-    assert TrainingStream(PixelSamples(left_and_right), None, seed=0)[0].keys() == {"clean", "noise", "timestep"}
-
-
-# --- images
-
-
-def test_the_middle_square_is_scaled():
-    wide = Image.new("RGB", (30, 10), "black")
-    wide.paste("red", (10, 0, 20, 10))
-    pixels = prepare_image(wide, ImageFormat((4, 4), resized=True))
-    assert pixels.shape == (3, 4, 4) and pixels.dtype == np.uint8
-    assert (pixels == np.array([255, 0, 0])[:, None, None]).all()
-    ramp = Image.fromarray(np.add.outer(np.arange(31) * 4, np.arange(21) * 3).astype(np.uint8)).convert("RGB")
-    expected = ramp.crop((0, 5, 21, 26)).resize((7, 7), Image.Resampling.BICUBIC)
-    assert np.array_equal(
-        prepare_image(ramp, ImageFormat((7, 7), resized=True)), np.asarray(expected).transpose(2, 0, 1)
-    )
-
-
-def test_modes_become_rgb():
-    form = ImageFormat((2, 2), resized=False)
-    assert (prepare_image(Image.new("L", (2, 2), 77), form) == 77).all()
-    assert (prepare_image(Image.new("1", (2, 2), 1), form) == 255).all()
-    half = prepare_image(Image.new("RGBA", (2, 2), (200, 0, 0, 0)), form)
-    assert (half == 255).all()  # nothing shows: white
-    palette = Image.new("P", (2, 2), 0)
-    palette.info["transparency"] = 0
-    assert (prepare_image(palette, form) == 255).all()
-    for transparency in ({}, {"transparency": 0}):
-        for mode in ("I", "I;16"):
-            image = Image.new(mode, (2, 2), 32896)
-            image.info |= transparency
-            assert (prepare_image(image, form) == 128).all()
-        image = Image.new("F", (2, 2))
-        image.info |= transparency
-        with pytest.raises(ValueError, match="mode 'F'; convert it to RGB"):
-            prepare_image(image, form)
-
-
-def test_sizes_that_are_refused(tmp_path):
-    images = [picture((9, 9, 9), 12, 12), picture((9, 9, 9), 8, 12), picture((9, 9, 9), 7, 20)]
-    folder = write_parquet(tmp_path / "sizes", {"picture": images}, {"picture": datasets.Image()})
-    data = DataArguments(dataset_name=folder, unconditional=True, resolution=8)
-
-    def load(**changes):
-        changed = DataArguments(**{**vars(data), **changes})
-        rows = open_rows(changed)
-        return load_images(rows, image_format(rows, changed))
-
-    with pytest.raises(ValueError, match="image 2: has 7x20 pixels .* fewer than --resolution 8"):
-        load()
-    assert load(allow_upscale=True).images.shape == (3, 3, 8, 8)
-    assert load(resolution=7).images.shape == (3, 3, 7, 7)
-    with pytest.raises(ValueError, match="image 1: has 8x12 .* no square"):
-        load(center_crop=False)
-    with pytest.raises(ValueError, match="image 1: has 8x12 .* the first image 12x12; .* --resolution"):
-        load(resolution=None)
-
-
-def test_a_folder_of_images_with_a_corrupt_one(tmp_path):
-    for name, colour in COLOURS.items():
-        (tmp_path / name).mkdir()
-        for number in range(3):
-            picture(colour, 6, 9, seed=number).save(tmp_path / name / f"{number}.png")
-    data = DataArguments(train_data_dir=str(tmp_path))
-    rows = open_rows(data)
-    loaded = load_images(rows, image_format(rows, data))
-    assert rows.label_names == list(COLOURS) and loaded.labels.tolist() == [0] * 3 + [1] * 3 + [2] * 3
-    assert loaded.images.shape == (9, 3, 6, 9) and loaded.skipped == 0  # no square, as it is
-    assert np.array_equal(loaded.images[4].permute(1, 2, 0), np.asarray(picture(COLOURS["green"], 6, 9, seed=1)))
-
-    broken = tmp_path / "green" / "1.png"
-    broken.write_bytes(broken.read_bytes()[:90])
-    rows = open_rows(data)
-    with pytest.raises(ValueError, match=r"image 4 \(.*green.1\.png\) can't be decoded: .* --skip_corrupt"):
-        load_images(rows, image_format(rows, data))
-    loaded = load_images(rows, image_format(rows, data), skip_corrupt=True)
-    assert loaded.skipped == 1 and loaded.labels.tolist() == [0] * 3 + [1] * 2 + [2] * 3
-
-
-def test_labels_of_every_kind_and_bad_ones(tmp_path):
-    image = {"img": datasets.Image()}
-    images = [picture((9, 9, 9))] * 3
-
-    def rows(name, columns, features, **changes):
-        folder = write_parquet(tmp_path / name, {"img": images, **columns}, {**image, **features})
-        return open_rows(DataArguments(dataset_name=folder, **changes))
-
-    number, text = datasets.Value("int64"), datasets.Value("string")
-    named = datasets.ClassLabel(names=["a", "b"])
-    integers = rows("integers", {"labels": [2, 0, 2]}, {"labels": number})
-    assert integers.labels.tolist() == [2, 0, 2] and integers.label_names == ["0", "1", "2"]
-    strings = rows("strings", {"kind": ["z", "b", "z"]}, {"kind": text}, label_column_name="kind")
-    assert strings.labels.tolist() == [1, 0, 1] and strings.label_names == ["b", "z"]
-    two = {"fine": [0, 1, 0], "coarse": [1, 1, 0]}
-    chosen = rows("two", two, {"fine": named, "coarse": named}, label_column_name="coarse")
-    assert chosen.labels.tolist() == [1, 1, 0] and chosen.label_names == ["a", "b"]
-    assert rows("none", {}, {}, unconditional=True).labels is None
-
-    with pytest.raises(ValueError, match=r"more than one: \['fine', 'coarse'\]"):
-        rows("two", two, {"fine": named, "coarse": named})
-    with pytest.raises(ValueError, match="none in .*'img'"):
-        rows("none", {}, {})
-    with pytest.raises(ValueError, match="no label for image 1, and 2 in all"):
-        rows("missing", {"label": [0, -1, None]}, {"label": named})
-    with pytest.raises(ValueError, match="label_column_name must be one of"):
-        rows("integers", {"labels": [2, 0, 2]}, {"labels": number}, label_column_name="label")
-    with pytest.raises(ValueError, match="must hold class labels, integers or strings"):
-        rows("floats", {"label": [0.5, 1.0, 2.0]}, {"label": datasets.Value("float32")})
-    with pytest.raises(ValueError, match=r"in \[0, 3\]; got -2 to 3"):
-        rows("negative", {"label": [-2, 0, 3]}, {"label": number})
-    with pytest.raises(
-        ValueError, match=r"image_column_name must be one of the columns of type Image, \['img'\]; got 'image'"
-    ):
-        rows("integers", {"labels": [2, 0, 2]}, {"labels": number}, image_column_name="image")
-
-
-def test_a_share_of_the_images_is_of_all_classes(colours):
-    data = DataArguments(dataset_name=colours, max_train_samples=12)
-    rows, again = open_rows(data), open_rows(data)
-    assert set(rows.labels) == {0, 1, 2} and list(rows.numbers) == list(again.numbers)
-    everything = load_images(open_rows(DataArguments(dataset_name=colours)), ImageFormat((8, 8), False))
-    some = load_images(rows, ImageFormat((8, 8), False))
-    assert torch.equal(some.images, everything.images[rows.numbers])
-    assert torch.equal(some.labels, everything.labels[rows.numbers])
-    with pytest.raises(ValueError, match="max_train_samples=31 is more than the data set's 30"):
-        open_rows(DataArguments(dataset_name=colours, max_train_samples=31))
-
-
-# --- latents
-
-
-def test_latents_are_encoded_once_and_drawn_at_each_visit(colours, vae, tmp_path, monkeypatch):
-    monkeypatch.setattr(latents_module, "SHARD_ROWS", 16)  # two files
-    rows = open_rows(DataArguments(dataset_name=colours))
-    form, model = ImageFormat((8, 8), False), AutoencoderKL.from_pretrained(vae).eval()
-    folder = cached_latents(rows, form, model, tmp_path, mirrored=True)
-    assert [path.name for path in tmp_path.iterdir()] == [folder.name] and len(list(folder.iterdir())) == 2
-
-    moments = LatentMoments(folder, model.config)
-    assert len(moments) == 30 and moments.shape == (4, 4, 4) and moments.rows.tolist() == list(range(30))
-    pixels = load_images(rows, form).images / 127.5 - 1
-    for flip in (False, True):
-        for index in (0, 15, 16, 29):
-            with torch.no_grad():
-                seen = pixels[index : index + 1]
-                expected = model.encode(seen.flip(3) if flip else seen).latent_dist
-            draws = torch.stack([moments.draw(index, flip, np.random.default_rng(i)) for i in range(400)])
-            unscaled = draws / 0.3 + 2
-            error = (unscaled.mean(0) - expected.mean[0]).abs() / expected.std[0]
-            assert error.max() < 5 / np.sqrt(400)
-            assert (unscaled.std(0) / expected.std[0] - 1).abs().max() < 0.2
-
-    def refuse(*_, **__):
-        raise AssertionError("encoded again")
-
-    monkeypatch.setattr(AutoencoderKL, "encode", refuse)
-    rows = open_rows(DataArguments(dataset_name=colours))
-    assert cached_latents(rows, form, AutoencoderKL.from_pretrained(vae), tmp_path, mirrored=True) == folder
-    with pytest.raises(AssertionError, match="encoded again"):
-        cached_latents(rows, form, model, tmp_path, mirrored=False)
-    other = AutoencoderKL.from_pretrained(vae)
-    other.encoder.conv_in.bias.data[0] += 1
-    with pytest.raises(AssertionError, match="encoded again"):
-        cached_latents(rows, form, other, tmp_path, mirrored=True)
-    assert len(list(tmp_path.iterdir())) == 1  # what failed leaves nothing
-    with pytest.raises(ValueError, match="multiples of 2"):
-        latent_size(model, (8, 7))
 
 
 def test_training_on_latents(colours, vae, tmp_path):
@@ -707,12 +390,12 @@ def test_a_tracker_that_is_not_installed_is_named(monkeypatch):
 
 
 def test_overrides_are_read_as_json():
-    assert parse_overrides(" num_layers=4 , dropout=0.5,attention_bias=false") == {
+    assert model_overrides(" num_layers=4 , dropout=0.5,attention_bias=false") == {
         "num_layers": 4,
         "dropout": 0.5,
         "attention_bias": False,
     }
-    assert parse_overrides(None) == parse_overrides("") == {}
+    assert model_overrides(None) == model_overrides("") == {}
 
 
 def test_the_smoothed_loss_is_the_mean_of_the_last_fifth():
