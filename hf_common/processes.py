@@ -1,4 +1,4 @@
-"""What several processes of one run decide together."""
+"""What several processes of one run decide together, and how they part."""
 
 from collections.abc import Callable
 from typing import TypeVar
@@ -24,3 +24,13 @@ def from_first_process(decide: Callable[[], Answer], process_index: int, num_pro
     if answer[1] is not None:
         raise answer[1]
     return answer[0]
+
+
+def leave_processes() -> None:
+    """At the end of a script: take down what joins its processes, if they are several.
+
+    Left to the interpreter's end, gloo's threads may abort a process that has done its work.
+    """
+    from accelerate import PartialState
+
+    PartialState().destroy_process_group()

@@ -29,6 +29,7 @@ from transformers import HfArgumentParser
 
 from hf_common.environment import hardware, versions
 from hf_common.files import write_json
+from hf_common.tables import markdown_table
 from hf_robust import LIBRARIES
 from hf_robust.losses import RobustLoss, get_loss, list_losses
 
@@ -140,13 +141,13 @@ def to_markdown(figures: dict[str, dict]) -> str:
     peak = any(row["peak"] is not None for row in figures.values())
     heads = ["loss", "ms", "of F.cross_entropy (median)", "range", "saved (B, K) tensors", "saved / logits"]
     heads += ["peak / logits"] * peak
-    lines = ["| " + " | ".join(heads) + " |", "|" + " --- |" * len(heads)]
+    rows = []
     for name, row in figures.items():
         cells = [name, f"{row['ms']:.3g}", f"{row['ratio']:.2f}", f"{row['ratio_min']:.2f}-{row['ratio_max']:.2f}"]
         cells += [str(row["saved_tensors"]), f"{row['saved']:.2f}"]
         cells += [f"{row['peak']:.2f}"] if peak else []
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+        rows.append(cells)
+    return markdown_table(heads, rows)
 
 
 def main() -> None:

@@ -24,6 +24,7 @@ from transformers import HfArgumentParser, Trainer
 
 from hf_common.environment import hardware, versions
 from hf_common.files import write_json
+from hf_common.tables import markdown_table
 from hf_robust import LIBRARIES, RobustTrainer, RobustTrainingArguments
 from hf_robust.data.load import load_image_splits
 from hf_robust.data.memory import EpochShuffleSampler, ImageTensorDataset
@@ -160,10 +161,11 @@ def main() -> None:
                     speeds[name].append(speed)
     loop = statistics.median(speeds["loop by hand"])
     print(f"{args.model} on {args.dataset}, batch {args.batch_size}, {args.augmentation}, {args.repeats} runs each")
-    print("| trainer | images/s (median) | range | of the loop |\n|---|---|---|---|")
+    rows = []
     for name, values in speeds.items():
         median = statistics.median(values)
-        print(f"| {name} | {median:.0f} | {min(values):.0f}-{max(values):.0f} | {median / loop:.1%} |")
+        rows.append([name, f"{median:.0f}", f"{min(values):.0f}-{max(values):.0f}", f"{median / loop:.1%}"])
+    print(markdown_table(["trainer", "images/s (median)", "range", "of the loop"], rows))
     if args.json is not None:
         report = {
             "settings": vars(args),

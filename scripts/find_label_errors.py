@@ -15,8 +15,7 @@ from argparse import RawDescriptionHelpFormatter
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from accelerate import PartialState
-
+from hf_common.processes import leave_processes
 from hf_robust.studies.arguments import DataArguments, ExperimentArguments, ModelArguments
 from hf_robust.studies.label_errors import find_label_errors, label_errors_table
 from hf_robust.training.recipes import RecipeParser
@@ -41,8 +40,7 @@ def main() -> None:
     if args.process_index == 0:
         print(label_errors_table(results))
         print(f"label_errors.csv, labels, probabilities and results: {Path(args.output_dir).resolve()}")
-    # Left to the interpreter's end, gloo's threads may abort a process that has done its work.
-    PartialState().destroy_process_group()
+    leave_processes()
 
 
 if __name__ == "__main__":

@@ -25,6 +25,8 @@ from dataclasses import dataclass, field
 from transformers import HfArgumentParser
 
 from hf_robust.noise.base import SAMPLINGS
+from hf_robust.noise.human import HUMAN_CONFIGS
+from hf_robust.noise.spec import spec_patterns
 from hf_robust.noisy_dataset.build import build_noisy_cifar10
 from hf_robust.noisy_dataset.hub import check_publish, publish_noisy_cifar10
 
@@ -39,9 +41,8 @@ class Arguments:
     configs: list[str] | None = field(
         default=None,
         metadata={
-            "help": "clean, symmetric_RR, asymmetric_RR, semantic_RR, instance_RR with RR in percent, and with "
-            "--human_labels human_aggregate, human_random1, human_random2, human_random3, human_worst (default: all "
-            "of the published rates)."
+            "help": f"{spec_patterns()} with RR in percent, and with --human_labels {', '.join(HUMAN_CONFIGS)} "
+            "(default: all of the published rates)."
         },
     )
     seed: int = field(default=0, metadata={"help": "Seed of the noise (default %(default)s)."})

@@ -20,10 +20,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import mean, stdev
 
-from accelerate import PartialState
 from transformers import HfArgumentParser
 
 from hf_common.files import replace_text, write_json
+from hf_common.processes import leave_processes
+from hf_common.tables import markdown_table
 from hf_robust.losses import parse_loss_spec
 from hf_robust.noise.cifar10 import CIFAR10_CLASSES
 from hf_robust.reports.style import compact
@@ -178,7 +179,7 @@ def to_markdown(table: dict) -> str:
     )
     if table["departures"]:
         caption += f"\n\n**Not by the recipe**: {'; '.join(table['departures'])}."
-    lines = ["| noise | loss | measured | published | difference |", "| --- | --- | --- | --- | --- |"]
+    rows = []
     for row in table["rows"]:
         count = len(row["seeds"])
         measured = f"{_with_spread(row['mean'], row['std'])} ({count} seed{'s' * (count > 1)})"
@@ -186,8 +187,8 @@ def to_markdown(table: dict) -> str:
         if row["published_mean"] is not None:
             published = _with_spread(row["published_mean"], row["published_std"])
             difference = f"{row['difference']:+.2f}"
-        lines.append(f"| {row['noise']} | {compact(row['loss'])} | {measured} | {published} | {difference} |")
-    return "\n".join([caption, "", *lines])
+        rows.append([row["noise"], compact(row["loss"]), measured, published, difference])
+    return f"{caption}\n\n{markdown_table(['noise', 'loss', 'measured', 'published', 'difference'], rows)}"
 
 
 def _distinct(values: Iterable) -> list:
@@ -225,8 +226,7 @@ def main() -> None:
         replace_text(output_dir / "paper_table.md", to_markdown(content) + "\n")
         print(to_markdown(content))
         print(f"paper_table.md, paper_table.json and runs: {output_dir.resolve()}")
-    # Left to the interpreter's end, gloo's threads may abort a process that has done its work.
-    PartialState().destroy_process_group()
+    leave_processes()
 
 
 if __name__ == "__main__":

@@ -17,8 +17,7 @@ from argparse import RawDescriptionHelpFormatter
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from accelerate import PartialState
-
+from hf_common.processes import leave_processes
 from hf_robust.reports.tables import results_table
 from hf_robust.studies.arguments import DataArguments, ExperimentArguments, ModelArguments
 from hf_robust.studies.sweep import Run, refuse_replaced_flags, run_sweep
@@ -49,8 +48,7 @@ def main() -> None:
     if args.process_index == 0:
         print(results_table(results))
         print(f"tables, figures and runs: {Path(args.output_dir).resolve()}")
-    # Left to the interpreter's end, gloo's threads may abort a process that has done its work.
-    PartialState().destroy_process_group()
+    leave_processes()
 
 
 if __name__ == "__main__":

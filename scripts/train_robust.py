@@ -22,8 +22,7 @@ win.
 from argparse import RawDescriptionHelpFormatter
 from pathlib import Path
 
-from accelerate import PartialState
-
+from hf_common.processes import leave_processes
 from hf_robust.reports.tables import results_table
 from hf_robust.studies.arguments import DataArguments, ExperimentArguments, ModelArguments
 from hf_robust.studies.run import run_experiment
@@ -43,8 +42,7 @@ def main() -> None:
         print(f"everything else: {Path(args.output_dir).resolve()}")
         if args.push_to_hub:
             print(f"on the Hub: {args.hub_model_id}")
-    # Left to the interpreter's end, gloo's threads may abort a process that has done its work.
-    PartialState().destroy_process_group()
+    leave_processes()
 
 
 if __name__ == "__main__":
