@@ -1,9 +1,9 @@
 """The folder of one run: whose it is, whether it is finished, and where a killed run goes on."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from .foreign import read_json
 from .locks import LOCK
 
 SETTINGS, RESULTS = "settings.json", "results.json"
@@ -16,11 +16,6 @@ def settings_difference(wanted: dict, found: dict) -> str:
         for key in sorted(wanted | found)
         if wanted.get(key) != found.get(key)
     )
-
-
-def read_json(path: Path):
-    """The content of a JSON file (UTF-8)."""
-    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def begun(output_dir: Path) -> bool:

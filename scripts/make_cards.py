@@ -4,7 +4,7 @@
     python scripts/make_cards.py           # write the cards and their pictures
     python scripts/make_cards.py --check   # write nothing; exit status 1 if a card is not what its results give
 
-Cards are never edited by hand: change a template (*.md.jinja) or measure again.
+Cards are never edited by hand: change a template (templates/*.md.jinja) or measure again.
 """
 
 import json

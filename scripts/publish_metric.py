@@ -4,8 +4,8 @@
     python scripts/publish_metric.py evaluate_metrics/cmmd USER/cmmd
     python scripts/publish_metric.py evaluate_metrics/fid USER/fid --private
 
-The Space is the folder's .py files, README.md and requirements.txt, and is made if it does not exist. What the metric's
-script and the app import from the packages of this repository is written into them. After that
+The Space is the folder's .py files, README.md and requirements.txt, and is made if it does not exist. What the
+metric's script and the app import from the packages of this repository is written into them. After that
 evaluate.load("USER/cmmd", "clip") works wherever the packages of requirements.txt are installed (gradio is for the
 Space's page alone), and the page shows the app.
 

@@ -25,8 +25,9 @@ ROOMS = {
 PACKAGES = [name for name in ROOMS if name != "hf_common"]
 # Names of functions and classes that stand in several files of the packages, and why each may.
 REPEATED = {
-    "__getattr__": "each package's root",
-    "__dir__": "each package's root",
+    "DataArguments": "the flags of each package's scripts, of other fields",
+    "ModelArguments": "the flags of each package's scripts, of other fields",
+    "add_noise": "to labels, a name that README teaches; to images, as diffusers calls it",
 }
 LONGEST_FUNCTION, LONGEST_FILE = 60, 450
 LONG_FUNCTIONS = {("hf_dit/sampling/pipeline.py", "__call__")}  # one readable loop

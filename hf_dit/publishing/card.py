@@ -56,7 +56,7 @@ def dit_pipeline_card(
     run = f"runs/{name}"
     card = ModelCard.from_template(
         _card_data(results, rows, name),
-        template_str=(files("model_cards") / TEMPLATE).read_text(encoding="utf-8"),
+        template_str=(files("model_cards") / "templates" / TEMPLATE).read_text(encoding="utf-8"),
         repo_id=repo_id,
         name=name,
         results=results,

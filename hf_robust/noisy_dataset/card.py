@@ -19,7 +19,7 @@ UNPUBLISHED = "USER/noisy-cifar10"  # stands for the repository in the card of a
 def dataset_card(manifest: dict) -> str:
     """The README.md of a data set folder: YAML that `datasets` reads, and what a reader wants to know.
 
-    Its text is the template `model_cards/noisy_cifar10.md.jinja` with what the kinds of noise say of themselves, its
+    Its text is the template `model_cards/templates/noisy_cifar10.md.jinja` with what the kinds of noise say of themselves, its
     pictures lie in the folder as `write_figures` writes them.
 
     Args:
@@ -36,7 +36,7 @@ def dataset_card(manifest: dict) -> str:
         tags=["noisy-labels", "label-noise", "cifar-10", *(["cifar-10n"] if recorded else [])],
     )
     _describe_configs(data, manifest)
-    template = files("model_cards").joinpath("noisy_cifar10.md.jinja").read_text(encoding="utf-8")
+    template = files("model_cards").joinpath("templates", "noisy_cifar10.md.jinja").read_text(encoding="utf-8")
     # `configs`, `test`, `seed` and so on of the template are the manifest's.
     card = DatasetCard.from_template(
         data,

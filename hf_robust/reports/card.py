@@ -67,7 +67,7 @@ def render_card(
     name = name or repo_id.split("/")[-1]
     card = ModelCard.from_template(
         _metadata(results, name, task, tags, metadata or {}),
-        template_str=(files("model_cards") / TEMPLATE).read_text(encoding="utf-8"),
+        template_str=(files("model_cards") / "templates" / TEMPLATE).read_text(encoding="utf-8"),
         repo_id=repo_id,
         name=name,
         task=task,

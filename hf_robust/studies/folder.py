@@ -2,15 +2,8 @@
 
 from pathlib import Path
 
-from hf_common.run_folder import (
-    RESULTS,
-    SETTINGS,
-    begun,
-    check_same_run,
-    chosen_checkpoint,
-    read_json,
-    settings_difference,
-)
+from hf_common.foreign import read_json
+from hf_common.run_folder import RESULTS, SETTINGS, begun, check_same_run, chosen_checkpoint, settings_difference
 
 from ..training.checkpoints import complete_checkpoints
 

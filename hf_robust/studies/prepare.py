@@ -10,7 +10,7 @@ from transformers import PreTrainedModel, set_seed
 from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
 from hf_common.arguments import parse_overrides
-from hf_common.run_folder import read_json
+from hf_common.foreign import read_json
 
 from ..data.load import ImageSplits, add_noise, load_image_splits
 from ..data.memory import ImageTensorDataset
@@ -155,7 +155,7 @@ def resolve_transition_matrix(name: str, train: ImageTensorDataset, num_classes:
         return transition_matrix(source, num_classes)
     if source.suffix == ".npy":
         return np.load(source, allow_pickle=False)
-    content = read_json(source)
+    content = read_json(source, (dict, list))
     if isinstance(content, dict):
         noise = content.get("noise")
         content = noise.get("estimated_matrix") if isinstance(noise, dict) else None

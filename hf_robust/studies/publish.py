@@ -12,9 +12,10 @@ from transformers.dynamic_module_utils import get_relative_import_files
 
 from hf_common.commands import command_line, launch_command
 from hf_common.files import replace_text, write_json
+from hf_common.foreign import read_json
 from hf_common.hub import local_files
 from hf_common.public import public_results
-from hf_common.run_folder import RESULTS, read_json
+from hf_common.run_folder import RESULTS
 
 from ..models import MODELS
 from ..noise.semantic import CONTAMINATED
@@ -87,7 +88,7 @@ def draw_figures(results: Sequence[dict], baseline: Sequence[dict] = ()) -> dict
     return {name: draw[name](results[0]) for name in run_figures(results[0])}
 
 
-def run_command(settings: Mapping, output_dir: str, hardware: str) -> str:
+def reproducing_command(settings: Mapping, output_dir: str, hardware: str) -> str:
     """The call of train_robust.py that makes a run of these settings again, as a shell takes it.
 
     `run_settings` of its arguments gives `settings`, unless these have the digest of a transition matrix's file.
@@ -150,7 +151,7 @@ def _code_files(run: Path) -> set[str]:
 def _reproduce(results: Sequence[dict], output_dir: str) -> str:
     first = results[0]
     settings = first["settings"]
-    text = f"With `hf_robust`:\n\n```bash\n{run_command(settings, output_dir, first['hardware'])}\n```"
+    text = f"With `hf_robust`:\n\n```bash\n{reproducing_command(settings, output_dir, first['hardware'])}\n```"
     others = [
         f"`--seed {run['settings']['seed']} --noise_seed {run['settings']['noise_seed']}`" for run in results[1:]
     ]

@@ -11,8 +11,9 @@ from typing import NamedTuple
 from tqdm.auto import tqdm
 
 from hf_common.files import replace_text, save_figure, slug, write_json
+from hf_common.foreign import read_json
 from hf_common.processes import from_first_process
-from hf_common.run_folder import RESULTS, read_json, settings_difference
+from hf_common.run_folder import RESULTS, settings_difference
 
 from ..losses import format_loss_spec, loss_needs, parse_loss_spec
 from ..noise.spec import NoiseSpec

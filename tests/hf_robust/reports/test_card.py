@@ -14,7 +14,7 @@ from hf_robust.losses import list_losses
 from hf_robust.losses.papers import TITLES, loss_bibtex
 from hf_robust.reports.card import FIGURES
 from hf_robust.studies.arguments import DataArguments, ExperimentArguments, ModelArguments, run_settings
-from hf_robust.studies.publish import draw_figures, run_card, run_command
+from hf_robust.studies.publish import draw_figures, reproducing_command, run_card
 from hf_robust.studies.run import run_experiment
 from hf_robust.training.recipes import RecipeParser
 
@@ -81,7 +81,7 @@ def parse(words):
 )
 def test_the_command_gives_the_settings_that_it_was_made_of(words):
     settings = run_settings(*parse(shlex.split(words)))
-    command = run_command(settings, "runs/x y", "cpu (x86_64, 1 threads)")
+    command = reproducing_command(settings, "runs/x y", "cpu (x86_64, 1 threads)")
     assert max(map(len, command.splitlines())) < 120
     launch, _, flags = command.replace("\\\n", " ").partition(" scripts/train_robust.py ")
     assert launch == "accelerate launch"
@@ -91,7 +91,7 @@ def test_the_command_gives_the_settings_that_it_was_made_of(words):
 
 def test_a_short_command_says_no_defaults():
     settings = run_settings(*parse(["--noise", "symmetric_40"]))
-    command = run_command(settings, "runs/a", "cpu").replace("\\\n    ", "")
+    command = reproducing_command(settings, "runs/a", "cpu").replace("\\\n    ", "")
     assert command.split("train_robust.py ")[1] == "--noise symmetric_40 --loss nce+rce --output_dir runs/a"
 
 
@@ -104,7 +104,7 @@ def test_a_short_command_says_no_defaults():
 )
 def test_the_command_starts_as_many_processes(hardware, launch):
     settings = run_settings(*parse([])) | {"processes": 4}
-    command = run_command(settings, "runs/a", hardware).replace("\\\n    ", "")
+    command = reproducing_command(settings, "runs/a", hardware).replace("\\\n    ", "")
     assert command.startswith(f"{launch} scripts/train_robust.py")
     assert ("--use_cpu --ddp_backend gloo" in command) == hardware.startswith("cpu")
 
