@@ -19,8 +19,8 @@ UNPUBLISHED = "USER/noisy-cifar10"  # stands for the repository in the card of a
 def dataset_card(manifest: dict) -> str:
     """The README.md of a data set folder: YAML that `datasets` reads, and what a reader wants to know.
 
-    Its text is the template `model_cards/templates/noisy_cifar10.md.jinja` with what the kinds of noise say of themselves, its
-    pictures lie in the folder as `write_figures` writes them.
+    Its text is the template `model_cards/templates/noisy_cifar10.md.jinja` with what the kinds of noise say of
+    themselves, its pictures lie in the folder as `write_figures` writes them.
 
     Args:
         manifest (`dict`): what `build_noisy_cifar10` returns.
