@@ -103,7 +103,9 @@ class LossInputs:
     """A batch as the losses see it, checked.
 
     Args:
-        logits (`Tensor`): (B, K) float16, bfloat16, float32 or float64, any finite values, K >= 2.
+        logits (`Tensor`): (B, K) float16, bfloat16, float32 or float64, any finite values, K >= 2. -inf masks a class:
+            where p_y > 0 value and gradient are finite, the limit or as the loss says; `ls` and `backward` have none
+            and raise a `ValueError` (on the CPU outside compiled code; elsewhere the loss is infinite).
         labels (`Tensor`): (B,) int64 in 0..K-1, or -100 where a sample is to be ignored.
         views (`int`, defaults to 1): with V > 1 `logits` are (V * B, K), all samples of the first view first.
         index (`Tensor`, *optional*): (B,) int64, the samples' places in the training set.
@@ -158,6 +160,19 @@ class LossInputs:
         """The entries at the labels."""
         return values.gather(1, self.labels.unsqueeze(1)).squeeze(1)
 
+    def refuse_masked(self, loss: str, losses: Tensor) -> Tensor:
+        """`losses` (B,) of a loss that is infinite where any class has probability 0; a `ValueError` says so."""
+        if losses.device.type == "cpu" and not torch.compiler.is_compiling():
+            bad = self.keep & ~losses.isfinite()
+            # Looked at only then, since it is another pass; logits that are NaN give NaN, as for any loss.
+            if bad.any() and (masked := bad.unsqueeze(1) & self.logp.isneginf()).any():
+                row, column = masked.nonzero()[0].tolist()
+                raise ValueError(
+                    f"{loss} takes no class of probability 0, and so no logit of -inf: it would be infinite; "
+                    f"got one in row {row}, class {column}"
+                )
+        return losses
+
 
 def loss_function(**domains: Domain) -> Callable:
     """Decorator: make the public loss on logits and labels of a core on [`LossInputs`]; the core stays as `.core`.
@@ -184,6 +199,11 @@ def loss_function(**domains: Domain) -> Callable:
         return loss
 
     return build
+
+
+def lowest(dtype: torch.dtype) -> float:
+    """What stands for -inf where it would be multiplied by 0: its products with small numbers are finite."""
+    return torch.finfo(dtype).min / 16
 
 
 def expm1(x: Tensor) -> Tensor:

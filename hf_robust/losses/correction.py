@@ -70,6 +70,8 @@ class Forward(_Correction):
 class Backward(_Correction):
     """Backward correction, sum_j (T^-1)[y, j] CE_j with CE_j = -log p_j: unbiased for the clean loss; may be negative.
 
+    Infinite where any p_j is 0: a masked class (a logit of -inf) is a `ValueError`.
+
     Patrini et al. 2017, "Making Deep Neural Networks Robust to Label Noise: A Loss Correction Approach",
     arXiv:1609.03683, theorem 1.
     """
@@ -78,4 +80,4 @@ class Backward(_Correction):
         return matrix.inverse()
 
     def forward(self, x: LossInputs) -> Tensor:
-        return -(self._matrix(x)[x.labels] * x.logp).sum(1)
+        return x.refuse_masked("backward", -(self._matrix(x)[x.labels] * x.logp).sum(1))

@@ -92,9 +92,13 @@ def huberised(logp_y: Tensor, tau: float | Tensor) -> Tensor:
 def ls(x: LossInputs, *, epsilon: float = 0.1) -> Tensor:
     """Label smoothing, -(1 - epsilon) log p_y - epsilon mean_k log p_k; in [0, inf).
 
+    Infinite where any p_k is 0: a masked class (a logit of -inf) is a `ValueError`, unless epsilon is 0.
+
     Szegedy et al. 2016, "Rethinking the Inception Architecture for Computer Vision", arXiv:1512.00567, sec. 7.
     """
-    return -(1 - epsilon) * x.logp_y - epsilon * x.logp.mean(1)
+    if epsilon == 0:
+        return -x.logp_y
+    return x.refuse_masked("ls", -(1 - epsilon) * x.logp_y - epsilon * x.logp.mean(1))
 
 
 @loss_function(pi=OPEN_UNIT_INTERVAL)

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from .base import OPEN_UNIT_INTERVAL, LossInputs, StatefulLoss, expm1
+from .base import OPEN_UNIT_INTERVAL, LossInputs, StatefulLoss, expm1, lowest
 from .cross_entropy import js
 
 
@@ -32,7 +32,10 @@ class Gjs(StatefulLoss):
         if not self.training:
             return js.core(x, pi=self.pi)
         (other,) = x.other_views
-        logp1, logp2 = x.logp, torch.log_softmax(other, dim=1, dtype=x.dtype)
+        # Finite: masked classes are taken from each other below.
+        logp1, logp2 = (
+            logp.clamp(min=lowest(x.dtype)) for logp in (x.logp, torch.log_softmax(other, dim=1, dtype=x.dtype))
+        )
         # KL of the two predictions from m, as if m were (1 - pi) (p1 + p2) / 2 everywhere, and what that is off at y.
         log_mean = torch.logaddexp(logp1, logp2) - math.log(2)
         p1, p2 = logp1.exp(), logp2.exp()

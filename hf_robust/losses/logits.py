@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from .base import NON_NEGATIVE, POSITIVE, Domain, LossInputs, loss_function, row_blocks
+from .base import NON_NEGATIVE, POSITIVE, Domain, LossInputs, loss_function, lowest, row_blocks
 
 # Newton's steps for the normaliser. From the left it converges monotonically and in the end quadratically: 8 steps
 # reach float64's precision for up to 100,000 classes and logits within 1e4 (tests/hf_robust/losses/test_losses.py).
@@ -45,6 +45,7 @@ def tempered_log_softmax(logits: Tensor, t: float) -> Tensor:
     def log_p(z: Tensor, normaliser: Tensor) -> Tensor:
         return torch.log1p((1 - t) * (z - normaliser)) / (1 - t)
 
+    logits = logits.clamp(min=lowest(logits.dtype))  # of a masked class; finite, since it is taken from itself below
     with torch.no_grad():
         # Newton for (sum_k p_k)^(1-t) = 1, which is linear in lambda where all classes are equal, and concave.
         normaliser = logits.amax(1, keepdim=True)
@@ -67,7 +68,8 @@ def logit_clip(x: LossInputs, *, tau: float = 1.0, delta: float | None = None) -
     """Cross-entropy of clipped logits: where ||z||_2 > tau, z becomes delta z / ||z||_2, with delta = tau by default.
 
     Bounded by 2 max(tau, delta) + log K. Code released later clips at tau = 1 / delta to the norm delta (2.5 on
-    CIFAR-10), which `delta` allows; the two are one at 1, the default. Differentiable once.
+    CIFAR-10), which `delta` allows; the two are one at 1, the default. A masked class (a logit of -inf) is not counted
+    in the norm and keeps probability 0. Differentiable once.
 
     Wei et al. 2023, "Mitigating Memorization of Noisy Labels by Clipping the Model Prediction", arXiv:2212.04055.
     """
@@ -77,17 +79,23 @@ def logit_clip(x: LossInputs, *, tau: float = 1.0, delta: float | None = None) -
 def _clipped_cross_entropy(
     z: Tensor, at: Tensor, grad: Tensor, tau: float, delta: float
 ) -> Tensor:  # (b, K), (b, 1), (b, K) -> (b, 1)
-    norm = torch.linalg.vector_norm(z, dim=1, keepdim=True)
-    clipped = norm > tau
-    scale = torch.where(clipped, delta / norm.clamp(min=tau), 1.0)
-    z = z * scale
+    z, scale, clipped = _clip(z, tau, delta)
     z_y = z.gather(1, at)
     loss = _log_mean_exp(z, grad) + math.log(z.shape[1]) - z_y
     grad.scatter_add_(1, at, torch.full_like(loss, -1))
     # Along z itself the loss of a clipped row does not change: that part of the gradient is taken out.
+    z = z.masked_fill_(z.isneginf(), 0)
     along = (grad * z).sum(1, keepdim=True) / delta**2
     grad.addcmul_(z, torch.where(clipped, -along, 0.0)).mul_(scale)
     return loss
+
+
+def _clip(z: Tensor, tau: float, delta: float) -> tuple[Tensor, Tensor, Tensor]:
+    # (b, K) -> the clipped logits (b, K), and (b, 1) each: their factors, and whether there was anything to clip
+    norm = torch.linalg.vector_norm(z.masked_fill(z.isneginf(), 0), dim=1, keepdim=True)
+    clipped = norm > tau
+    scale = torch.where(clipped, delta / norm.clamp(min=tau), 1.0)
+    return z * scale, scale, clipped
 
 
 def _log_mean_exp(z: Tensor, softmax: Tensor) -> Tensor:  # (b, K) -> (b, 1), and the softmax written to its place

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from .base import FLAG, NON_NEGATIVE, UNIT_INTERVAL, LossInputs, expm1, loss_function, row_blocks
+from .base import FLAG, NON_NEGATIVE, UNIT_INTERVAL, LossInputs, expm1, loss_function, lowest, row_blocks
 from .cross_entropy import ce, focal_weight
 
 # The reference code of RCE clamps the one-hot label to [1e-4, 1] before the logarithm: its "log 0" is ln 1e-4.
@@ -50,7 +50,7 @@ class FocalSums(torch.autograd.Function):
             # p -> 1, is finite. log_softmax rounds at the same place: expm1 would be slower and no better.
             rest = (1 + torch.finfo(p.dtype).eps) - p
             weight = rest.sqrt() if gamma == 0.5 else rest.pow(gamma)  # `pow` takes ten times as long
-            terms = weight * block
+            terms = (weight * block).clamp_(min=lowest(block.dtype))  # times p, 0 for a masked class, it is to be 0
             total[rows] = terms.sum(1)
             if floor is not None:  # the terms grow with p
                 gaps[rows] = (terms - (-math.expm1(floor)) ** gamma * floor).relu_().sum(1)
@@ -115,7 +115,7 @@ def nce(x: LossInputs) -> Tensor:
     """Normalised cross-entropy, log p_y / sum_k log p_k; in [0, 1]. Symmetric: sums to 1 over the labels.
 
     Needs no epsilon: the denominator is at most -K log K. Its gradient is small, of the order
-    of 1 / (K log K) times that of cross-entropy.
+    of 1 / (K log K) times that of cross-entropy. With a masked class (a logit of -inf) it is 0, as is its gradient.
 
     Ma et al. 2020, "Normalized Loss Functions for Deep Learning with Noisy Labels", arXiv:2006.13554.
     """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 
 import numpy as np
 import torch
@@ -27,7 +28,8 @@ class _OptimisedGradientClipping(StatefulLoss):
     and threshold are saved with a checkpoint. In evaluation mode: the base loss with the threshold of the moment.
 
     Here steps are optimizer steps, and the queue holds the samples of all processes, so that the result does not
-    depend on how a batch is split. The paper's code solves for p_t by 10 bisections, here it is solved exactly.
+    depend on how a batch is split. The paper's code solves for p_t by 10 bisections, here it is solved exactly; the
+    mixture is fitted with the code's constants, 1e-3 added to each variance and at most 10 steps.
 
     Ye et al. 2025, "Optimized Gradient Clipping for Noisy Label Learning", AAAI 2025, arXiv:2412.08941.
     """
@@ -95,9 +97,15 @@ class _OptimisedGradientClipping(StatefulLoss):
 
 def _fit(h: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Densities on GRID of the two components (clean, noisy) fitted to h; their scale is without meaning."""
+    from sklearn.exceptions import ConvergenceWarning
     from sklearn.mixture import GaussianMixture  # half a second to import, and only this loss needs it
 
-    mixture = GaussianMixture(n_components=2, random_state=0).fit(h[:, None])
+    # Both are the paper's code's. With scikit-learn's own, 1e-6 and 100, a component of a network that has memorised
+    # its labels collapses, and the bound with it: training would stop.
+    mixture = GaussianMixture(n_components=2, reg_covar=1e-3, max_iter=10, random_state=0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # 10 steps are what is wanted
+        mixture.fit(h[:, None])
     means, variances = mixture.means_.ravel(), mixture.covariances_.ravel()
     densities = [np.exp(-((GRID - means[i]) ** 2) / (2 * variances[i])) for i in np.argsort(means)]
     return densities[0], densities[1]

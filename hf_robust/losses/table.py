@@ -148,7 +148,7 @@ _ROWS = [
         f.logit_clip,
         "CE(delta z / ||z||) where ||z|| > tau, else CE(z)",
         "Wei et al. 2023, arXiv:2212.04055",
-        published={"cifar10": "logit_clip(tau=0.4, delta=2.5)"},
+        published={"cifar10": "logit_clip(tau=0.4, delta=2.5)", "cifar100": "logit_clip(tau=2, delta=0.5)"},
     ),
     LossInfo(
         "ldr_kl",

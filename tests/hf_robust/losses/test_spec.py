@@ -259,6 +259,12 @@ def test_list_losses():
         ("anl_fl", "anl_fl(alpha=5, beta=5, delta=5e-5)", "anl_fl(alpha=10, beta=1, delta=5e-7)"),
         ("jal_ce", "jal_ce(alpha=1, beta=1, a=30, delta=5e-5)", "jal_ce(alpha=5, beta=1, a=20, delta=5e-6)"),
         ("jal_fl", "jal_fl(alpha=1, beta=1, a=30, delta=5e-5)", "jal_fl(alpha=5, beta=1, a=20, delta=5e-6)"),
+        ("logit_clip", "logit_clip(tau=0.4, delta=2.5)", "logit_clip(tau=2, delta=0.5)"),
+        ("ldr_kl", "ldr_kl(c=0.1, lam=10)", "ldr_kl(c=0.1, lam=1)"),
+        ("amse", "amse(a=30)", "amse(a=20)"),
+        ("nfl+mae", "nfl+mae", "10*nfl+mae"),
+        ("ce_eps+mae", "0.01*ce_eps(m=100000)+10*mae", "ce_eps+mae"),
+        ("fl_eps+mae", "0.01*fl_eps(gamma=0.1, m=100000)+10*mae", "fl_eps+mae"),
         ("elr", "elr(lam=3, beta=0.7)", "elr(lam=3, beta=0.7)"),
         ("nlnl", "nlnl(num_negative=1)", "110*nlnl(num_negative=110)"),
         ("gce(q=0.5)", "gce(q=0.5)", "gce(q=0.5)"),  # what says its own parameters or weights keeps them

@@ -133,7 +133,7 @@ def steepness(base, p):
 
 def threshold_by_search(base, h, allowed):
     """The smallest p_t for which E_noisy[min(|L'|, |L'(p_t)|)] <= allowed E_clean[the same]: every one is tried."""
-    mixture = GaussianMixture(2, random_state=0).fit(np.asarray(h, np.float64)[:, None])
+    mixture = GaussianMixture(2, reg_covar=1e-3, max_iter=10, random_state=0).fit(np.asarray(h, np.float64)[:, None])
     order = np.argsort(mixture.means_[:, 0])
     means, sds = mixture.means_[order, 0], mixture.covariances_[order, 0, 0] ** 0.5
     places = np.linspace(H_MIN, H_MAX, 20001)[1:-1]
@@ -197,6 +197,17 @@ def test_ogc_clips_nothing_until_the_queue_is_full_and_at_p_t_1_is_mae():
     losses = loss(logits, labels, "none")
     p = np.exp(log_softmax(logits))[np.arange(len(labels)), labels]
     np.testing.assert_allclose(losses.numpy(), 1 - p, atol=1e-6)  # the tangent at p = 1
+
+
+def test_ogc_goes_on_training_where_the_labels_are_memorised():
+    """All losses are near 0. The gradient of a label that is not fitted is that of focal loss, unclipped."""
+    loss = get_loss("ogc_fl(interval=1)")
+    recent = np.random.default_rng(0).exponential(0.005, loss.stateful["0"].queue)
+    loss.stateful["0"].recent = torch.tensor(recent, dtype=torch.float32)
+    loss.step(0.01)
+    _, gradient = value_and_gradient(loss, torch.zeros(1, 10), torch.zeros(1, dtype=torch.int64))  # p_y is 0.1
+    slope = 0.9**0.5 / 0.1 - 0.5 * 0.9**-0.5 * math.log(0.1)
+    assert gradient[0, 0] == pytest.approx(-slope * 0.1 * 0.9, rel=1e-4)  # -0.96
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
