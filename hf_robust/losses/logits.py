@@ -60,6 +60,11 @@ def tempered_log_softmax(logits: Tensor, t: float) -> Tensor:
     return log_p(logits, normaliser)
 
 
+def bi_tempered_probabilities(logits: Tensor, *, t1: float = 0.8, t2: float = 1.2) -> Tensor:  # (B, K) -> (B, K)
+    """What `bi_tempered` takes the logits for: the tempered softmax exp_t2(z - lambda(z)); `t1` plays no part."""
+    return tempered_log_softmax(logits, t2).exp()
+
+
 @loss_function(
     tau=POSITIVE,
     delta=Domain("a finite number > 0, or none for tau", lambda value: value is None or POSITIVE.contains(value)),
@@ -74,6 +79,11 @@ def logit_clip(x: LossInputs, *, tau: float = 1.0, delta: float | None = None) -
     Wei et al. 2023, "Mitigating Memorization of Noisy Labels by Clipping the Model Prediction", arXiv:2212.04055.
     """
     return _Rowwise.apply(x.logits, x.labels, _clipped_cross_entropy, tau, tau if delta is None else delta)
+
+
+def logit_clip_probabilities(logits: Tensor, *, tau: float = 1.0, delta: float | None = None) -> Tensor:
+    """What `logit_clip` takes the logits for: the softmax of the clipped ones.  # (B, K) -> (B, K)"""
+    return _clip(logits, tau, tau if delta is None else delta)[0].softmax(1)
 
 
 def _clipped_cross_entropy(

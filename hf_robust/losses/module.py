@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from .base import IGNORE_INDEX, LossInputs, StatefulLoss
 from .correction import check_transition_matrix
-from .spec import LOSSES, format_loss_spec, loss_needs, parse_loss_spec
+from .spec import LOSSES, format_loss_spec, link_words, loss_needs, parse_loss_spec
 
 _REDUCTIONS = ("mean", "sum", "none")
 
@@ -127,6 +127,28 @@ class RobustLoss(nn.Module):
             values = getattr(self, name)
             if values is not None and len(values) != num_classes:
                 raise ValueError(f"{name} must have one row a class: got {len(values)} for {num_classes} classes")
+
+    @property
+    def link_words(self) -> str:
+        """What makes probabilities of logits z, in words; `softmax(z)` for all but a few losses."""
+        return link_words(self.terms)
+
+    def probabilities(self, logits: Tensor) -> Tensor:
+        """What the model says of each class, by the loss that it was trained with.  # (B, K) float -> (B, K)
+
+        That is softmax(z) of the logits z, the tempered softmax for `bi_tempered`, and the softmax of the clipped
+        logits for `logit_clip`: these losses train them, and softmax(z) would be under- or overconfident. The order of
+        the classes is the same. Losses that are bounded, margins or corrected for noise are functions of softmax(z),
+        and so are theirs. A sum whose terms differ in this has the mean of their probabilities, weighted as they are.
+
+        The result is float32, or float64 for float64 logits. Raises as `LossInputs` does for bad logits.
+        """
+        x = LossInputs(logits, torch.full((len(logits),), IGNORE_INDEX, device=logits.device))
+        parts = [
+            weight * (x.logp.exp() if (link := LOSSES[name].link) is None else link(x.logits, **params))
+            for weight, name, params in self.terms
+        ]
+        return sum(parts) / sum(term.weight for term in self.terms)
 
     def forward(
         self, logits: Tensor, labels: Tensor, reduction: str = "mean", *, index: Tensor | None = None, epoch: int = 0

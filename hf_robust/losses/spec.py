@@ -133,6 +133,11 @@ def loss_needs(spec: str) -> frozenset[str]:
     return frozenset(need for term in parse_loss_spec(spec) for need in LOSSES[term.name].needs)
 
 
+def link_words(terms: Iterable[LossTerm]) -> str:
+    """What makes probabilities of logits z for a sum of losses, in words; `SOFTMAX` for most."""
+    return " and ".join(dict.fromkeys(LOSSES[term.name].link_words for term in terms))
+
+
 def format_value(value: float | bool | None) -> str:
     """A parameter's value as a spec string writes it: `0.5`, `2`, `true`, `none`."""
     return str(value).lower() if value is None or isinstance(value, bool) else str(value).removesuffix(".0")

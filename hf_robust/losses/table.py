@@ -6,13 +6,18 @@ import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from torch import Tensor
+
 from . import functional as f
 from .base import Domain, StatefulLoss
 from .correction import Backward, Forward
 from .elr import Elr
 from .gjs import Gjs
+from .logits import bi_tempered_probabilities, logit_clip_probabilities
 from .nlnl import Nlnl
 from .ogc import OgcCe, OgcFl, OgcGce
+
+SOFTMAX = "softmax(z)"  # the link of most losses, and what a pipeline of transformers takes
 
 
 @dataclass(frozen=True)
@@ -26,6 +31,9 @@ class LossInfo:
     symmetric: bool = False  # the sum of the loss over all labels is the same for every p
     needs: tuple[str, ...] = ()  # beside logits and labels: index, views, parameters, learning_rate, transition_matrix
     published: dict[str, str] = field(default_factory=dict)  # data set -> spec; where no other than the defaults: none
+    # (logits (B, K), parameters) -> the probabilities (B, K) of which the loss is one; None: softmax
+    link: Callable[..., Tensor] | None = None
+    link_words: str = SOFTMAX
 
     @property
     def params(self) -> dict[str, float | bool | None]:
@@ -142,12 +150,16 @@ _ROWS = [
         f.bi_tempered,
         "-log_t1 q_y - (1 - sum_k q_k^(2-t1)) / (2-t1), q = exp_t2(z - lambda)",
         "Amid et al. 2019, arXiv:1906.03361",
+        link=bi_tempered_probabilities,
+        link_words="the tempered softmax exp_t2(z - lambda)",
     ),
     LossInfo(
         "logit_clip",
         f.logit_clip,
         "CE(delta z / ||z||) where ||z|| > tau, else CE(z)",
         "Wei et al. 2023, arXiv:2212.04055",
+        link=logit_clip_probabilities,
+        link_words="the softmax of the clipped logits",
         published={"cifar10": "logit_clip(tau=0.4, delta=2.5)", "cifar100": "logit_clip(tau=2, delta=0.5)"},
     ),
     LossInfo(

@@ -18,7 +18,8 @@ from hf_common.tables import cell
 
 from ..losses import list_losses, parse_loss_spec
 from ..losses.papers import loss_bibtex
-from ..losses.spec import format_value
+from ..losses.spec import format_value, link_words
+from ..losses.table import SOFTMAX
 from ..models import MODELS
 from ..noise.kinds import kind_of
 from ..noise.semantic import CONTAMINATED, CONTAMINATED_WORDS
@@ -157,7 +158,12 @@ def _loss_facts(spec: str) -> dict:
         }
         for term, info in losses
     ]
-    return {"losses": rows, "bibtex": [entry for entry in papers.values() if entry]}
+    link = link_words(term for term, _ in losses)
+    return {
+        "losses": rows,
+        "bibtex": [entry for entry in papers.values() if entry],
+        "link": None if link == SOFTMAX else link,
+    }
 
 
 def result_rows(results: Sequence[dict], baseline: Sequence[dict] = ()) -> list[tuple[str, list[str]]]:

@@ -169,7 +169,7 @@ def _train_fold(
         write_json(output_dir / SETTINGS, settings)
     trainer.train()
     logits = first_array(trainer.predict(_subset(splits.train, held_out)).predictions)
-    probabilities = torch.as_tensor(logits).double().softmax(dim=-1).numpy()
+    probabilities = trainer.loss.probabilities(torch.as_tensor(logits).double()).numpy()
     if args.process_index == 0:
         content = {"index": np.flatnonzero(held_out), "given": splits.train.labels.numpy()[held_out]}
         replace_bytes(_fold_file(output_dir, fold), save(content | {"probabilities": probabilities}))

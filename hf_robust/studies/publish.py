@@ -1,5 +1,6 @@
 """A finished run of train_robust.py on the Hub: the command that reproduces it, its card, its files."""
 
+import logging
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -17,6 +18,9 @@ from hf_common.hub import local_files
 from hf_common.public import public_results
 from hf_common.run_folder import RESULTS
 
+from ..losses import parse_loss_spec
+from ..losses.spec import link_words
+from ..losses.table import SOFTMAX
 from ..models import MODELS
 from ..noise.semantic import CONTAMINATED
 from ..reports.card import FIGURES, drawn_by_rule, is_hub_id, render_card, same_setting
@@ -27,6 +31,8 @@ from ..reports.style import compact
 from ..training.arguments import default_optim_args, default_weight_decay
 from ..training.push import push_model
 from .arguments import DataArguments, ExperimentArguments, ModelArguments
+
+logger = logging.getLogger(__name__)
 
 WIDTH = 90  # of a line of a command
 # Of a run's folder, beside the code: what is pushed.
@@ -127,6 +133,13 @@ def push_run(args: ExperimentArguments) -> CommitInfo:
     """
     run = Path(args.output_dir)
     results = public_results(read_json(run / RESULTS))
+    if (link := link_words(parse_loss_spec(results["settings"]["loss"]))) != SOFTMAX:
+        logger.warning(
+            "%s takes %s for the model's probabilities, the Hub's widget and pipeline() the softmax of the logits: "
+            "the order of the classes is the same, the scores are not the model's; the card says so",
+            results["settings"]["loss"],
+            link,
+        )
     names = local_files(run, RUN_FILES).keys() | _code_files(run)
     if not {"config.json", "preprocessor_config.json"} <= names or not any(n.endswith(".safetensors") for n in names):
         raise ValueError(f"output_dir {str(run)!r} can't be pushed: it lacks the model or its image processor")

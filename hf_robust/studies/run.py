@@ -141,7 +141,7 @@ def _noise(trainer: RobustTrainer, train: ImageTensorDataset, memorised: Memoris
     logits = None if memorised is None else memorised.logits
     if logits is None:  # unknown clean labels, or a run that was resumed at its very end
         logits = first_array(trainer.predict(train, metric_key_prefix="train").predictions)
-    probabilities = torch.as_tensor(logits).double().softmax(1).numpy()
+    probabilities = trainer.loss.probabilities(torch.as_tensor(logits).double()).numpy()
     return noise_summary(probabilities, *train.given_and_clean())
 
 

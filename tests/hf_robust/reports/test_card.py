@@ -261,3 +261,22 @@ def test_the_figures_of_a_card_are_those_that_it_shows(result):
     paths = {name: f"figures/{name}.png" for name in figures}
     card = run_card([result], REPO, figures=paths)
     assert re.findall(r'<img src="(.*?)"', card) == list(paths.values())
+
+
+@pytest.mark.parametrize(
+    ("loss", "says"),
+    [
+        ("bi_tempered", "The loss takes the tempered softmax exp_t2(z - lambda) for the model's probabilities."),
+        ("logit_clip(tau=0.4, delta=2.5)", "The loss takes the softmax of the clipped logits for the model's"),
+        ("nce + rce", None),
+    ],
+)
+def test_where_softmax_is_not_the_link_the_example_asks_the_loss(result, loss, says):
+    result["settings"]["loss"] = loss
+    use = section(run_card([result], REPO), "How to use")
+    code = use.split("```python\n")[1].split("```")[0]
+    compile(code, "snippet", "exec")
+    assert ("softmax(-1)" in code) == (says is None) == ("get_loss" not in code)
+    assert says is None or says in use and '`pipeline("image-classification")` takes the softmax of the logits' in use
+    if says is None:
+        assert "pipeline" not in use

@@ -137,6 +137,19 @@ def test_each_image_is_predicted_by_a_network_trained_on_the_other_folds(finishe
         np.testing.assert_allclose(probabilities[index], logits.double().softmax(-1), atol=1e-6)
 
 
+def test_probabilities_are_those_of_the_loss(tmp_path):
+    """The softmax of logits clipped to the norm 2.5, which softmax alone would not give: see their bound."""
+    run(tmp_path, function=out_of_fold_probabilities, loss="logit_clip(tau=0.4, delta=2.5)", num_folds=2)
+    probabilities = np.load(tmp_path / "pred_probs.npy")
+    # Of ten logits of that norm, one of them far from the mean of the others: by 2.5 sqrt(10 / 9).
+    most = np.exp(2.5 * np.sqrt(10 / 9))
+    assert probabilities.max() <= most / (most + 9) + 1e-9
+    # Centred, the logarithms are the clipped logits less their mean: no norm between 0.4 and 2.5 but for that mean.
+    centred = np.log(probabilities) - np.log(probabilities).mean(1, keepdims=True)
+    norms = np.linalg.norm(centred, axis=1)
+    assert (norms > 1.5).mean() > 0.9 and norms.max() <= 2.5 + 1e-9
+
+
 def test_the_estimate_is_what_a_corrected_loss_takes(finished):
     folder, results = finished
     train = load_image_splits("digits", max_train_samples=SAMPLES).train

@@ -141,6 +141,22 @@ def test_a_run_is_pushed_with_its_card_and_nothing_more(hub, tmp_path):
     assert set(repository.find("v2").files) == FILES and repository.head == head
 
 
+def test_a_push_says_where_softmax_is_not_the_loss_s_link(hub, tmp_path, caplog):
+    run(tmp_path / "plain")
+    assert "softmax" not in caplog.text
+    run(tmp_path / "tempered", loss="bi_tempered", hub_model_id="user/tempered")
+    assert "the tempered softmax exp_t2(z - lambda) for the model's probabilities" in caplog.text
+    exec(snippet(ModelCard.load("user/tempered").text), scope := {})
+    logits = scope["logits"][0].double()
+    # 1 / (1 + 0.2 (l - z))^5 of all classes add up to 1; l by bisection
+    low, high = logits.max(), logits.max() + 10
+    for _ in range(100):
+        middle = (low + high) / 2
+        p = (1 + 0.2 * (middle - logits)) ** -5
+        low, high = (middle, high) if p.sum() > 1 else (low, middle)
+    torch.testing.assert_close(scope["probabilities"].double(), p, rtol=1e-5, atol=1e-7)
+
+
 def test_a_push_that_failed_is_made_good_by_the_same_call_without_training_again(hub, tmp_path):
     fault = hub.server.fail("POST", "/commit/", status=503, headers={"Retry-After": "0"}, times=99)
     with pytest.raises(ConnectionError, match=f"{REPO}.*failed 5 times"):
