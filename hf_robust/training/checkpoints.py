@@ -1,13 +1,77 @@
-"""Checkpoint folders: which are whole and good, and what the loss remembers in them."""
+"""Checkpoint folders: which are whole and good, when they are written, and what lies in them beside the weights."""
 
 from pathlib import Path
 
+import torch
 from safetensors.torch import load_file, save_file
-from transformers import TrainerState
+from transformers import TrainerCallback, TrainerState, TrainingArguments
+
+from hf_common.files import write_json
+from hf_common.foreign import check_fields, list_of, read_json, whole
+from hf_common.signals import requested
 
 from ..losses import RobustLoss
 
-LOSS_STATE = "loss.safetensors"
+STATE, LOSS_STATE = "trainer_state.json", "loss.safetensors"
+PROGRESS = "progress.json"
+
+
+class SaveAfterEvaluation(TrainerCallback):
+    """Moves the save of an epoch's last step behind the log and the evaluation of that epoch.
+
+    `Trainer` saves such a step before them under `save_strategy="steps"`: a run that is killed then and resumed goes
+    on with the next epoch, and its record would lack this one.
+    """
+
+    def __init__(self):
+        self.moved = False
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if ends_epoch(state) and control.should_save:
+            control.should_save, self.moved = False, True
+
+    def on_epoch_end(self, args, state, control, **kwargs):
+        control.should_save |= self.moved
+        self.moved = False
+
+
+class StopOnSignal(TrainerCallback):
+    """Ends a training at the step in which SIGINT or SIGTERM came to any of its processes, with a checkpoint.
+
+    It looks at [`requested`], so that it belongs in a block of [`deferred`] of a script that runs under
+    [`run_command`]. A training that is resumed from that checkpoint has the record of one that was never stopped.
+    """
+
+    def __init__(self):
+        self.stopped_within_epoch = False
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if not _on_any_process(requested(), args):
+            return
+        control.should_training_stop = True
+        self.stopped_within_epoch = not ends_epoch(state)
+        control.should_save |= self.stopped_within_epoch
+
+    def on_epoch_end(self, args, state, control, **kwargs):
+        if not control.should_training_stop:
+            return
+        if self.stopped_within_epoch:  # it is saved; what follows an epoch comes when it is over
+            control.should_log = control.should_evaluate = control.should_save = False
+        elif _on_any_process(requested(), args):
+            control.should_save = True
+
+
+def ends_epoch(state: TrainerState) -> bool:
+    """Whether the step just made is an epoch's last, or the last of all: `Trainer` then ends the epoch."""
+    return state.epoch == int(state.epoch) or state.global_step >= state.max_steps
+
+
+def _on_any_process(flag: bool, args: TrainingArguments) -> bool:
+    if args.world_size == 1:
+        return flag
+    count = torch.tensor(int(flag), device=args.device)
+    torch.distributed.all_reduce(count)
+    return count.item() > 0
 
 
 def complete_checkpoints(output_dir: str | Path) -> list[Path]:
@@ -15,14 +79,16 @@ def complete_checkpoints(output_dir: str | Path) -> list[Path]:
 
     `Trainer` writes its state file last: a checkpoint whose state can't be read was cut off while being written.
     """
-    complete = []
-    for folder in Path(output_dir).glob("checkpoint-*"):
-        try:
-            step = TrainerState.load_from_json(str(folder / "trainer_state.json")).global_step
-        except (OSError, ValueError, TypeError):  # TypeError: written by a version with other fields
-            continue
-        complete.append((step, folder))
+    steps = {folder: _complete_step(folder) for folder in Path(output_dir).glob("checkpoint-*")}
+    complete = [(step, folder) for folder, step in steps.items() if step is not None]
     return [folder for _, folder in sorted(complete, reverse=True)]
+
+
+def _complete_step(folder: Path) -> int | None:
+    try:
+        return TrainerState.load_from_json(str(folder / STATE)).global_step
+    except (OSError, ValueError, TypeError):  # TypeError: written by a version with other fields
+        return None
 
 
 def last_good_checkpoint(output_dir: str | Path) -> Path | None:
@@ -32,6 +98,59 @@ def last_good_checkpoint(output_dir: str | Path) -> Path | None:
         if files and all(tensor.isfinite().all() for file in files for tensor in load_file(file).values()):
             return folder
     return None
+
+
+def resumable_checkpoint(asked: str | Path | bool, output_dir: str | Path, processes: int) -> tuple[str, dict | None]:
+    """The checkpoint that `resume_from_checkpoint=asked` means, and its [`save_progress`]; None for older ones.
+
+    Raises:
+        ValueError: there is none, it was not written to the end, or another number of processes wrote it, whose
+            random numbers and order of samples are not those of this one.
+    """
+    complete = complete_checkpoints(output_dir) if asked is True else []
+    if asked is True and not complete:
+        raise ValueError(f"resume_from_checkpoint=True: {str(output_dir)!r} holds no complete checkpoint")
+    checkpoint = complete[0] if asked is True else Path(asked)
+    if _complete_step(checkpoint) is None:
+        raise ValueError(f"resume_from_checkpoint={str(asked)!r} is no complete checkpoint: it has no whole {STATE}")
+    progress = _read_progress(checkpoint)
+    if progress is not None and len(progress["losses"]) != processes:
+        raise ValueError(
+            f"checkpoint {str(checkpoint)!r} can be resumed by as many processes as wrote it, "
+            f"{len(progress['losses'])}; got {processes}"
+        )
+    return str(checkpoint), progress
+
+
+def save_progress(checkpoint: str | Path, *, logged_step: int, losses: list[float], total: float) -> None:
+    """Write what of the training loss is not logged yet.
+
+    Args:
+        logged_step: the step of the last log.
+        losses: the sums of the losses since then, one a process.
+        total: the sum of the losses until then.
+    """
+    # As hexadecimal digits: to the last bit, and JSON has no NaN, which a loss may be.
+    losses, total = [float(loss).hex() for loss in losses], float(total).hex()
+    write_json(Path(checkpoint) / PROGRESS, {"logged_step": logged_step, "losses": losses, "total": total})
+
+
+def _read_progress(checkpoint: Path) -> dict | None:
+    path = checkpoint / PROGRESS
+    if not path.exists():
+        return None
+    progress = read_json(path)
+    check_fields(progress, {"logged_step": whole(), "losses": list_of(_is_hex), "total": _is_hex}, path)
+    losses, total = [float.fromhex(loss) for loss in progress["losses"]], float.fromhex(progress["total"])
+    return {"logged_step": progress["logged_step"], "losses": losses, "total": total}
+
+
+def _is_hex(value) -> bool:
+    """a number in hexadecimal digits"""
+    try:
+        return isinstance(value, str) and isinstance(float.fromhex(value), float)
+    except (ValueError, OverflowError):
+        return False
 
 
 def save_loss_state(loss: RobustLoss, checkpoint: str | Path) -> None:

@@ -21,15 +21,24 @@ from transformers import (
 )
 
 from hf_common.files import replace_text
+from hf_common.processes import from_first_process
 
 from ..data.memory import EpochShuffleSampler, ImageTensorDataset, collate_batch
 from ..data.transform import ImageTransform
 from ..losses import RobustLoss, get_loss
 from .arguments import RobustTrainingArguments, refuse_data_parallel
 from .card import first_name, trainer_card
-from .checkpoints import last_good_checkpoint, load_loss_state, save_loss_state
+from .checkpoints import (
+    SaveAfterEvaluation,
+    last_good_checkpoint,
+    load_loss_state,
+    resumable_checkpoint,
+    save_loss_state,
+    save_progress,
+)
 from .diagnostics import classification_metrics, first_array
 from .push import check_hub_repo, push_model
+from .restore import restore_weights
 
 
 class RobustTrainer(Trainer):
@@ -87,6 +96,7 @@ class RobustTrainer(Trainer):
         self.loss = get_loss(args.loss, class_weights=args.class_weights) if loss is None else loss
         self.image_transform = image_transform
         self._index = None  # of the batch at hand
+        self._progress = None  # what a checkpoint that training goes on from says of its losses
         if train_dataset is not None:
             self._check_needs(train_dataset)
         if preprocess_logits_for_metrics is None:
@@ -112,6 +122,7 @@ class RobustTrainer(Trainer):
         if args.world_size > 1:
             self.loss.set_gather(self._gather_rows)
         self.add_callback(_LossStepCallback(self))
+        self.add_callback(SaveAfterEvaluation())
 
     def _check_needs(self, train_dataset) -> None:
         if self.image_transform is not None and self.image_transform.random and not _has_index(train_dataset):
@@ -199,15 +210,79 @@ class RobustTrainer(Trainer):
         inputs["pixel_values"] = pixels
         return inputs
 
+    def train(self, resume_from_checkpoint: str | bool | None = None, trial=None, ignore_keys_for_eval=None):
+        """As `Trainer.train`; `resume_from_checkpoint=True` is the last checkpoint that was written to the end.
+
+        A training that is resumed gives the weights and the record of one that was never stopped, to the last bit on
+        the CPU.
+
+        Raises:
+            ValueError: before the first step, where there is no such checkpoint, another number of processes wrote it,
+                or it does not hold what the model or the loss needs; naming what is missing.
+        """
+        self._progress = None
+        if resume_from_checkpoint:
+            resume_from_checkpoint, self._progress = from_first_process(
+                lambda: resumable_checkpoint(resume_from_checkpoint, self.args.output_dir, self.args.world_size),
+                self.args.process_index,
+                self.args.world_size,
+            )
+        return super().train(resume_from_checkpoint or None, trial, ignore_keys_for_eval)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        if self.is_fsdp_enabled:
+            super()._load_from_checkpoint(
+                resume_from_checkpoint, model
+            )  # shards, by names, none of which may be missing
+        else:
+            restore_weights(self.model if model is None else model, resume_from_checkpoint)
+
+    def _load_best_model(self) -> None:
+        if self.is_fsdp_enabled or self.is_deepspeed_enabled:
+            super()._load_best_model()
+        else:
+            restore_weights(self.model, self.state.best_model_checkpoint)
+
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         super()._save_optimizer_and_scheduler(output_dir)
+        losses = self.accelerator.gather(self._tr_loss.detach().reshape(1)).tolist()
         if self.args.should_save:
             save_loss_state(self.loss, output_dir)
+            total, step = self._total_loss_scalar, self._globalstep_last_logged
+            save_progress(output_dir, logged_step=step, losses=losses, total=total)
+
+    def _save_rng_state(self, output_dir: str) -> None:
+        super()._save_rng_state(output_dir)
+        self.accelerator.wait_for_everyone()  # the first process says next that the checkpoint is complete
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         super()._load_optimizer_and_scheduler(checkpoint)
         if checkpoint is not None:
             load_loss_state(self.loss, checkpoint)
+
+    def _run_epoch(self, *args, **kwargs) -> None:
+        # `Trainer` would make one step more where the checkpoint is of the last step, within an epoch.
+        if self.state.global_step >= self.state.max_steps:
+            self.control.should_training_stop = True
+        else:
+            super()._run_epoch(*args, **kwargs)
+
+    def _go_on(self) -> None:
+        """With the losses of the checkpoint that training goes on from, which `Trainer` forgets."""
+        if self._progress is not None:
+            self._tr_loss += self._progress["losses"][self.args.process_index]
+            self._total_loss_scalar = self._progress["total"]
+            self._globalstep_last_logged = self._progress["logged_step"]
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        if self._progress is not None and "train_runtime" in logs:
+            # The mean over the whole training, as if it was never stopped; the times are of this call.
+            logs["train_loss"] = self._total_loss_scalar / max(self.state.global_step, 1)
+        super().log(logs, start_time)
+
+    def _finalize_training(self, *args, **kwargs):
+        output = super()._finalize_training(*args, **kwargs)
+        return output._replace(training_loss=output.metrics["train_loss"])
 
     def _current_epoch(self) -> int:
         # state.epoch is fractional within an epoch, whole at its end, and restored by a resume.
@@ -346,6 +421,7 @@ class _LossStepCallback(TrainerCallback):
     def on_train_begin(self, args, state, control, **kwargs):
         if state.global_step == 0 and isinstance(self.trainer.train_dataset, Sized):  # else it was just restored
             self.trainer.loss.prepare(len(self.trainer.train_dataset))
+        self.trainer._go_on()
 
     def on_step_end(self, args, state, control, **kwargs):
         self.trainer.loss.step(self.trainer.lr_scheduler.get_last_lr()[0])
