@@ -1,7 +1,6 @@
 import io
 import json
 import os
-import pickle
 import re
 import runpy
 import subprocess
@@ -19,7 +18,6 @@ from datasets import ClassLabel, Dataset, Features, Image, Value, load_dataset, 
 from huggingface_hub import DatasetCard
 
 from hf_robust.noise.cifar10 import CIFAR10_CLASSES
-from hf_robust.noise.cifar10n import read_human_labels
 from hf_robust.noise.draw import make_noisy_labels
 from hf_robust.noise.human import HUMAN_CONFIGS
 from hf_robust.noise.labels import realised_matrix
@@ -522,21 +520,6 @@ def published(source):
     return {"clean_label": columns["clean"], **{key: columns[name] for name, key in HUMAN_CONFIGS.items()}}
 
 
-@pytest.mark.parametrize("layout", ["zip", "legacy", "legacy of NumPy 1"])
-def test_published_human_labels(source, tmp_path, layout):
-    path = tmp_path / "CIFAR-10_human.pt"
-    torch.save(published(source), path, _use_new_zipfile_serialization=layout == "zip")
-    if layout == "legacy of NumPy 1":
-        data = path.read_bytes()
-        assert b"numpy._core.multiarray" in data
-        path.write_bytes(data.replace(b"numpy._core.multiarray", b"numpy.core.multiarray"))
-    labels = read_human_labels(path)
-    assert set(labels) == {"clean", *HUMAN_CONFIGS}
-    for name, expected in human_columns(source).items():
-        assert labels[name].dtype == np.int64
-        np.testing.assert_array_equal(labels[name], expected)
-
-
 def test_both_human_files_give_the_same_data_set(source, human_file, built, tmp_path):
     torch.save(published(source), tmp_path / "human.pt")
     names = ["human_random2", "human_worst"]
@@ -544,75 +527,6 @@ def test_both_human_files_give_the_same_data_set(source, human_file, built, tmp_
     for name in names:
         file = Path(name) / TRAIN_FILE
         assert (tmp_path / "out" / file).read_bytes() == (built[0] / file).read_bytes()
-
-
-class Malicious:
-    def __init__(self, function, *arguments):
-        self.call = (function, arguments)
-
-    def __reduce__(self):
-        return self.call
-
-
-@pytest.mark.parametrize("function", [os.mkdir, eval, np.save, np.load])
-@pytest.mark.parametrize("wrapped", [True, False])
-def test_malicious_human_file_runs_nothing(source, tmp_path, function, wrapped):
-    marker = tmp_path / "ran.npy"
-    arguments = {
-        os.mkdir: (str(marker),),
-        eval: (f"open({str(marker)!r}, 'w')",),
-        np.save: (str(marker), 0),
-        np.load: (str(tmp_path / "other.npy"), None, True),
-    }
-    evil = Malicious(function, *arguments[function])
-    content = published(source) | {"extra": evil} if wrapped else evil
-    torch.save(content, tmp_path / "human.pt")
-    with pytest.raises(ValueError, match="is no pickled dict of NumPy arrays"):
-        read_human_labels(tmp_path / "human.pt")
-    (tmp_path / "plain.pt").write_bytes(pickle.dumps(content, protocol=2))
-    with pytest.raises(ValueError, match="is no pickled dict of NumPy arrays"):
-        read_human_labels(tmp_path / "plain.pt")
-    assert not marker.exists()
-
-
-def test_allow_list_is_taken_back(source, tmp_path):
-    before = set(torch.serialization.get_safe_globals())
-    torch.save(published(source), tmp_path / "human.pt")
-    read_human_labels(tmp_path / "human.pt")
-    assert set(torch.serialization.get_safe_globals()) == before
-
-
-@pytest.mark.parametrize(
-    ("match", "change"),
-    [
-        (r"lacks \['worse_label'\]; it has \['aggre_label'", lambda d: d.pop("worse_label")),
-        ("unequal lengths", lambda d: d.update(worse_label=d["worse_label"][:-1])),
-        (r"'worse_label' in .* in 0\.\.9, got 10", lambda d: d["worse_label"].fill(10)),
-        ("no pickled dict", lambda d: d.update(worse_label=d["worse_label"] * 1.0)),  # float64 is not let through
-    ],
-)
-def test_bad_human_labels(source, tmp_path, match, change):
-    content = published(source)
-    change(content)
-    torch.save(content, tmp_path / "human.pt")
-    with pytest.raises(ValueError, match=match):
-        read_human_labels(tmp_path / "human.pt")
-
-
-def test_human_labels_that_are_no_integers(source, tmp_path):
-    columns = human_columns(source) | {"human_worst": np.linspace(0, 9, NUM_TRAIN)}
-    pq.write_table(pa.table(columns), tmp_path / "human.parquet")
-    with pytest.raises(TypeError, match="'human_worst' in .*: expected integers, got dtype float64"):
-        read_human_labels(tmp_path / "human.parquet")
-
-
-def test_human_labels_that_are_no_dict(tmp_path):
-    torch.save(np.arange(5), tmp_path / "human.pt")
-    with pytest.raises(ValueError, match="holds a ndarray, expected a dict"):
-        read_human_labels(tmp_path / "human.pt")
-    (tmp_path / "empty.pt").write_bytes(b"")
-    with pytest.raises(ValueError, match="no pickled dict"):
-        read_human_labels(tmp_path / "empty.pt")
 
 
 def test_human_labels_in_another_order(source, tmp_path):

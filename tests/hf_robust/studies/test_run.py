@@ -10,18 +10,15 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import AutoModelForImageClassification, DeiTImageProcessorPil
+from transformers import AutoModelForImageClassification
 from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
 from hf_common.arguments import parse_overrides
 from hf_common.files import write_json
 from hf_robust.data.load import load_image_splits
-from hf_robust.data.transform import image_transform
 from hf_robust.models import convert_resnet20, make_image_processor
 from hf_robust.noise.draw import make_noisy_labels, transition_matrix
-from hf_robust.reports.results import accuracy_summary, epoch_history
 from hf_robust.studies.arguments import DataArguments, ExperimentArguments, ModelArguments
-from hf_robust.studies.folder import claim_output_dir
 from hf_robust.studies.run import run_experiment
 from tests import ROOT
 
@@ -278,63 +275,12 @@ def test_a_run_begun_is_not_begun_again_unasked(tmp_path):
         run(tmp_path, resume_from_checkpoint="nowhere")
 
 
-def test_a_kill_while_the_first_file_was_written_leaves_the_folder_usable(tmp_path):
-    (tmp_path / ".settings.json.tmp").write_text('{"half')
-    assert claim_output_dir(tmp_path, {"loss": "ce"}) is None
-
-
 def test_overrides_are_read_as_json():
     text = "batch_norm=False, depths=[2, 2,1], shortcut=B,name='x', image_mean=0.5"
     assert parse_overrides(text) == {
         "batch_norm": False, "depths": [2, 2, 1], "shortcut": "B", "name": "'x'", "image_mean": 0.5,
     }  # fmt: skip
     assert parse_overrides(None) == parse_overrides(" ") == {}
-
-
-def test_transform_does_what_the_processor_does():
-    """Resize, central crop and normalisation of a processor with all three, against its own result."""
-    processor = DeiTImageProcessorPil(size={"height": 40, "width": 40}, crop_size={"height": 36, "width": 36})
-    # Of medium contrast: Pillow cuts the overshoot of its first pass off at 0 and 255, before the second.
-    images = load_image_splits("digits", max_train_samples=5).train.images // 2 + 64
-    expected = processor(list(images.permute(0, 2, 3, 1).numpy()), return_tensors="pt").pixel_values
-    got = image_transform(processor)(images)
-    assert got.shape == expected.shape == (5, 3, 36, 36)
-    # The processor rounds to 8 bits after resizing.
-    torch.testing.assert_close(got, expected, atol=1.5 / 255 / 0.5, rtol=0)
-
-
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {"do_normalize": False},
-        {"size": {"height": 32, "width": 64}},
-        {"resample": 0},
-        {"rescale_factor": 1.0},
-        {"do_center_crop": True, "crop_size": {"height": 8, "width": 9}},
-    ],
-)
-def test_processors_that_do_something_else_are_refused(changes):
-    processor = DeiTImageProcessorPil(**({"do_center_crop": False} | changes))
-    with pytest.raises(ValueError, match="image processor"):
-        image_transform(processor)
-
-
-def test_history_joins_the_entries_of_a_step():
-    log = [
-        {"loss": 2.0, "learning_rate": 0.1, "epoch": 1.0, "step": 5},
-        {"eval_accuracy": 0.5, "eval_loss": 1.0, "eval_cross_entropy": 1.5, "epoch": 1.0, "step": 5},
-        {"train_memorised": 0.25, "epoch": 1.0, "step": 5},
-        {"loss": 1.0, "epoch": 1.5, "step": 7},
-        {"eval_accuracy": 0.5, "epoch": 2.0, "step": 10},
-        {"train_loss": 9.0, "epoch": 2.0, "step": 10},
-    ]
-    history = epoch_history(log)
-    assert history[0] == {
-        "epoch": 1.0, "train_loss": 2.0, "learning_rate": 0.1, "test_accuracy": 0.5, "test_loss": 1.0,
-        "test_cross_entropy": 1.5, "train_memorised": 0.25,
-    }  # fmt: skip
-    assert history[1] == {"epoch": 2.0, "test_accuracy": 0.5}
-    assert accuracy_summary(history) == {"last": 0.5, "best": 0.5, "best_epoch": 1.0}
 
 
 def test_json_is_replaced_whole(tmp_path):
