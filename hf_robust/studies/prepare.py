@@ -155,7 +155,7 @@ def resolve_transition_matrix(name: str, train: ImageTensorDataset, num_classes:
         return transition_matrix(source, num_classes)
     if source.suffix == ".npy":
         return np.load(source, allow_pickle=False)
-    content = read_json(source, (dict, list))
+    content = read_json(source, object)  # what it must be is said below
     if isinstance(content, dict):
         noise = content.get("noise")
         content = noise.get("estimated_matrix") if isinstance(noise, dict) else None
