@@ -22,13 +22,10 @@ from argparse import RawDescriptionHelpFormatter
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import diffusers
 import torch
-from diffusers import AutoencoderKL, DiffusionPipeline
 from transformers import HfArgumentParser
 
-from hf_dit.models.dit import DiTModel
-from hf_dit.sampling.pipeline import DiTImagePipeline
+from hf_dit.sampling.export import load_pipeline
 from hf_dit.studies.schedulers import SCHEDULERS
 from hf_dit.studies.study import check_axes, class_ids, run_study
 from hf_dit.studies.study_report import study_markdown
@@ -72,31 +69,6 @@ class SampleArguments:
         default=None, metadata={"help": "cpu, cuda, cuda:1, ... Default: cuda if there is one."}
     )
     output_dir: str = field(default="runs/sample_dit", metadata={"help": "The folder of the study."})
-
-
-def load_pipeline(name_or_path: str, dtype: torch.dtype) -> DiTImagePipeline:
-    """The pipeline of a folder or Hub id, converted if it is diffusers' own; no code that lies there is run.
-
-    Raises:
-        ValueError: what is there is another pipeline.
-    """
-    index = DiffusionPipeline.load_config(name_or_path)
-    match index["_class_name"]:
-        case "DiTPipeline":
-            return DiTImagePipeline.from_diffusers(name_or_path, dtype=dtype)
-        case "DiTImagePipeline":
-            return DiTImagePipeline.from_pretrained(name_or_path, dtype=dtype)
-        case [_, "DiTImagePipeline"]:  # written by `export_pipeline`, beside a copy of the code
-            vae = None
-            if index["vae"][1] is not None:
-                vae = AutoencoderKL.from_pretrained(name_or_path, subfolder="vae", dtype=dtype)
-            return DiTImagePipeline(
-                DiTModel.from_pretrained(name_or_path, subfolder="transformer", dtype=dtype),
-                getattr(diffusers, index["scheduler"][1]).from_pretrained(name_or_path, subfolder="scheduler"),
-                vae,
-                index.get("id2label"),
-            )
-    raise ValueError(f"{name_or_path!r} must hold a DiTImagePipeline or a DiTPipeline; got {index['_class_name']!r}")
 
 
 def check_flags(args: SampleArguments) -> None:

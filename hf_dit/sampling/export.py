@@ -7,15 +7,20 @@ diffusers takes the class of a pipeline, or of a component, from a Python file w
 `[file without .py, class]` and the file lies beside `model_index.json`, or in the folder of the component.
 """
 
-import json
 import os
 from pathlib import Path
 
-from diffusers import DiffusionPipeline
+import diffusers
+import torch
+from diffusers import AutoencoderKL, DiffusionPipeline
 from diffusers.utils.torch_utils import unwrap_module
 
 from hf_common.bundle import bundle
 from hf_common.files import replace_text, write_json
+from hf_common.foreign import read_json
+
+from ..models.dit import DiTModel
+from .pipeline import DiTImagePipeline
 
 PIPELINE_FILE, PIPELINE_MODULE, PIPELINE_CLASS = "dit_image_pipeline", "hf_dit.sampling.pipeline", "DiTImagePipeline"
 MODEL_FILE, MODEL_MODULE, MODEL_CLASS = "dit_model", "hf_dit.models.dit", "DiTModel"
@@ -42,12 +47,36 @@ def export_pipeline(pipeline: DiffusionPipeline, folder: str | os.PathLike) -> N
     replace_text(folder / "transformer" / f"{MODEL_FILE}.py", bundle(MODEL_MODULE))
     replace_text(folder / f"{PIPELINE_FILE}.py", bundle(PIPELINE_MODULE))
     for path in folder.glob("*/config.json"):
-        config = json.loads(path.read_text(encoding="utf-8"))
-        write_json(path, _without_local_path(config))
-    index = _without_local_path(json.loads((folder / "model_index.json").read_text(encoding="utf-8")))
+        write_json(path, _without_local_path(read_json(path)))
+    index = _without_local_path(read_json(folder / "model_index.json"))
     index["_class_name"] = [PIPELINE_FILE, PIPELINE_CLASS]
     index["transformer"] = [MODEL_FILE, MODEL_CLASS]
     write_json(folder / "model_index.json", index)
+
+
+def load_pipeline(name_or_path: str, dtype: torch.dtype) -> DiTImagePipeline:
+    """The pipeline of a folder or Hub id, converted if it is diffusers' own; no code that lies there is run.
+
+    Raises:
+        ValueError: what is there is another pipeline.
+    """
+    index = DiffusionPipeline.load_config(name_or_path)
+    match index["_class_name"]:
+        case "DiTPipeline":
+            return DiTImagePipeline.from_diffusers(name_or_path, dtype=dtype)
+        case "DiTImagePipeline":
+            return DiTImagePipeline.from_pretrained(name_or_path, dtype=dtype)
+        case [_, "DiTImagePipeline"]:  # as `export_pipeline` writes it, beside a copy of the code
+            vae = None
+            if index["vae"][1] is not None:
+                vae = AutoencoderKL.from_pretrained(name_or_path, subfolder="vae", dtype=dtype)
+            return DiTImagePipeline(
+                DiTModel.from_pretrained(name_or_path, subfolder="transformer", dtype=dtype),
+                getattr(diffusers, index["scheduler"][1]).from_pretrained(name_or_path, subfolder="scheduler"),
+                vae,
+                index.get("id2label"),
+            )
+    raise ValueError(f"{name_or_path!r} must hold a DiTImagePipeline or a DiTPipeline; got {index['_class_name']!r}")
 
 
 def _without_local_path(config: dict) -> dict:

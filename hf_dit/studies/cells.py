@@ -88,7 +88,7 @@ def run_cell(pipeline: DiTImagePipeline, cell: Cell, labels: list, settings: dic
         "hardware": hardware(device),
         "versions": versions(LIBRARIES),
     }
-    write_json(cell_file(folder, cell), {**result, "settings": settings})
+    write_json(_cell_file(folder, cell), {**result, "settings": settings})
     return result
 
 
@@ -121,7 +121,7 @@ def try_scales(pipeline: DiTImagePipeline, label: int | None, guidance_scales: l
 
 def finished_cell(folder: Path, cell: Cell, settings: dict) -> dict | None:
     """What an earlier run wrote of a complete cell; None where something of it is not there."""
-    path = cell_file(folder, cell)
+    path = _cell_file(folder, cell)
     if not path.exists():
         return None
     refuse_another_study(path, settings, folder)
@@ -130,7 +130,7 @@ def finished_cell(folder: Path, cell: Cell, settings: dict) -> dict | None:
     return result if all((folder / image).exists() for image in result["images"]) else None
 
 
-def cell_file(folder: Path, cell: Cell) -> Path:
+def _cell_file(folder: Path, cell: Cell) -> Path:
     return folder / "cells" / f"{cell.folder}.json"
 
 

@@ -14,7 +14,7 @@ from diffusers import AutoencoderKL
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from hf_common.files import sync_tree
+from hf_common.files import sync_tree, temporary_name
 
 from ..models.weights import add_tensors
 from .images import ImageFormat, ImageRows, read_images
@@ -99,7 +99,8 @@ def cached_latents(
     latent_size(vae, form.size)
     cache_dir = default_cache_dir() if cache_dir is None else Path(cache_dir)
     key = latents_key(rows, form, vae, mirrored=mirrored, skip_corrupt=skip_corrupt)
-    folder, temporary = cache_dir / f"latents-{key}", cache_dir / f".latents-{key}.{os.getpid()}.tmp"
+    folder = cache_dir / f"latents-{key}"
+    temporary = temporary_name(folder)
     if folder.is_dir():
         return folder
     temporary.mkdir(parents=True)
