@@ -1,18 +1,22 @@
 """The sums that CMMD and the Frechet distance need of a set of embeddings: any number of images in O(d^2) memory."""
 
+import hashlib
+import json
 import os
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from hf_common.files import replacing
+from hf_common.foreign import read_tensors, refuse, short
 
-FORMAT_VERSION = "1"
+FORMAT_VERSION = "2"
 ROWS = 512  # converted to float64 at a time
+ROUNDING = 1e-9  # relative; sums of products of float64 numbers are far nearer to exact ones
 
 
 @dataclass(eq=False)
@@ -85,46 +89,95 @@ class Moments:
         """
         Write `sum` and `outer` as safetensors, under a temporary name and then renamed; the folder is made.
         `metadata` must name the `encoder` and its `preprocessing`, so that moments of two kinds are never compared;
-        `version` (of this format) and `images` (n) are added. All values are strings. `ValueError` otherwise.
+        `version` (of this format), `images` (n) and `sha256`, the digest of all the rest, are added. All values are
+        strings. `ValueError` otherwise, and for moments of no images.
         """
         missing = [key for key in ("encoder", "preprocessing") if key not in metadata]
         if missing:
             raise ValueError(f"metadata must have the keys 'encoder' and 'preprocessing', missing: {missing}")
+        if self.n < 1:
+            raise ValueError("moments of no images can't be saved")
         added = {"version": FORMAT_VERSION, "images": str(self.n)}
+        metadata = {key: value for key, value in metadata.items() if key != "sha256"}  # of the file that they are from
         clash = {key: metadata[key] for key, value in added.items() if metadata.get(key, value) != value}
         if clash:
             raise ValueError(f"metadata must agree with these moments, {added}, got {clash}")
-        with replacing(path) as temporary:
-            save_file({"sum": self.sum, "outer": self.outer}, temporary, {**metadata, **added})
+        save_with_digest(path, {"sum": self.sum, "outer": self.outer}, metadata | added)
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> tuple["Moments", dict[str, str]]:
-        """What `save` wrote, with all its metadata. `FileNotFoundError`, or `ValueError` that names the file."""
-        if not Path(path).is_file():
-            raise FileNotFoundError(f"no moments file at {path}")
-        try:
-            with safe_open(path, framework="pt") as file:
-                metadata = file.metadata() or {}
-                tensors = {name: file.get_tensor(name) for name in file.keys()}
-        except SafetensorError as error:
-            raise ValueError(f"{path} is not a safetensors file: {error}") from error
+        """
+        What `save` wrote, with all its metadata. `FileNotFoundError`; `ValueError` that names the file: it is no such
+        file, damaged (its digest is another), of another format, or its numbers are moments of no embeddings.
+        """
+        if not os.path.isfile(path):
+            raise FileNotFoundError(f"no moments file at {os.fspath(path)}")
+        tensors, metadata = read_tensors(path)
         missing = {"encoder", "preprocessing", "version", "images"} - metadata.keys()
         if missing or tensors.keys() != {"sum", "outer"}:
-            raise ValueError(
-                f"{path} is not a moments file: it holds the tensors {sorted(tensors)} (expected 'outer' and 'sum') "
-                f"and lacks the metadata {sorted(missing)}"
+            raise refuse(
+                path,
+                f"is not a moments file: it holds the tensors {short(sorted(tensors), 60)} (expected 'outer' and "
+                f"'sum') and lacks the metadata {sorted(missing)}",
             )
+        if metadata["version"] == "1":
+            raise refuse(path, f"is of format 1, without a digest to check it by; {_made_anew(metadata)}")
         if metadata["version"] != FORMAT_VERSION:
-            raise ValueError(f"{path} has format version {metadata['version']}, this is version {FORMAT_VERSION}")
-        total, outer = tensors["sum"], tensors["outer"]
+            version = short(metadata["version"], 40)
+            raise refuse(path, f"has format version {version}, this is version {FORMAT_VERSION}")
+        check_digest(path, tensors, metadata)
+        return cls._of(path, tensors["sum"], tensors["outer"], metadata["images"]), metadata
+
+    @classmethod
+    def _of(cls, path: str | os.PathLike, total: torch.Tensor, outer: torch.Tensor, images: str) -> "Moments":
+        """What can be the moments of so many embeddings, all of which satisfy Cauchy and Schwarz's inequality."""
         if total.ndim != 1 or outer.shape != total.shape * 2 or {total.dtype, outer.dtype} != {torch.float64}:
-            raise ValueError(
-                f"{path} must hold float64 tensors 'sum' (d,) and 'outer' (d, d), got {total.dtype} "
-                f"{tuple(total.shape)} and {outer.dtype} {tuple(outer.shape)}"
+            raise refuse(
+                path,
+                f"must hold float64 tensors 'sum' (d,) and 'outer' (d, d), got {total.dtype} {tuple(total.shape)} and "
+                f"{outer.dtype} {tuple(outer.shape)}",
             )
-        if not metadata["images"].isdecimal() or not (total.isfinite().all() and outer.isfinite().all()):
-            raise ValueError(f"{path} must hold finite sums of a number of images, got {metadata['images']!r} images")
-        return cls(int(metadata["images"]), total, outer), metadata
+        counted = re.fullmatch("[1-9][0-9]{0,15}", images)
+        if not counted or not len(total) or not (total.isfinite().all() and outer.isfinite().all()):
+            raise refuse(path, f"must hold finite sums of a number of images, got {short(repr(images), 40)} images")
+        n, diagonal = int(images), outer.diagonal()
+        if (diagonal < 0).any() or ((outer - outer.T).abs() > ROUNDING * diagonal.max()).any():
+            raise refuse(path, "must hold a symmetric 'outer' without negative numbers on its diagonal")
+        largest = diagonal.sqrt() * (1 + ROUNDING)
+        if (outer.abs() > torch.outer(largest, largest)).any() or (total.abs() > largest * n**0.5).any():
+            raise refuse(path, f"holds sums that no {n} embeddings have: a product exceeds those of the squares")
+        return cls(n, total, outer)
+
+
+def save_with_digest(path: str | os.PathLike, tensors: Mapping[str, torch.Tensor], metadata: dict[str, str]) -> None:
+    """Write a safetensors file whose metadata have, as `sha256`, the digest of all the rest."""
+    digest = {"sha256": _content_digest(tensors, metadata)}
+    with replacing(path) as temporary:
+        save_file(dict(tensors), temporary, metadata | digest)
+
+
+def check_digest(path: str | os.PathLike, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]) -> None:
+    """`ValueError` that names the file unless this is what [`save_with_digest`] wrote."""
+    rest = {key: value for key, value in metadata.items() if key != "sha256"}
+    if metadata.get("sha256") != _content_digest(tensors, rest):
+        raise refuse(path, "is damaged: its content has another SHA-256 than it says; make it anew")
+
+
+def _content_digest(tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]) -> str:
+    total = hashlib.sha256(json.dumps(dict(metadata), sort_keys=True).encode())
+    for name, value in sorted(tensors.items()):
+        total.update(json.dumps([name, str(value.dtype), list(value.shape)]).encode())
+        total.update(value.contiguous().flatten().view(torch.uint8).numpy().data)
+    return total.hexdigest()
+
+
+def _made_anew(metadata: Mapping[str, str]) -> str:
+    """How moments of a format that is no longer read are made again."""
+    encoder = short(repr(metadata["encoder"]), 80)
+    return (
+        f"make it anew from its images: evaluate_images.py --encoders {encoder} --save_moments, or "
+        "moments, metadata = metric.moments(images); moments.save(path, metadata)"
+    )
 
 
 def float_matrix(values: torch.Tensor | np.ndarray, name: str) -> torch.Tensor:  # (n, d) float -> (n, d) float

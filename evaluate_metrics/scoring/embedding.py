@@ -10,20 +10,18 @@ import torch
 from accelerate import PartialState
 from accelerate.utils import gather_object, reduce
 from huggingface_hub import constants
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from hf_common.files import replacing
+from hf_common.foreign import read_tensors, short
 
 from ..core.encoders import Encoder
-from ..core.moments import Moments
+from ..core.moments import Moments, check_digest, save_with_digest
 from .sources import ImageSource, digest
 
 CHUNK = 512  # images that one process embeds and keeps together
 CACHE = Path(constants.HF_HOME) / "image_embeddings"
-CACHE_VERSION = 1
+CACHE_VERSION = 2  # part of the files' names: those of another version are not found
 
 
 @dataclass(frozen=True)
@@ -39,7 +37,8 @@ class EmbeddingCache:
 
     The name is a digest of the images' bytes and of the encoder: its weights, preprocessing, normalisation and
     `dtype`. The same images found elsewhere, or asked of another number of processes, are not embedded again; a
-    changed image or encoder is. The embeddings of a callable, whose weights nobody knows, are not kept.
+    changed image or encoder is. The embeddings of a callable, whose weights nobody knows, are not kept. Each file
+    carries a digest, so that one that was damaged, or has another's name, is never taken for what it is not.
     """
 
     def __init__(self, folder: str | os.PathLike, encoder: Encoder, dtype: torch.dtype) -> None:
@@ -48,25 +47,41 @@ class EmbeddingCache:
         self.identity = json.dumps([CACHE_VERSION, {**encoder.metadata, "encoder": ""}, str(dtype)], sort_keys=True)
 
     def get(self, encoded: list[dict]) -> Tensor | None:
-        """The embeddings of these images, if they are kept: (len(encoded), d) float32."""
+        """The embeddings of these images, if they are kept: (len(encoded), d) float32.
+
+        Raises:
+            ValueError: the file of that name is damaged, or holds something else; names it.
+        """
         path = self._path(encoded)
         if not self.encoder.weights or not path.exists():
             return None
         try:
-            return load_file(path)["embeddings"]
-        except SafetensorError as error:
-            raise ValueError(f"{path} is no file of embeddings; remove it: {error}") from error
+            tensors, metadata = read_tensors(path)
+            check_digest(path, tensors, metadata)
+        except ValueError as error:
+            raise _no_embeddings(path, str(error).removeprefix(f"{path}: ")) from None
+        found = tensors.get("embeddings", torch.empty(0))
+        expected = (len(encoded), self.encoder.dim)
+        if metadata.get("key") != path.stem or found.shape != expected or found.dtype != torch.float32:
+            raise _no_embeddings(path, "it holds others than its name says")
+        if not found.isfinite().all():
+            raise _no_embeddings(path, "it holds NaN or infinity")
+        return found
 
     def put(self, encoded: list[dict], embeddings: Tensor) -> None:
         """Keep them, unless the encoder is a callable."""
         if not self.encoder.weights:
             return
-        with replacing(self._path(encoded)) as temporary:
-            save_file({"embeddings": embeddings.contiguous()}, temporary)
+        path = self._path(encoded)
+        save_with_digest(path, {"embeddings": embeddings.contiguous()}, {"key": path.stem})
 
     def _path(self, encoded: list[dict]) -> Path:
         key = hashlib.sha256((self.identity + digest(encoded)).encode()).hexdigest()
         return self.folder / key[:2] / f"{key}.safetensors"
+
+
+def _no_embeddings(path: Path, reason: str) -> ValueError:
+    return ValueError(f"{path} is no file of embeddings; remove it: {short(reason, 80)}")
 
 
 def embed(

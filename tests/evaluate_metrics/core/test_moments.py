@@ -5,8 +5,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from evaluate_metrics.core.encoders import make_encoder
-from evaluate_metrics.core.moments import Moments
+from evaluate_metrics.core.moments import Moments, save_with_digest
+from hf_common.foreign import LONGEST
 
 METADATA = {"encoder": "some/model", "preprocessing": "square 32"}
 
@@ -134,9 +134,11 @@ def test_a_file_brings_back_the_same_bits_and_can_be_added_to(tmp_path):
     assert [file.name for file in path.parent.iterdir()] == ["m.safetensors"]
     loaded, metadata = Moments.load(path)
     assert same_bits(loaded, moments)
-    assert metadata == {**METADATA, "version": "1", "images": "17"}
+    assert len(metadata.pop("sha256")) == 64
+    assert metadata == {**METADATA, "version": "2", "images": "17"}
     loaded.update(rows(3, 5))
-    loaded.save(path, {**metadata, "images": "20"})  # metadata may be those of a file, once its number is corrected
+    # Metadata may be those of a file, once its number is corrected.
+    loaded.save(path, {**Moments.load(path)[1], "images": "20"})
     assert Moments.load(path)[0].n == 20
 
 
@@ -146,6 +148,8 @@ def test_metadata_must_be_complete_and_true(tmp_path):
         moments.save(tmp_path / "m", {"encoder": "x"})
     with pytest.raises(ValueError, match="must agree with these moments.*got {'images': '5'}"):
         moments.save(tmp_path / "m", {**METADATA, "images": "5"})
+    with pytest.raises(ValueError, match="moments of no images can't be saved"):
+        Moments.zeros(2).save(tmp_path / "m", METADATA)
     assert not list(tmp_path.iterdir())
 
 
@@ -166,30 +170,102 @@ def test_metadata_must_be_complete_and_true(tmp_path):
             "finite sums of a number of images, got 'many' images",
         ),
         ({"sum": torch.full((2,), float("nan")).double(), "outer": torch.zeros(2, 2).double()}, {}, "finite sums"),
+        (
+            {"sum": torch.zeros(2).double(), "outer": torch.zeros(2, 2).double()},
+            {"images": "0"},
+            "a number of images, got '0'",
+        ),
+        (
+            {"sum": torch.zeros(2).double(), "outer": torch.zeros(2, 2).double()},
+            {"images": "9" * 5000},
+            "a number of images, got '9",
+        ),
+        (
+            {"sum": torch.zeros(2).double(), "outer": torch.tensor([[1, 0.5], [0.4, 1]]).double()},
+            {},
+            "a symmetric 'outer'",
+        ),
+        (
+            {"sum": torch.zeros(2).double(), "outer": torch.tensor([[1.0, 0], [0, -1]]).double()},
+            {},
+            "without negative numbers",
+        ),
+        (
+            {"sum": torch.zeros(2).double(), "outer": torch.tensor([[4, 6.1], [6.1, 9]]).double()},
+            {},
+            "sums that no 3 embeddings have",
+        ),
+        (
+            {"sum": torch.tensor([3.5, 0]).double(), "outer": torch.tensor([[4, 0], [0, 9]]).double()},
+            {},
+            "sums that no 3 embeddings have",
+        ),
+        ({"sum": torch.zeros(0).double(), "outer": torch.zeros(0, 0).double()}, {}, "finite sums"),
     ],
 )
 def test_other_safetensors_files_are_refused_by_name(tmp_path, tensors, metadata, words):
     path = tmp_path / "other.safetensors"
-    complete = {**METADATA, "version": "1", "images": "3"}
-    save_file(tensors, path, None if metadata is None else {**complete, **metadata})
-    with pytest.raises(ValueError, match=f"other.safetensors.*{words}"):
+    complete = {**METADATA, "version": "2", "images": "3"}
+    if metadata is None:
+        save_file(tensors, path)
+    else:
+        save_with_digest(path, tensors, {**complete, **metadata})
+    with pytest.raises(ValueError, match=f"other.safetensors.*{words}") as caught:
         Moments.load(path)
+    assert len(str(caught.value)) <= LONGEST
 
 
-def quarters(images):
-    return np.stack([np.asarray(image.resize((2, 2)), np.float32).ravel() / 255 + 0.01 for image in images])
+def test_what_embeddings_can_have_is_loaded(tmp_path):
+    """Those that lie on one line, where the inequalities are equalities, are not refused for their rounding."""
+    for n, step in ((1, 1e-30), (3, 1e-7), (1000, 1 / 3), (4000, 1e9)):
+        direction = rows(1, 9, dtype=np.float64) * step
+        direction[0, 4] = 0
+        moments = Moments.zeros(9).update(np.repeat(direction, n, 0))
+        moments.save(tmp_path / "m", METADATA)
+        assert same_bits(Moments.load(tmp_path / "m")[0], moments)
 
 
-def test_moments_that_version_0_1_wrote_are_those_of_the_same_images():
-    quarters.__module__ = "mine"
-    encoder = make_encoder(quarters)
-    moments, metadata = Moments.load(Path(__file__).with_name("moments_0_1.safetensors"))
-    encoder.check(metadata, "moments")
-    images = [(np.arange(48) * step % 251).astype(np.uint8).reshape(4, 4, 3) for step in range(1, 18)]
-    expected = Moments.zeros(encoder.dim).update(encoder.encode(images))
-    assert moments.n == expected.n == 17
-    torch.testing.assert_close(moments.sum, expected.sum, rtol=0, atol=1e-5)
-    torch.testing.assert_close(moments.outer, expected.outer, rtol=0, atol=1e-5)
+def test_format_1_is_refused_with_what_makes_it_anew():
+    path = Path(__file__).with_name("moments_0_1.safetensors")
+    with pytest.raises(ValueError, match="moments_0_1.safetensors: is of format 1, without a digest") as caught:
+        Moments.load(path)
+    for words in ("evaluate_images.py --encoders 'mine.quarters' --save_moments", "metric.moments(images)"):
+        assert words in str(caught.value)
+
+
+def content_of_a_file(path):
+    Moments.zeros(6).update(rows(17, 6)).save(path, {**METADATA, "source": "grün"})
+    return path.read_bytes()
+
+
+def test_every_flipped_bit_is_seen(tmp_path):
+    content, path = content_of_a_file(tmp_path / "m"), tmp_path / "m"
+    draw = np.random.default_rng(0)
+    # The head, which has names and numbers as text, twice as often as its share.
+    places = [*draw.integers(0, len(content), 200).tolist(), *draw.integers(0, 600, 100).tolist()]
+    for place in places:
+        damaged = bytearray(content)
+        damaged[place] ^= 1 << int(draw.integers(8))
+        path.write_bytes(damaged)
+        with pytest.raises(ValueError) as caught:
+            Moments.load(path)
+        assert str(caught.value).startswith(f"{path}: ") and len(str(caught.value)) <= LONGEST
+
+
+def test_damage_of_any_kind_is_refused_or_without_effect(damages, tmp_path):
+    content, path = content_of_a_file(tmp_path / "m"), tmp_path / "m"
+    whole, metadata = Moments.load(path)
+    refused = 0
+    for damaged in damages(content, 300):
+        path.write_bytes(damaged)
+        try:
+            found = Moments.load(path)
+        except ValueError as error:
+            assert str(error).startswith(f"{path}: ") and len(str(error)) <= LONGEST
+            refused += 1
+        else:
+            assert same_bits(found[0], whole) and found[1] == metadata
+    assert refused >= 295
 
 
 def test_other_files_are_refused_by_name(tmp_path):
@@ -197,5 +273,5 @@ def test_other_files_are_refused_by_name(tmp_path):
         Moments.load(tmp_path / "gone")
     path = tmp_path / "text"
     path.write_text("not a tensor in sight")
-    with pytest.raises(ValueError, match="text is not a safetensors file"):
+    with pytest.raises(ValueError, match="text: is no safetensors file"):
         Moments.load(path)

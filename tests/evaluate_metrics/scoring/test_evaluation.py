@@ -35,6 +35,7 @@ from evaluate_metrics.scoring.evaluation import (
 from evaluate_metrics.scoring.report import plot_score_curves, score_table
 from evaluate_metrics.scoring.scores import score, score_curve
 from evaluate_metrics.scoring.sources import ImageSource, digest, open_source
+from hf_common.foreign import LONGEST
 from tests import ROOT
 
 DIM = 8
@@ -268,6 +269,31 @@ def test_cache_keeps_nothing_of_callables_and_names_broken_files(data, tmp_path)
     path.write_bytes(b"broken")
     with pytest.raises(ValueError, match=f"{path} is no file of embeddings; remove it"):
         cache.get([{"bytes": b"x"}])
+
+
+def test_no_damage_of_the_cache_changes_a_number(data, damages, tmp_path):
+    encoder, encoded = make_encoder(data / "clip", device="cpu"), [{"bytes": b"x"}, {"bytes": b"y"}]
+    cache, embeddings = EmbeddingCache(tmp_path, encoder, torch.float32), gaussian(2, DIM, 0)
+    cache.put(encoded, embeddings)
+    (path,) = tmp_path.rglob("*.safetensors")
+    content, refused = path.read_bytes(), 0
+    for damaged in damages(content, 300):
+        path.write_bytes(damaged)
+        try:
+            found = cache.get(encoded)
+        except ValueError as error:
+            assert str(error).startswith(f"{path} is no file of embeddings; remove it: ")
+            assert len(str(error)) <= LONGEST
+            refused += 1
+        else:
+            assert torch.equal(found, embeddings)
+    assert refused >= 295
+    path.write_bytes(content)
+    other = cache._path(encoded[:1])  # whole, under the name of other images
+    other.parent.mkdir(exist_ok=True)
+    path.rename(other)
+    with pytest.raises(ValueError, match="it holds others than its name says"):
+        cache.get(encoded[:1])
 
 
 # --- Encoders and checks ---
