@@ -6,6 +6,8 @@ import re
 from collections.abc import Iterable
 from typing import NamedTuple, NoReturn
 
+from hf_common.foreign import short
+
 from .base import POSITIVE, check_params
 from .table import LOSSES, PUBLISHED_SUMS
 
@@ -35,7 +37,7 @@ def parse_loss_spec(spec: str) -> tuple[LossTerm, ...]:
     is allowed there; `TypeError` if the spec is no string.
     """
     if not isinstance(spec, str):
-        raise TypeError(f"a loss spec must be a string such as 'nce + rce', got {spec!r}")
+        raise TypeError(f"a loss spec must be a string such as 'nce + rce', got {short(repr(spec), 80)}")
     reader = _Reader(spec)
     terms = [reader.term()]
     while not reader.next_is("end"):
@@ -65,7 +67,7 @@ class _Reader:
         self.tokens.reverse()  # the next token is the last, so that taking it is a pop
 
     def fail(self, at: int, message: str) -> NoReturn:
-        raise ValueError(f"loss spec {self.spec!r}, position {at}: {message}")
+        raise ValueError(f"loss spec {short(repr(self.spec), 120)}, position {at}: {message}")
 
     def next_is(self, kind: str) -> bool:
         return self.tokens[-1][0] == kind
@@ -74,7 +76,7 @@ class _Reader:
         """Text and position of the next token, which has to be of that kind."""
         found, text, at = self.tokens.pop()
         if found != kind:
-            self.fail(at, f"expected {wanted}, got {text if found == 'end' else repr(text)}")
+            self.fail(at, f"expected {wanted}, got {text if found == 'end' else short(repr(text), 60)}")
         return text, at
 
     def number(self, wanted: str) -> tuple[float, int]:
@@ -91,7 +93,7 @@ class _Reader:
             return self.number("a number, true, false or none")[0]
         text, at = self.take("name", "a value")
         if text not in _WORDS:
-            self.fail(at, f"expected a number, true, false or none, got {text!r}")
+            self.fail(at, f"expected a number, true, false or none, got {short(repr(text), 60)}")
         return _WORDS[text]
 
     def term(self) -> LossTerm:
@@ -103,7 +105,7 @@ class _Reader:
                 self.fail(at, f"a weight must be {POSITIVE.text}, got {weight!r}")
         name, at = self.take("name", "a loss or its weight")
         if name not in LOSSES:
-            self.fail(at, f"unknown loss {name!r}; valid are {', '.join(LOSSES)}")
+            self.fail(at, f"unknown loss {short(repr(name), 60)}; valid are {', '.join(LOSSES)}")
         given = self.parameters(name) if self.next_is("(") else {}
         return LossTerm(float(weight), name, {**LOSSES[name].params, **given})
 
@@ -115,12 +117,12 @@ class _Reader:
             key, at = self.take("name", "a parameter or ')'")
             if key in given:
                 self.fail(at, f"{key} of {name} is given twice")
-            self.take("=", f"'=' after {key}")
+            self.take("=", f"'=' after {short(key, 60)}")
             value = self.value()
             try:
                 check_params(name, LOSSES[name].domains, {key: value})
             except ValueError as error:
-                raise ValueError(f"loss spec {self.spec!r}, position {at}: {error}") from None
+                self.fail(at, short(error))
             given[key] = value
             if not self.next_is(")"):
                 self.take(",", "',' or ')'")

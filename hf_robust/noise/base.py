@@ -1,12 +1,17 @@
 """What every kind of label noise has: names and words; and how noise that depends on the class alone is drawn."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from fractions import Fraction
 
 import numpy as np
 
 from hf_common.references import Paper
 
 SAMPLINGS = ("quota", "bernoulli")
+# Of the rules by which labels are drawn: another one means that other labels may be wrong under the same name and
+# seed. 1 (which is not written anywhere) rounded the quota of each class by itself, 2 carries it over the classes.
+NOISE_VERSION = 2
 
 
 class NoiseKind:
@@ -73,20 +78,43 @@ def matrix_to(targets: dict[int, int], rate: float, num_classes: int) -> np.ndar
     return matrix
 
 
-def quota(rate: float, count: int) -> int:
-    """How many of `count` images of a class get a wrong label."""
-    return round(rate * count / 100)
+def quotas(rate: float, counts: Sequence[int], generator: np.random.Generator) -> np.ndarray:
+    """How many images of each class get a wrong label; together `rate` percent of all, rounded once.
+
+    Each class gives its share rounded down; what the total lacks then comes from the classes that lost most by that
+    (largest remainder), those that lost the same in an order that is drawn. Nothing is drawn where all shares are
+    whole, as on CIFAR-10 at rates of whole percent.
+
+    Args:
+        counts: (K,), the images of each class; 0 for one that keeps its labels.
+    """
+    percent = Fraction(repr(float(rate)))  # 33.3 is 333 / 10, which no binary fraction is
+    shares = [percent * int(count) / 100 for count in counts]
+    flips = np.array([int(share) for share in shares])
+    missing = round(sum(shares)) - int(flips.sum())
+    if missing > 0:
+        drawn = generator.permutation(len(shares))
+        order = sorted(range(len(shares)), key=lambda k: (flips[k] - shares[k], drawn[k]))
+        flips[order[:missing]] += 1
+    return flips
+
+
+def whole_shares(rate: float, counts: Sequence[int]) -> bool:
+    """Whether that rate is a whole number of images in each class, so that nothing is rounded."""
+    percent = Fraction(repr(float(rate)))
+    return all((percent * int(count) / 100).denominator == 1 for count in counts)
 
 
 def _quota_labels(labels, matrix, rate, generator):
     noisy = labels.copy()
-    for clean_class, row in enumerate(matrix):
-        targets = np.flatnonzero(row)
-        targets = targets[targets != clean_class]
+    all_targets = [np.setdiff1d(np.flatnonzero(row), clean_class) for clean_class, row in enumerate(matrix)]
+    counts = np.bincount(labels, minlength=len(matrix)) * [len(targets) > 0 for targets in all_targets]
+    flips_of = quotas(rate, counts, generator)
+    for clean_class, targets in enumerate(all_targets):
         members = np.flatnonzero(labels == clean_class)
         if len(targets) == 0 or len(members) == 0:
             continue
-        flips = quota(rate, len(members))
+        flips = flips_of[clean_class]
         share, rest = divmod(flips, len(targets))
         wrong = np.concatenate([np.repeat(targets, share), generator.permutation(targets)[:rest]])
         noisy[generator.permutation(members)[:flips]] = wrong

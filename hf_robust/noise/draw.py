@@ -66,8 +66,9 @@ def make_noisy_labels(
 ) -> np.ndarray:
     """Draw noisy labels for `labels`. The result depends on the arguments alone, on any platform.
 
-    - `sampling="quota"`: of the n_c images of each class that the noise flips, exactly `round(rate / 100 * n_c)` flip
-      (Python's rounding). Symmetric noise spreads them over the other classes as evenly as whole numbers allow.
+    - `sampling="quota"`: of the images of all classes that the noise flips, exactly `round(rate / 100 * n)` flip
+      (Python's rounding), and of each class `rate / 100 * n_c`, rounded up or down so that the total is right (largest
+      remainder). Symmetric noise spreads them over the other classes as evenly as whole numbers allow.
     - `sampling="bernoulli"`: each image for itself with probability rate / 100; its target is drawn from its class's
       row of the transition matrix.
 

@@ -6,7 +6,7 @@ import numpy as np
 
 from hf_common.references import Paper
 
-from .base import NoiseKind, quota
+from .base import NoiseKind, quotas
 
 
 class Instance(NoiseKind):
@@ -47,10 +47,11 @@ class Instance(NoiseKind):
         with np.errstate(divide="ignore", invalid="ignore"):
             odds = flip_rates * (1 - uniform) / (uniform * (1 - flip_rates))
         noisy = labels.copy()
+        flips = quotas(rate, np.bincount(labels, minlength=num_classes), generator)
         for clean_class in range(num_classes):
             members = np.flatnonzero(labels == clean_class)
             order = np.argsort(-odds[members], kind="stable")
-            flipped = members[order[: quota(rate, len(members))]]
+            flipped = members[order[: flips[clean_class]]]
             noisy[flipped] = wrong[flipped]
         return noisy
 

@@ -4,8 +4,11 @@
 there on the `NoiseSpec` is handed on.
 """
 
+import warnings
 from dataclasses import dataclass
 from numbers import Real
+
+from hf_common.foreign import short
 
 from .kinds import KINDS
 
@@ -17,6 +20,11 @@ def _drawn_kinds():
 def spec_patterns() -> str:
     """The forms of the names that [`NoiseSpec.parse`] reads, in one line."""
     return ", ".join(kind.pattern for kind in _drawn_kinds())
+
+
+def quoted(value: object) -> str:
+    """What came, in an error: its `repr`, cut."""
+    return short(repr(value), 80)
 
 
 @dataclass(frozen=True)
@@ -39,13 +47,19 @@ class NoiseSpec:
     def __post_init__(self):
         allowed = [kind.name for kind in _drawn_kinds()]
         if self.kind not in allowed:
-            raise ValueError(f"kind: unknown noise {self.kind!r}; allowed are {', '.join(allowed)}")
+            raise ValueError(f"kind: unknown noise {quoted(self.kind)}; allowed are {', '.join(allowed)}")
         if isinstance(self.rate, bool) or not isinstance(self.rate, Real):
-            raise TypeError(f"rate: expected a number (percent), got {self.rate!r}")
+            raise TypeError(f"rate: expected a number (percent), got {quoted(self.rate)}")
         if not 0 <= self.rate <= 100:  # written so that nan fails too
             raise ValueError(f"rate: expected percent in 0..100, got {self.rate!r}")
         if not KINDS[self.kind].rated and self.rate != 0:
             raise ValueError(f"rate: {self.kind} labels have rate 0, got {self.rate!r}")
+        if 0 < self.rate < 1:
+            warnings.warn(
+                f"rate: {self} makes {float(self.rate):g} percent of the labels wrong, for rates are percent; a share "
+                f"of {float(self.rate):g} is {self.kind}_{100 * float(self.rate):g}",
+                stacklevel=3,
+            )
 
     @classmethod
     def parse(cls, spec: "str | NoiseSpec") -> "NoiseSpec":
@@ -59,23 +73,24 @@ class NoiseSpec:
         if isinstance(spec, NoiseSpec):
             return spec
         if not isinstance(spec, str):
-            raise TypeError(f"spec: expected a str such as 'symmetric_40' or a NoiseSpec, got {spec!r}")
+            raise TypeError(f"spec: expected a str such as 'symmetric_40' or a NoiseSpec, got {quoted(spec)}")
         if spec in KINDS and not KINDS[spec].rated and not KINDS[spec].recorded:
             return cls(spec)
         first, underscore, _ = spec.partition("_")
         if underscore and first in KINDS and KINDS[first].recorded:
             raise ValueError(
-                f"spec: {spec!r} names recorded {first} labels, which cannot be drawn; "
+                f"spec: {quoted(spec)} names recorded {first} labels, which cannot be drawn; "
                 "read them from a data set config of that name"
             )
         kind, _, percent = spec.rpartition("_")
         try:
-            rate = float(percent)
+            # `float` takes blanks, line ends and digits of other scripts too: one noise would have several names.
+            rate = float(percent) if percent.isascii() and percent == percent.strip() else None
         except ValueError:
             rate = None
         if kind not in KINDS or not KINDS[kind].rated or rate is None:
             raise ValueError(
-                f"spec: unknown noise {spec!r}; allowed are {spec_patterns()}, RR being percent in 0..100"
+                f"spec: unknown noise {quoted(spec)}; allowed are {spec_patterns()}, RR being percent in 0..100"
             )
         return cls(kind, rate)
 

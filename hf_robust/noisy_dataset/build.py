@@ -24,6 +24,7 @@ from hf_common.environment import versions
 from hf_common.files import replace_text, write_json
 
 from .. import __version__
+from ..noise.base import NOISE_VERSION, whole_shares
 from ..noise.cifar10n import check_same_order, read_human_labels
 from ..noise.draw import make_noisy_labels
 from ..noise.human import HUMAN_CONFIGS
@@ -83,7 +84,7 @@ def build_noisy_cifar10(
 
     Returns:
         `dict`: the manifest: `repo_id` (None until it is published), `source`, `source_fingerprint`, `seed`,
-        `sampling`, `class_names`, `versions` (when a config was last built), `test` and `configs`, the last with
+        `sampling`, `noise_version`, `class_names`, `versions` (when a config was last built), `test` and `configs`, the last with
         `num_examples`, `num_bytes` (Arrow), `file_bytes`, `rate` (share of wrong labels, in [0, 1]) and `matrix`
         (10 x 10, rows are clean classes) for each config, in the order in which they were built.
 
@@ -144,6 +145,7 @@ def _read_given(source: str, human_file: str | os.PathLike | None, noises: dict[
 def _check_same_source(where: str, manifest: dict, given: _Given, other: str) -> None:
     """Raise a `ValueError` where a data set was built of other images or labels."""
     check_same(where, manifest, {"source_fingerprint": given.fingerprint}, other)
+    _check_noise_version(where, manifest, given, other)
     for name in set(given.human) & set(manifest["configs"]):
         matrix = realised_matrix(given.train["labels"], given.human[name], NUM_CLASSES).tolist()
         if manifest["configs"][name]["matrix"] != matrix:
@@ -151,6 +153,22 @@ def _check_same_source(where: str, manifest: dict, given: _Given, other: str) ->
                 f"human_labels: {where} has {name} from other labels than those in {str(given.human_file)!r}; "
                 f"give the same file or name another {other}"
             )
+
+
+def _check_noise_version(where: str, manifest: dict, given: _Given, other: str) -> None:
+    """Raise a `ValueError` where a data set has labels that are drawn otherwise now; where none is, it is as if new."""
+    if manifest.get("noise_version") == NOISE_VERSION:
+        return
+    counts = np.bincount(given.train["labels"], minlength=NUM_CLASSES)
+    drawn = {name: NoiseSpec.parse(name) for name in manifest["configs"] if name not in HUMAN_CONFIGS}
+    # Version 1 differs where the quota of a class is rounded, and there alone.
+    rounded = [name for name, spec in drawn.items() if not whole_shares(spec.rate, counts)]
+    if manifest.get("noise_version", 1) != 1 or (rounded and manifest["sampling"] == "quota"):
+        raise ValueError(
+            f"noise_version: {where} has {rounded or list(manifest['configs'])} of version "
+            f"{manifest.get('noise_version', 1)}, this call draws by version {NOISE_VERSION}; name another {other}"
+        )
+    manifest["noise_version"] = NOISE_VERSION
 
 
 def _new_manifest(source: str, given: _Given, settings: dict) -> dict:
@@ -161,6 +179,7 @@ def _new_manifest(source: str, given: _Given, settings: dict) -> dict:
         "source_fingerprint": given.fingerprint,
         "seed": int(settings["seed"]),
         "sampling": settings["sampling"],
+        "noise_version": NOISE_VERSION,
         "class_names": given.train["class_names"],
         "versions": _versions(),
         "test": None,

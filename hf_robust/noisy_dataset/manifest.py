@@ -45,7 +45,7 @@ def read_manifest(output_dir: Path, must_exist: bool) -> dict | None:
 
 def is_manifest(content) -> bool:
     """Whether parsed JSON is a manifest of `build_noisy_cifar10`."""
-    return isinstance(content, dict) and set(content) - {"building"} == MANIFEST_KEYS
+    return isinstance(content, dict) and set(content) - {"building", "noise_version"} == MANIFEST_KEYS
 
 
 def unfinished_paths(output_dir: Path) -> list[Path]:

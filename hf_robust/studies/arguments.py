@@ -8,7 +8,7 @@ from typing import Literal
 
 from ..losses import loss_needs
 from ..models import MODELS, saved_config
-from ..noise.base import SAMPLINGS
+from ..noise.base import NOISE_VERSION, SAMPLINGS
 from ..noise.kinds import KINDS
 from ..noise.semantic import CONTAMINATED
 from ..noise.spec import NoiseSpec
@@ -155,7 +155,13 @@ class ExperimentArguments(RobustTrainingArguments):
 
 def run_settings(data: DataArguments, model: ModelArguments, args: ExperimentArguments) -> dict:
     """Everything that a result depends on, as JSON values. Two runs with equal settings are the same run."""
-    settings = {**asdict(data), "noise": data.noise_name, **asdict(model), **training_settings(args)}
+    settings = {
+        **asdict(data),
+        "noise": data.noise_name,
+        "noise_version": NOISE_VERSION,
+        **asdict(model),
+        **training_settings(args),
+    }
     if args.transition_matrix is not None and isinstance(path := matrix_source(args.transition_matrix), Path):
         digest = hashlib.sha256(path.read_bytes()).hexdigest()
         settings["other_arguments"]["transition_matrix"] = f"sha256:{digest}"  # the file may change, or be moved

@@ -188,7 +188,15 @@ VALID = "valid are " + ", ".join(NAMES)
 def test_errors_show_spec_position_and_what_is_allowed(spec, position, message):
     with pytest.raises(ValueError) as caught:
         get_loss(spec)
-    assert str(caught.value) == f"loss spec {spec!r}, position {position}: {message}"
+    shown = repr(spec) if len(spec) < 100 else f"'{spec[:56]} ... {spec[-56:]}'"
+    assert str(caught.value) == f"loss spec {shown}, position {position}: {message}"
+
+
+@pytest.mark.parametrize("spec", ["x" * 200_000, "ce(" + "x" * 200_000, "ce(" + "q=1" * 70_000, "ce +" * 50_000 + "?"])
+def test_long_specs_are_cut_in_errors(spec):
+    with pytest.raises(ValueError, match="^loss spec ") as caught:
+        get_loss(spec)
+    assert len(str(caught.value)) < 700  # with the names of all losses
 
 
 @pytest.mark.parametrize("spec", [None, 3, ["nce"], {"name": "nce"}])

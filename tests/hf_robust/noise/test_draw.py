@@ -1,5 +1,6 @@
 import hashlib
 import math
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -54,15 +55,21 @@ def test_matrices_that_do_not_exist():
 
 @pytest.mark.parametrize("rate", [0, 0.5, 12.5, 40, 99.9, 100])
 @pytest.mark.parametrize("kind", ["symmetric", "asymmetric", "semantic", "instance"])
-def test_quota_is_exact_in_every_class(kind, rate):
+def test_quota_is_exact_in_all_and_in_every_class_to_one_image(kind, rate):
     labels = uneven_labels(10)
     noisy = make_noisy_labels(labels, f"{kind}_{rate}", num_classes=10, seed=3, images=pictures(len(labels)))
     assert noisy.dtype == np.int64 and noisy.shape == labels.shape
+    sources = list(SEMANTIC_TARGETS) if kind == "semantic" else range(10)
+    share = Fraction(str(rate)) / 100
+    assert (noisy != labels).sum() == round(share * int(np.isin(labels, sources).sum()))
+    remainders = {}
     for clean_class in range(10):
         of_class = noisy[labels == clean_class]
-        flips = round(rate / 100 * len(of_class)) if kind != "semantic" or clean_class in SEMANTIC_TARGETS else 0
         counts = np.bincount(of_class, minlength=10)
-        assert counts[clean_class] == len(of_class) - flips
+        flips = len(of_class) - counts[clean_class]
+        exact = share * len(of_class) if clean_class in sources else Fraction(0)
+        assert flips in (math.floor(exact), math.ceil(exact))
+        remainders.setdefault(bool(flips > exact), []).append(exact - math.floor(exact))
         if kind == "symmetric":
             others = np.delete(counts, clean_class)
             assert others.max() - others.min() <= 1
@@ -70,13 +77,30 @@ def test_quota_is_exact_in_every_class(kind, rate):
             assert counts[(clean_class + 1) % 10] == flips
         if kind == "semantic" and flips:
             assert counts[SEMANTIC_TARGETS[clean_class]] == flips
+    # Rounded up are those that lose most by rounding down.
+    assert min(remainders.get(True, [1])) >= max((r for r in remainders.get(False, []) if r > 0), default=0)
+
+
+@pytest.mark.parametrize(
+    ("per_class", "spec", "flips"),
+    [(1, "symmetric_40", 40), (2, "symmetric_30", 60), (1, "asymmetric_12.5", 12), (3, "instance_33.3", 100)],
+)
+def test_many_small_classes_have_the_rate_together(per_class, spec, flips):
+    labels = np.tile(np.arange(100), per_class)
+    draw = {"num_classes": 100, "images": pictures(len(labels), shape=(2,))}
+    drawn = [make_noisy_labels(labels, spec, **draw, seed=seed) != labels for seed in range(150)]
+    assert {int(wrong.sum()) for wrong in drawn} == {flips}
+    # Which of the classes that lose the same are rounded up is drawn: over seeds all are.
+    assert np.isin(np.arange(100), np.concatenate([labels[wrong] for wrong in drawn])).all()
+    again = make_noisy_labels(labels, spec, **draw, seed=7) != labels
+    np.testing.assert_array_equal(again, drawn[7])
 
 
 def test_quota_rounds_as_python_does():
     # Half an image: 2.5 of 5 rounds to 2, 3.5 of 7 to 4.
-    labels = np.array([0] * 5 + [1] * 7)
-    noisy = make_noisy_labels(labels, "symmetric_50", num_classes=2)
-    assert ((noisy != labels)[:5].sum(), (noisy != labels)[5:].sum()) == (2, 4)
+    for count, flips in ((5, 2), (7, 4)):
+        labels = np.zeros(count, int)
+        assert (make_noisy_labels(labels, "symmetric_50", num_classes=2) != labels).sum() == flips
 
 
 def test_which_remainder_class_is_not_always_the_same():
@@ -151,9 +175,9 @@ def test_bernoulli_at_both_ends(kind):
 @pytest.mark.parametrize(
     ("spec", "contaminated", "digest"),
     [
-        ("symmetric_40", False, "dfcdd1755028e412"),
-        ("asymmetric_12.5", False, "db4e45c847391518"),
-        ("semantic_30", False, "61c032a61d887c8a"),
+        ("symmetric_40", False, "575e4434744cab12"),
+        ("asymmetric_12.5", False, "ea90fc94477c4cab"),
+        ("semantic_30", False, "983e123f47685aa2"),
         ("semantic_30", True, "aa954deebb6533ff"),
         ("instance_60", False, "94ee4982b7d20506"),
     ],
@@ -163,6 +187,25 @@ def test_labels_are_the_same_everywhere(spec, contaminated, digest):
     labels = uneven_labels(10, seed=1)
     draw = {"images": pictures(len(labels), seed=1), "contaminated": contaminated}
     noisy = make_noisy_labels(labels, spec, num_classes=10, seed=2, **draw)
+    assert hashlib.sha256(noisy.astype("<i8").tobytes()).hexdigest()[:16] == digest
+
+
+@pytest.mark.parametrize(
+    ("spec", "digest"),
+    [
+        ("symmetric_40", "9a82919cb948bfa9"),
+        ("symmetric_12.5", "95fe12b7bd18e649"),
+        ("asymmetric_30", "eacccfc4550a1f0d"),
+        ("semantic_33.5", "8bfee1210225df3f"),
+        ("instance_60", "90755b27af7b997b"),
+    ],
+)
+def test_where_nothing_is_rounded_the_labels_are_those_of_version_1(spec, digest):
+    # As 0.1 drew them. On CIFAR-10, 5,000 images a class, that holds for all published rates.
+    generator = np.random.default_rng(0)
+    labels = generator.permutation(np.repeat(np.arange(10), 200))
+    images = generator.integers(0, 256, (2000, 4, 4, 3), dtype=np.uint8)
+    noisy = make_noisy_labels(labels, spec, num_classes=10, seed=2, images=images)
     assert hashlib.sha256(noisy.astype("<i8").tobytes()).hexdigest()[:16] == digest
 
 

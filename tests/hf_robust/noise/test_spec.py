@@ -1,3 +1,5 @@
+import warnings
+
 import numpy as np
 import pytest
 
@@ -39,6 +41,30 @@ def test_unknown_names_list_the_valid_ones(text):
 def test_rates_outside_percent(text):
     with pytest.raises(ValueError, match=r"rate: expected percent in 0\.\.100"):
         NoiseSpec.parse(text)
+
+
+@pytest.mark.parametrize(
+    "text", ["semantic_40\n", "symmetric_ 40", "symmetric_40 ", " symmetric_40", "symmetric_４０"]
+)
+def test_one_noise_has_one_name(text):
+    with pytest.raises(ValueError, match="spec: unknown noise"):
+        NoiseSpec.parse(text)
+
+
+def test_a_share_in_place_of_percent_is_warned_of():
+    with pytest.warns(UserWarning, match="symmetric_0.4 makes 0.4 percent .* a share of 0.4 is symmetric_40"):
+        assert NoiseSpec.parse("symmetric_0.4").rate == 0.4
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for text in ("symmetric_1", "symmetric_0", "clean", "asymmetric_12.5"):
+            NoiseSpec.parse(text)
+
+
+@pytest.mark.parametrize("text", ["x" * 200_000, "symmetric_" + "9" * 200_000, "human_" + "x" * 200_000])
+def test_long_names_are_cut_in_errors(text):
+    with pytest.raises(ValueError) as error:
+        NoiseSpec.parse(text)
+    assert len(str(error.value)) <= 300
 
 
 def test_human_labels_are_not_a_noise_to_draw():
