@@ -318,9 +318,10 @@ class DiTModel(ModelMixin, ConfigMixin, AttentionMixin):
             return position_embedding(grid, native, dim, device=device, dtype=dtype)
         # Not a buffer: that would lose digits in `.to(bfloat16)` and come back empty from the meta device.
         key = (grid, device, dtype)
-        if self._positions is None or self._positions[0] != key:
-            self._positions = (key, position_embedding(grid, native, dim, device=device, dtype=dtype))
-        return self._positions[1]
+        positions = self._positions  # another thread may set it to those of another grid meanwhile
+        if positions is None or positions[0] != key:
+            self._positions = positions = (key, position_embedding(grid, native, dim, device=device, dtype=dtype))
+        return positions[1]
 
     def _condition(
         self, timestep: Tensor | int | float, labels: Tensor | None, drop: Tensor | None, hidden_states: Tensor

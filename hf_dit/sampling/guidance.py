@@ -4,6 +4,7 @@ Ho and Salimans 2022 (arXiv:2207.12598), in the form of the DiT paper and of dif
 `w = 0` is the *unconditional* model, `w = 1` the conditional model without guidance.
 """
 
+import operator
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -105,7 +106,12 @@ def guided_null_class(transformer: DiTModel, scales: Sequence[float]) -> int | N
 
 def guided_channels(cfg_channels: int | str, in_channels: int) -> int:
     """How many channels of the predicted noise are guided: `"all"`, or the first n."""
-    channels = in_channels if cfg_channels == "all" else cfg_channels
-    if not isinstance(channels, int) or not 1 <= channels <= in_channels:
+    if isinstance(cfg_channels, str) and cfg_channels == "all":
+        return in_channels
+    try:
+        channels = operator.index(cfg_channels)
+    except TypeError:
+        channels = 0
+    if not 1 <= channels <= in_channels:
         raise ValueError(f"cfg_channels must be 'all' or from 1 to {in_channels}, got {cfg_channels!r}")
     return channels

@@ -2,7 +2,7 @@
 
 import difflib
 import operator
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 
 def label_table(id2label: Mapping[int, str]) -> dict[str, list[int]]:
@@ -34,12 +34,14 @@ def ids_of_names(table: Mapping[str, Sequence[int]], names: Iterable[str]) -> li
 
 
 def checked_labels(
-    class_labels: int | str | Sequence[int | str] | None,
+    class_labels: int | str | Iterable | None,
     batch_size: int,
     num_classes: int | None,
     ids_of_name: Callable[[str], Sequence[int]],
 ) -> list[int] | None:
     """Ids of what is to be sampled, which is given by ids or by names; None for an unconditional model.
+
+    Lists, tuples, ranges, arrays and tensors of them are taken, nested ones as if they were flat.
 
     Raises:
         ValueError, TypeError: labels or a batch size that a model of `num_classes` can't take.
@@ -58,7 +60,7 @@ def checked_labels(
             "times num_images_per_prompt"
         )
     labels = []
-    for label in class_labels if isinstance(class_labels, list | tuple) else [class_labels]:
+    for label in _flat(class_labels):
         if isinstance(label, str):
             label = ids_of_name(label)[0]
         try:
@@ -75,3 +77,11 @@ def checked_labels(
     if not labels:
         raise ValueError("class_labels is empty")
     return labels
+
+
+def _flat(labels) -> Iterator:
+    if isinstance(labels, str) or not isinstance(labels, Iterable) or getattr(labels, "ndim", 1) == 0:
+        yield labels
+    else:
+        for part in labels:
+            yield from _flat(part)

@@ -1,7 +1,10 @@
 """Sampling from a `DiTModel` with any guidance scale (`guidance.py`) and any diffusers scheduler (`schedule.py`)."""
 
 import math
+import operator
 import os
+import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
@@ -22,7 +25,16 @@ from ..models.dit import DiTModel
 from ..models.sizes import height_and_width
 from .guidance import guidance_scales, guide, guided_channels, guided_null_class, plan_pass
 from .labels import checked_labels, ids_of_names, label_table
-from .schedule import check_schedule, set_timesteps, step_arguments, used_variance
+from .schedule import (
+    check_schedule,
+    check_scheduler,
+    checked_steps,
+    integer_in,
+    noise_levels,
+    scheduler_of_call,
+    set_timesteps,
+    step_arguments,
+)
 
 OUTPUT_TYPES = ("pil", "np", "pt", "latent")
 
@@ -40,14 +52,25 @@ def evaluating(module: nn.Module) -> Iterator[None]:
             submodule.training = True
 
 
+class _CallState(threading.local):
+    """What a callback may change, of the calls of one thread."""
+
+    guidance_scale: float | Sequence[float] | Tensor | None = None
+    interrupt: bool = False
+
+    def __reduce__(self):  # a copy of a pipeline has a state of its own
+        return _CallState, ()
+
+
 class DiTImagePipeline(DiffusionPipeline):
     """Images from a class-conditional or unconditional `DiTModel`, in pixel space or in the latent space of a VAE.
 
     Args:
         transformer: a `DiTModel`.
-        scheduler: any diffusers scheduler with `scale_model_input` and `init_noise_sigma` (those for diffusion; the
-            ones for flow matching have neither). One that expects a learned variance must be a `DDPMScheduler`, and
-            the model must have been trained with `learn_sigma`; for all others the model's variance is left out.
+        scheduler: a diffusers scheduler for diffusion, with the noise schedule that the model was trained with. It may
+            be replaced by any other that has that schedule and comes out at an image whose exact predictions it is
+            given, which the first call measures; others are refused. A learned variance is what `DDPMScheduler` uses,
+            of a model trained with `learn_sigma`; all others leave the model's variance out.
         vae: decodes samples into images; its latent channels are the model's input channels. `None`: samples are
             images in [-1, 1].
         id2label: names of the classes, `{0: "tench, Tinca tinca", ...}`; commas separate synonyms. Saved with the
@@ -60,7 +83,8 @@ class DiTImagePipeline(DiffusionPipeline):
     places without the package, `hf_dit.export_pipeline` saves the code too.
 
     After a call, `num_model_evaluations` is the number of samples that went through the transformer: two per image and
-    step with guidance, one without.
+    step with guidance, one without. Threads may call one pipeline at the same time; `num_model_evaluations` and
+    `num_timesteps` are then those of the last call that began.
     """
 
     model_cpu_offload_seq = "transformer->vae"
@@ -98,9 +122,10 @@ class DiTImagePipeline(DiffusionPipeline):
         self.vae_scale_factor = 1 if vae is None else 2 ** (len(vae.config.block_out_channels) - 1)
         self.image_processor = VaeImageProcessor(vae_scale_factor=self.vae_scale_factor)
         self.num_model_evaluations = 0
-        self._guidance_scale = None
         self._num_timesteps = 0
-        self._interrupt = False
+        self._state = _CallState()
+        self._trained = noise_levels(scheduler), scheduler.config.get("prediction_type", "epsilon")
+        self._measured = None  # class and config of the last scheduler that was found to be fit
 
     @classmethod
     def from_diffusers(cls, pipeline: DiTPipeline | str | os.PathLike, **kwargs) -> "DiTImagePipeline":
@@ -137,8 +162,16 @@ class DiTImagePipeline(DiffusionPipeline):
 
     @property
     def guidance_scale(self) -> float | Sequence[float] | Tensor | None:
-        """The argument of the last call."""
+        """The argument of the last call, or what a callback has set `_guidance_scale` to since."""
         return self._guidance_scale
+
+    @property
+    def _guidance_scale(self) -> float | Sequence[float] | Tensor | None:
+        return self._state.guidance_scale
+
+    @_guidance_scale.setter
+    def _guidance_scale(self, scale: float | Sequence[float] | Tensor | None) -> None:
+        self._state.guidance_scale = scale
 
     @property
     def num_timesteps(self) -> int:
@@ -150,6 +183,14 @@ class DiTImagePipeline(DiffusionPipeline):
         """Whether a callback has set `_interrupt`, which skips the steps that are left."""
         return self._interrupt
 
+    @property
+    def _interrupt(self) -> bool:
+        return self._state.interrupt
+
+    @_interrupt.setter
+    def _interrupt(self, interrupt: bool) -> None:
+        self._state.interrupt = interrupt
+
     def get_label_ids(self, label: str | Sequence[str]) -> list[int]:
         """Class ids of one name or of several, spelled as in `id2label` (spaces at both ends are ignored).
 
@@ -160,11 +201,11 @@ class DiTImagePipeline(DiffusionPipeline):
     @torch.no_grad()
     def __call__(
         self,
-        class_labels: int | str | Sequence[int | str] | None = None,
+        class_labels: int | str | Sequence[int | str] | Tensor | None = None,
         *,
         guidance_scale: float | Sequence[float] | Tensor = 4.0,
         num_inference_steps: int = 50,
-        timesteps: Sequence[int] | None = None,
+        timesteps: Sequence[int] | Tensor | None = None,
         guidance_interval: tuple[float, float] | None = None,
         cfg_channels: int | str = "all",
         height: int | None = None,
@@ -182,8 +223,9 @@ class DiTImagePipeline(DiffusionPipeline):
         """Sample images.
 
         Args:
-            class_labels: ids in [0, num_classes) or names as in `get_label_ids`, one or a list; a string is one name.
-                `None` for an unconditional model, and only there.
+            class_labels: ids in [0, num_classes) or names as in `get_label_ids`, one or a list, range, array or
+                tensor (nested ones count as flat); a string is one name. `None` for an unconditional model, and only
+                there.
             guidance_scale: any real number `w` of `uncond + w (cond - uncond)`, negative ones included; or one per
                 label, or one per image. Beware: 0 is *unconditional* sampling (labels have no effect), and "without
                 guidance" is 1; each of the two costs half of any other scale. A model without null class (trained
@@ -211,7 +253,8 @@ class DiTImagePipeline(DiffusionPipeline):
                 width) in [0, 1] or `"latent"`: the samples as they are, before the VAE.
             return_dict: an output object, or a tuple of one element.
             callback_on_step_end: called as `callback(pipeline, step, timestep, {"latents": ...})` after each step; the
-                dict that it returns may hold other latents to go on with.
+                dict that it returns may hold other latents to go on with. It may set `pipeline._guidance_scale`, which
+                then holds from the next step on, and `pipeline._interrupt`.
             callback_on_step_end_tensor_inputs: what the callback's dict holds.
 
         Samples have the transformer's dtype throughout, as is usual in diffusers: with a bfloat16 model they are
@@ -224,21 +267,22 @@ class DiTImagePipeline(DiffusionPipeline):
             ValueError, TypeError: any argument outside what is said above, before the first step.
             RuntimeError, ImportError: attention that cannot run on this device, dtype or size.
         """
-        transformer, scheduler, device = self.transformer, self.scheduler, self._execution_device
+        transformer, device = self.transformer, self._execution_device
         dtype, in_channels = transformer.dtype, transformer.config.in_channels
 
         labels = checked_labels(class_labels, batch_size, transformer.config.num_classes, self.get_label_ids)
-        prompts = batch_size if labels is None else len(labels)
-        if num_images_per_prompt < 1:
-            raise ValueError(f"num_images_per_prompt must be at least 1, got {num_images_per_prompt}")
+        prompts = operator.index(batch_size) if labels is None else len(labels)
+        num_images_per_prompt = integer_in("num_images_per_prompt", num_images_per_prompt, 1, sys.maxsize)
         if labels is not None:
             labels = [label for label in labels for _ in range(num_images_per_prompt)]
         images = prompts * num_images_per_prompt
         scales = guidance_scales(guidance_scale, prompts, num_images_per_prompt)
         null_class_id = guided_null_class(transformer, scales)
         channels = guided_channels(cfg_channels, in_channels)
-        check_schedule(scheduler, num_inference_steps, timesteps, guidance_interval, eta)
-        variance = used_variance(scheduler, transformer.config.learn_sigma)
+        self._check_scheduler()
+        scheduler, variance = scheduler_of_call(self.scheduler, transformer.config.learn_sigma)
+        num_inference_steps, timesteps = checked_steps(scheduler, num_inference_steps, timesteps)
+        check_schedule(scheduler, guidance_interval, eta)
         shape = (images, in_channels, *self._sample_size(height, width))
         if latents is not None and tuple(latents.shape) != shape:
             raise ValueError(f"latents must have shape {shape}, got {tuple(latents.shape)}")
@@ -246,7 +290,8 @@ class DiTImagePipeline(DiffusionPipeline):
         self._check_output(output_type, callback_on_step_end_tensor_inputs)
         transformer.check_attention(height=shape[2], width=shape[3], device=device)
 
-        set_timesteps(scheduler, num_inference_steps, timesteps, device)
+        for one in (scheduler, self.scheduler):  # whose timesteps are those of the last call, as in other pipelines
+            set_timesteps(one, num_inference_steps, timesteps, device)
         of_step = step_arguments(scheduler, generator, eta)
         if latents is None:
             latents = randn_tensor(shape, generator=generator, device=device, dtype=dtype)
@@ -284,12 +329,23 @@ class DiTImagePipeline(DiffusionPipeline):
                     if not isinstance(changed, dict):
                         raise TypeError(f"callback_on_step_end must return a dict, got {type(changed).__name__}")
                     latents = changed.get("latents", latents)
+                    changed_scales = guidance_scales(self._guidance_scale, prompts, num_images_per_prompt)
+                    if changed_scales != scales:
+                        scales, null_class_id = changed_scales, guided_null_class(transformer, changed_scales)
+                        guided = plan_pass(labels, null_class_id, scales, whole, device, dtype)
 
         if output_type != "latent" and self.vae is not None:
             latents = self._decode(latents)
         result = self.image_processor.postprocess(latents, output_type=output_type)
         self.maybe_free_model_hooks()
         return ImagePipelineOutput(images=result) if return_dict else (result,)
+
+    def _check_scheduler(self) -> None:
+        """[`check_scheduler`], once for a class and config."""
+        key = (type(self.scheduler), repr(sorted(self.scheduler.config.items())))
+        if key != self._measured:
+            check_scheduler(self.scheduler, *self._trained)
+            self._measured = key
 
     def _decode(self, latents: Tensor) -> Tensor:
         shift = self.vae.config.shift_factor or 0.0
@@ -302,7 +358,7 @@ class DiTImagePipeline(DiffusionPipeline):
         multiple = self.vae_scale_factor * self.transformer.config.patch_size
         sizes = []
         for name, pixels, own in (("height", height, default[0]), ("width", width, default[1])):
-            pixels = own * self.vae_scale_factor if pixels is None else pixels
+            pixels = own * self.vae_scale_factor if pixels is None else operator.index(pixels)
             if pixels < 1 or pixels % multiple:
                 raise ValueError(f"{name} must be a multiple of {multiple}, got {pixels}")
             sizes.append(pixels // self.vae_scale_factor)

@@ -1,12 +1,17 @@
-"""What a call of the pipeline asks of its scheduler: timesteps, the variance, the arguments of a step."""
+"""What a call of the pipeline asks of its scheduler: noise schedule, timesteps, variance, the arguments of a step."""
 
+import copy
 import inspect
+import operator
 from collections.abc import Sequence
 
 import torch
-from diffusers import DDPMScheduler, SchedulerMixin
+from diffusers import DDPMParallelScheduler, DDPMScheduler, SchedulerMixin
+from torch import Tensor
 
 LEARNED_VARIANCES = ("learned", "learned_range")
+WITH_LEARNED_VARIANCE = (DDPMScheduler, DDPMParallelScheduler)  # the others that know the word cut it off
+LARGEST_ERROR, MEASURED_STEPS = 0.05, 20  # of a pixel in [-1, 1], after so many steps
 
 
 def learned_variance(scheduler: SchedulerMixin) -> str | None:
@@ -18,46 +23,137 @@ def learned_variance(scheduler: SchedulerMixin) -> str | None:
     return variance_type if variance_type in LEARNED_VARIANCES else None
 
 
-def used_variance(scheduler: SchedulerMixin, learn_sigma: bool) -> str | None:
-    """[`learned_variance`] of a scheduler for a model that learns one or not; a `ValueError` if they do not fit."""
-    variance = learned_variance(scheduler)
-    if variance is not None:
-        if not isinstance(scheduler, DDPMScheduler):
-            raise ValueError(
-                f"scheduler {type(scheduler).__name__} cannot use variance_type={variance!r} of this model: "
-                "make it with variance_type=None, or take DDPMScheduler"
-            )
-        if not learn_sigma:
-            raise ValueError(
-                f"scheduler expects a learned variance (variance_type={variance!r}), but transformer has "
-                "learn_sigma=False"
-            )
-    return variance
+def scheduler_of_call(scheduler: SchedulerMixin, learn_sigma: bool) -> tuple[SchedulerMixin, str | None]:
+    """A scheduler of one call's own, and its [`learned_variance`]; one that can't use it gets the mean alone.
+
+    A call that works on a copy leaves other calls, of other threads, alone.
+
+    Raises:
+        ValueError: the scheduler needs a variance that the model has not learned.
+    """
+    own, variance = copy.deepcopy(scheduler), learned_variance(scheduler)
+    if variance is None:
+        return own, None
+    if not isinstance(scheduler, WITH_LEARNED_VARIANCE):
+        own.register_to_config(variance_type=None)
+        return own, None
+    if not learn_sigma:
+        raise ValueError(
+            f"scheduler expects a learned variance (variance_type={variance!r}), but transformer has learn_sigma=False"
+        )
+    return own, variance
 
 
-def check_schedule(
-    scheduler: SchedulerMixin,
-    num_inference_steps: int,
-    timesteps: Sequence[int] | None,
-    guidance_interval: tuple[float, float] | None,
-    eta: float,
-) -> None:
-    """Raise a `ValueError` for what the scheduler can't take, or an interval outside of its timesteps."""
+def noise_levels(scheduler: SchedulerMixin) -> Tensor | None:
+    """(T,) float64: abar_t of a scheduler's noise schedule (Ho et al. 2020, equation 4); None where it has none."""
+    # Not `alphas_cumprod`, which some classes keep from 0 where the betas do not.
+    betas = getattr(scheduler, "betas", None)
+    return torch.cumprod(1 - betas.double().cpu(), dim=0) if isinstance(betas, Tensor) else None
+
+
+def check_scheduler(scheduler: SchedulerMixin, trained: Tensor | None, prediction_type: str) -> None:
+    """Raise a `ValueError` that names the scheduler unless it samples a model of this noise schedule.
+
+    Measured: with the exact predictions of one image in [-1, 1], `MEASURED_STEPS` steps must come out at that image.
+
+    Args:
+        trained: the [`noise_levels`] that the model was trained with.
+        prediction_type: what the model predicts: epsilon, sample or v_prediction.
+    """
     name = type(scheduler).__name__
     # No base class tells the schedulers for diffusion from those for flow matching.
     if not hasattr(scheduler, "scale_model_input") or not hasattr(scheduler, "init_noise_sigma"):
         raise ValueError(f"scheduler must be one for diffusion, with scale_model_input; got {name}")
-    trained = scheduler.config.num_train_timesteps
+    found = noise_levels(scheduler)
+    if trained is None:
+        raise ValueError(f"scheduler {name} cannot be used: the pipeline was made with one without a noise schedule")
+    if prediction_type == "epsilon" and trained[-1] <= 0:
+        raise ValueError(
+            f"scheduler {name} cannot be used: the last timestep is pure noise (rescale_betas_zero_snr), of which a "
+            "model with prediction_type='epsilon' says nothing"
+        )
+    predicted = scheduler.config.get("prediction_type", prediction_type)
+    if predicted != prediction_type:
+        raise ValueError(
+            f"scheduler {name} takes prediction_type={predicted!r}; this pipeline was made for {prediction_type!r}"
+        )
+    same = found is None or (found.shape == trained.shape and torch.allclose(found, trained, rtol=1e-3, atol=1e-7))
+    if not same:
+        kept = "num_train_timesteps, beta_start, beta_end, beta_schedule and trained_betas"
+        raise ValueError(
+            f"scheduler {name} has another noise schedule than the one that this pipeline was made with: give "
+            f"{name}.from_config that one's {kept}, too, which from_config leaves out where they are defaults"
+        )
+    try:
+        error = _measured_error(scheduler, trained, prediction_type)
+    except Exception as failure:  # of any kind: schedulers for other tasks want other arguments and shapes
+        words = f"{type(failure).__name__}: {failure}".split("\n")[0][:200]
+        raise ValueError(f"scheduler {name} cannot be used: with exact predictions it ends in {words}") from failure
+    if not error < LARGEST_ERROR:
+        raise ValueError(
+            f"scheduler {name} cannot be used as it is configured: {MEASURED_STEPS} steps with exact predictions of "
+            f"an image in [-1, 1] end {error:.2g} away from it (at most {LARGEST_ERROR})"
+        )
+
+
+@torch.no_grad()
+def _measured_error(scheduler: SchedulerMixin, trained: Tensor, prediction_type: str) -> float:
+    """Largest error of a pixel after some steps of a scheduler like this one, on the CPU."""
+    fixed = {}
+    if learned_variance(scheduler) is not None:
+        fixed["variance_type"] = "fixed_small" if isinstance(scheduler, WITH_LEARNED_VARIANCE) else None
+    scheduler = type(scheduler).from_config(scheduler.config, **fixed)
+    generator = torch.Generator().manual_seed(0)
+    clean = torch.linspace(-1, 1, 64, dtype=torch.float64).view(1, 1, 8, 8)
+    set_timesteps(scheduler, min(MEASURED_STEPS, len(trained)), None, torch.device("cpu"))
+    sample = torch.randn(clean.shape, generator=generator) * scheduler.init_noise_sigma
+    of_step = step_arguments(scheduler, generator, eta=0.0)
+    # Between two timesteps a noise level is that of the schedulers that use such: the logarithm of sigma is linear.
+    logs = ((1 - trained) / trained.clamp(min=1e-30)).log() / 2
+    for t in scheduler.timesteps:
+        below = int(min(max(float(t), 0), len(logs) - 1))
+        sigma = torch.lerp(logs[below], logs[min(below + 1, len(logs) - 1)], float(t) - below).exp()
+        signal, noise = 1 / (1 + sigma**2).sqrt(), sigma / (1 + sigma**2).sqrt()
+        epsilon = (scheduler.scale_model_input(sample, t).double() - signal * clean) / noise
+        exact = {"epsilon": epsilon, "sample": clean, "v_prediction": signal * epsilon - noise * clean}
+        sample = scheduler.step(exact[prediction_type].float(), t, sample, **of_step, return_dict=False)[0]
+    return float((sample - clean).abs().max())
+
+
+def integer_in(name: str, value, low: int, high: int) -> int:
+    """`value`, an integer of Python, of numpy or in a tensor, as an `int`; a `ValueError` outside the range."""
+    try:
+        number = operator.index(value)
+    except TypeError:
+        number = low - 1
+    if not low <= number <= high:
+        raise ValueError(f"{name} must be from {low} to {high}, got {value}")
+    return number
+
+
+def checked_steps(
+    scheduler: SchedulerMixin, num_inference_steps: int, timesteps: Sequence[int] | Tensor | None
+) -> tuple[int, list[int] | None]:
+    """The number of steps, and the timesteps if given; a `ValueError` for what the scheduler can't take."""
+    name, trained = type(scheduler).__name__, scheduler.config.num_train_timesteps
     if timesteps is None:
-        if not isinstance(num_inference_steps, int) or not 1 <= num_inference_steps <= trained:
-            raise ValueError(f"num_inference_steps must be from 1 to {trained}, got {num_inference_steps}")
-    else:
-        if "timesteps" not in inspect.signature(scheduler.set_timesteps).parameters:
-            raise ValueError(f"timesteps cannot be given to {name}; DDPMScheduler is one that takes them")
-        given = list(timesteps)
-        descending = all(later < earlier for earlier, later in zip(given, given[1:], strict=False))
-        if not given or not descending or not all(isinstance(t, int) and 0 <= t < trained for t in given):
-            raise ValueError(f"timesteps must be descending integers in [0, {trained}), got {given}")
+        return integer_in("num_inference_steps", num_inference_steps, 1, trained), None
+    if "timesteps" not in inspect.signature(scheduler.set_timesteps).parameters:
+        raise ValueError(f"timesteps cannot be given to {name}; DDPMScheduler is one that takes them")
+    message = f"timesteps must be descending integers in [0, {trained}), got {timesteps}"
+    try:
+        given = [operator.index(timestep) for timestep in timesteps]
+    except TypeError:
+        raise ValueError(message) from None
+    descending = all(later < earlier for earlier, later in zip(given, given[1:], strict=False))
+    if not given or not descending or not all(0 <= timestep < trained for timestep in given):
+        raise ValueError(message)
+    return len(given), given
+
+
+def check_schedule(scheduler: SchedulerMixin, guidance_interval: tuple[float, float] | None, eta: float) -> None:
+    """Raise a `ValueError` for an interval outside of the scheduler's timesteps, or an eta that it doesn't take."""
+    name, trained = type(scheduler).__name__, scheduler.config.num_train_timesteps
     if guidance_interval is not None:
         pair = isinstance(guidance_interval, tuple | list) and len(guidance_interval) == 2
         if not pair or not 0 <= guidance_interval[0] <= guidance_interval[1] <= trained:
@@ -71,13 +167,13 @@ def check_schedule(
 
 
 def set_timesteps(
-    scheduler: SchedulerMixin, num_inference_steps: int, timesteps: Sequence[int] | None, device: torch.device
+    scheduler: SchedulerMixin, num_inference_steps: int, timesteps: list[int] | None, device: torch.device
 ) -> None:
     """Give the scheduler so many steps, or these very timesteps."""
     if timesteps is None:
         scheduler.set_timesteps(num_inference_steps, device=device)
     else:
-        scheduler.set_timesteps(timesteps=list(timesteps), device=device)
+        scheduler.set_timesteps(timesteps=timesteps, device=device)
 
 
 def step_arguments(
