@@ -5,7 +5,7 @@ tokens) and `neighborhood_attention_2d` (Hassani et al. 2023, arXiv:2204.07143).
 masks `window_mask_1d` and `neighborhood_mask_2d`: each function equals scaled dot product attention under its mask.
 
 How: the queries are cut into tiles that share a rectangle of keys (`tiles.py`); attention inside the rectangles is a
-batched product with a mask (`tiled_attention.py`), and no N x N tensor exists.
+batched product with a mask (`tiled.py`), and no N x N tensor exists.
 """
 
 import torch
