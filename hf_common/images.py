@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageFile, ImageOps
 
+FLOAT_ROUNDING = 1e-6  # what floating-point numbers may be beyond [0, 1], and are cut to it
 OPENED = threading.Lock()  # an image opened by Pillow may be in a list twice; two threads must not decode it at once
 
 
@@ -17,10 +18,10 @@ def to_rgb(image, name: str = "image") -> Image.Image:
     Any image as 8-bit RGB.
 
     Args:
-        image (path, `PIL.Image.Image`, `np.ndarray`, `torch.Tensor` or `dict`):
+        image (path, `bytes`, `PIL.Image.Image`, `np.ndarray`, `torch.Tensor` or `dict`):
             Arrays are (H, W) or (H, W, C), tensors (H, W) or (C, H, W), with C 1, 3 or 4, of uint8, uint16, or
-            floating-point numbers in [0, 1]. A `dict` has the keys `bytes` and `path`, as rows of `datasets` that are
-            not decoded.
+            floating-point numbers in [0, 1], to 1e-6. `bytes` are the content of an image file. A `dict` has the keys
+            `bytes` and `path`, as rows of `datasets` that are not decoded.
 
             An EXIF orientation is applied. Transparency is laid over white. Greyscale is repeated over the channels.
             Of 16 bits the full range maps to 8 bits, rounded; but of 16-bit colour files Pillow reads the upper 8.
@@ -43,6 +44,8 @@ def to_rgb(image, name: str = "image") -> Image.Image:
     elif isinstance(image, (str, os.PathLike)):
         name = os.fspath(image)
         image = _read(image, name)
+    elif isinstance(image, (bytes, bytearray, memoryview)):
+        image = _read(io.BytesIO(image), name)
     elif isinstance(image, torch.Tensor):
         array = image.detach().cpu()
         array = array.float() if array.is_floating_point() else array
@@ -51,21 +54,25 @@ def to_rgb(image, name: str = "image") -> Image.Image:
         image = _from_array(image, name, "(H, W, C)")
     elif isinstance(image, Image.Image):
         file = image.filename if isinstance(image, ImageFile.ImageFile) else None
+        name = f"{name} ({os.fsdecode(file)})" if file else name
         with OPENED:
-            image = _read(image, f"{name} ({os.fsdecode(file)})" if file else name)
+            image = _read(image, name)
     else:
-        raise TypeError(f"{name} must be a path, PIL image, array, tensor or dict, got {type(image).__name__}")
+        raise TypeError(f"{name} must be a path, PIL image, array, tensor, bytes or dict, got {type(image).__name__}")
     if image.mode.startswith("I"):  # I;16 and its byte orders; 16 bits within 32, by some formats
         values = np.asarray(image).astype(np.int64)
         if not 0 <= values.min() <= values.max() <= 65535:
             raise ValueError(f"{name} must have values of 16 bits in mode {image.mode!r}, got values beyond")
         return _from_array(values.astype(np.uint16), name, "(H, W, C)")
-    if image.mode in ("F", "LAB"):
-        raise ValueError(f"{name} has the mode {image.mode!r}; convert it to RGB")
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
-    return image.convert("RGB")
+    try:
+        if image.mode in ("F", "LAB"):
+            raise ValueError("its numbers have no range that says what is white")
+        if image.has_transparency_data:
+            image = image.convert("RGBA")
+            return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+        return image.convert("RGB")
+    except ValueError as error:  # also of Pillow, for modes between which it has no way
+        raise ValueError(f"{name} has the mode {image.mode!r}; convert it to RGB: {error}") from None
 
 
 def _read(source: str | os.PathLike | io.BytesIO | Image.Image, name: str) -> Image.Image:
@@ -104,10 +111,11 @@ def _from_array(array: np.ndarray, name: str, layout: str) -> Image.Image:  # (H
     else:
         raise TypeError(f"{name} must be of uint8, uint16 or floating-point numbers, got {array.dtype}")
     low, high = array.min(), array.max()
-    if not (low >= 0 and high <= scale):
+    beyond = FLOAT_ROUNDING if scale == 1 else 0
+    if not (float(low) >= -beyond and float(high) <= scale + beyond):
         raise ValueError(f"{name} must have values in [0, {scale}] as {array.dtype}, got [{low}, {high}]")
     if scale != 255:
-        array = np.rint(array * (255 / scale)).astype(np.uint8)
+        array = np.rint(array * (255 / scale)).clip(0, 255).astype(np.uint8)
     return to_rgb(Image.fromarray(array), name)
 
 

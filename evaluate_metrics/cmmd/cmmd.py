@@ -7,6 +7,7 @@ import evaluate
 from evaluate_metrics.core.encoders import Encoder, make_encoder
 from evaluate_metrics.core.frechet import frechet_distance
 from evaluate_metrics.core.image_sets import (
+    Counts,
     Device,
     EncoderLike,
     ImageSetMetric,
@@ -32,7 +33,7 @@ _KWARGS_DESCRIPTION = describe_inputs(
     cmmd_unbiased: the unbiased estimate, about 0 for sets of one distribution; None for one image.
     standard_error: of both, over the choice of the images; None for fewer than 4 images.
     error_bound: `cmmd` is computed from moments; over all pairs it is at most so much larger.
-    frechet_distance: of the same (unit) embeddings; None for one image.
+    frechet_distance: of the same (unit) embeddings, biased upwards for few images; None for one image.
     n_predictions, n_references: how many images.
     encoder: Hub id, folder or name of the encoder.
 """,
@@ -80,21 +81,28 @@ class CMMD(ImageSetMetric):
         was added is still held. `ValueError`: a set has no images, both `references` and `reference_moments`, or
         `reference_moments` of another encoder or preprocessing.
         """
-        used, predicted, real = self._both(predictions, references, reference_moments, encoder, batch_size, device)
+        used, predicted, real = self._both(
+            predictions, references, reference_moments, encoder, batch_size, device, _no_side_is_empty
+        )
         x, y = predicted.moments, real.moments
-        for side, moments in (("predictions", x), ("references", y)):
-            if moments.n == 0:
-                raise ValueError(f"{side} hold no images")
+        _no_side_is_empty({"predictions": x.n, "references": y.n})
         scores = cmmd(x, y)
         result = {
             "cmmd": scores.biased,
             "cmmd_unbiased": scores.unbiased,
             "standard_error": scores.standard_error,
             "error_bound": scores.error_bound,
-            "frechet_distance": frechet_distance(x, y) if min(x.n, y.n) > 1 else None,
+            # Beside what was asked for: without its own warning of few images.
+            "frechet_distance": frechet_distance(x, y, warn=False) if min(x.n, y.n) > 1 else None,
             "n_predictions": x.n,
             "n_references": y.n,
             "encoder": used.name,
         }
         self._forget()
         return result
+
+
+def _no_side_is_empty(counts: Counts) -> None:
+    for side, count in counts.items():
+        if count == 0:
+            raise ValueError(f"{side} hold no images")

@@ -1,5 +1,6 @@
 """Image encoders: images of any kind in, unit vectors out."""
 
+import base64
 import os
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -11,8 +12,10 @@ import numpy as np
 import torch
 from PIL import Image
 
+from hf_common.foreign import short
 from hf_common.images import to_rgb
 
+from .folders import image_files
 from .precision import default_device
 from .vision_models import embed_pixels, fingerprint, image_preparation, load_vision_model
 
@@ -22,6 +25,7 @@ ENCODERS = {
     "align": "kakaobrain/align-base",
     "dinov2": "facebook/dinov2-large",
 }
+PROBE_TOLERANCE = 1e-3  # of the norm: the last bits differ between devices and versions
 THREADS = min(8, os.cpu_count() or 1)  # that open and resize images; Pillow releases Python's lock
 
 
@@ -36,6 +40,8 @@ class Encoder:
         preprocessing (`str`): all that happens to an image before the model, in words that can be compared.
         normalized (`bool`): whether vectors are divided by their Euclidean norm.
         dim (`int`): length of a vector.
+        probe (`str` or `None`): of a callable, what it makes of [`probe_image`], as text: weights and code that nobody
+            can read are told apart by what they do.
     """
 
     def __init__(
@@ -46,6 +52,7 @@ class Encoder:
         normalized: bool,
         prepare: Callable,  # RGB image -> what `embed` takes a list of
         embed: Callable[[list], torch.Tensor | np.ndarray],  # list of b -> (b, d) float
+        probed: bool = False,  # whether `probe` is part of its identity
     ):
         self.name = name
         self.weights = weights
@@ -53,33 +60,40 @@ class Encoder:
         self.normalized = normalized
         self._prepare = prepare
         self._embed = embed
-        self.dim = self._vectors([prepare(Image.new("RGB", (64, 64), (128, 128, 128)))]).shape[1]
+        (vector,) = self._vectors([prepare(probe_image())])
+        self.dim = len(vector)
+        norm = vector.norm() if normalized and vector.norm() > 0 else 1
+        self.probe = _to_text(vector / norm) if probed else None
 
     @property
     def metadata(self) -> dict[str, str]:
         """What [`Moments.save`] needs to know."""
-        return {
+        known = {
             "encoder": self.name,
             "weights": self.weights,
             "preprocessing": self.preprocessing,
             "normalized": str(self.normalized).lower(),
         }
+        return known if self.probe is None else {**known, "probe": self.probe}
 
     def check(self, metadata: dict[str, str], name: str) -> None:
         """
         `ValueError` unless `metadata`, of moments called `name`, are those of this encoder: the same weights (for a
-        callable the same name), the same preprocessing, and vectors of both normalised or not.
+        callable the same name), the same preprocessing, vectors of both normalised or not, and for a callable the same
+        vector of the probe image but for 1e-3 of its norm.
         """
         key = "weights" if self.weights and metadata.get("weights") else "encoder"
         differences = [
-            f"{what}: {metadata.get(what)!r}, here {self.metadata[what]!r}"
+            f"{what}: {short(repr(metadata.get(what)))}, here {self.metadata[what]!r}"
             for what in (key, "preprocessing", "normalized")
             if metadata.get(what) != self.metadata[what]
         ]
+        if not differences and self.probe is not None:
+            differences = _probe_differences(metadata.get("probe"), self.probe)
         if differences:
             raise ValueError(
-                f"{name} are of the encoder {metadata.get('encoder')!r}, which is not the same as {self.name!r}: "
-                f"{'; '.join(differences)}"
+                f"{name} are of the encoder {short(repr(metadata.get('encoder')))}, which is not the same as "
+                f"{self.name!r}: {'; '.join(differences)}"
             )
 
     def encode(self, images: Iterable, batch_size: int = 64) -> torch.Tensor:  # n images -> (n, d) float32, CPU
@@ -90,14 +104,15 @@ class Encoder:
     def encode_batches(self, images: Iterable, batch_size: int = 64, name: str = "images") -> Iterator[torch.Tensor]:
         """
         The same, `batch_size` images at a time: (b, d) float32 on the CPU. Images are read when their batch is due,
-        one batch ahead of the model. They may be of different kinds and sizes, see [`to_rgb`]. Errors call them
-        `name`.
+        one batch ahead of the model. They may be of different kinds and sizes, see [`to_rgb`]; or one folder, whose
+        image files are taken, see [`image_files`]. Errors call them `name`.
 
         Raises:
-            TypeError: `images` is a single image or a path, an array without 4 dimensions, or an entry is no image.
+            TypeError: `images` is a single image or its path, an array without 4 dimensions, or an entry is no image.
             ValueError: an image cannot be read, or its vector is not finite, or zero where vectors are normalised.
         """
-        if isinstance(images, (str, os.PathLike, Image.Image, dict)):
+        images = set_of_images(images, name)
+        if isinstance(images, (bytes, bytearray, memoryview, Image.Image, dict)):
             raise TypeError(f"{name} must be a list or another iterable of images, got one {type(images).__name__}")
         if isinstance(images, (np.ndarray, torch.Tensor)) and images.ndim != 4:
             raise TypeError(f"{name} in one array must have 4 dimensions, got the shape {tuple(images.shape)}")
@@ -170,16 +185,16 @@ def make_encoder(
 
     Raises:
         OSError: the model is neither on disk nor can it be reached.
-        ValueError: it is no vision model, has no pooled output, or lacks weights.
+        ValueError: it is no vision model, has no pooled output, or lacks weights; or there is no such device.
     """
     if callable(encoder):
         if device is not None or dtype is not None:
             raise ValueError("device and dtype are for models that are loaded here, a callable has its own")
         return _callable_encoder(encoder, normalize)
-    source = ENCODERS.get(encoder, os.fspath(encoder))
+    device, source = default_device(device), ENCODERS.get(encoder, os.fspath(encoder))
     model, processor = load_vision_model(source)
     weights = fingerprint(model)
-    model.to(device=default_device(device), dtype=dtype or torch.float32)
+    model.to(device=device, dtype=dtype or torch.float32)
     steps, prepare = image_preparation(model, processor)
     return Encoder(source, weights, steps, normalize, prepare, partial(embed_pixels, model, source))
 
@@ -189,4 +204,49 @@ def _callable_encoder(encoder: Callable, normalize: bool) -> Encoder:
     named = named if isinstance(named, (FunctionType, MethodType, type)) else type(named)
     weights = fingerprint(encoder) if isinstance(encoder, torch.nn.Module) else ""
     steps = "the callable's own, from RGB images"
-    return Encoder(f"{named.__module__}.{named.__qualname__}", weights, steps, normalize, lambda image: image, encoder)
+    name = f"{named.__module__}.{named.__qualname__}"
+    return Encoder(name, weights, steps, normalize, lambda image: image, encoder, probed=True)
+
+
+def set_of_images(images: Iterable, name: str = "images") -> Iterable:
+    """`images`, or the image files of the folder that they are; a `TypeError` for another path."""
+    if not isinstance(images, (str, os.PathLike)):
+        return images
+    if not os.path.isdir(images):
+        raise TypeError(
+            f"{name} must be a list or another iterable of images, got one {type(images).__name__}, "
+            f"{os.fspath(images)!r}, which is no folder either"
+        )
+    files = image_files(images)
+    if not files:
+        raise ValueError(f"{name}: {os.fspath(images)} holds no image files")
+    return files
+
+
+def probe_image() -> Image.Image:
+    """64 x 48 pixels of waves and an edge, the same everywhere: crops, resizings and channels show in a vector."""
+    across, down = np.meshgrid(np.arange(64), np.arange(48))
+    channels = (across * 4, down * 5, (across * across + 3 * down * down) % 199 + 56 * (across > 2 * down))
+    return Image.fromarray(np.stack(channels, axis=2).astype(np.uint8))
+
+
+def _to_text(vector: torch.Tensor) -> str:
+    return base64.b64encode(vector.numpy().astype("<f4").tobytes()).decode()
+
+
+def _probe_differences(found: str | None, own: str) -> list[str]:
+    """How the vectors of the probe image differ, in words; empty if they are one but for rounding."""
+    if found is None:
+        return ["probe: they lack the vector of the probe image, which tells callables apart; make them anew"]
+    try:
+        vectors = [np.frombuffer(base64.b64decode(text, validate=True), "<f4").astype(float) for text in (found, own)]
+    except ValueError:  # of base64, or of a number of bytes that no vector has
+        return ["probe: no vector of the probe image"]
+    if vectors[0].shape != vectors[1].shape:
+        return [f"probe: vectors of {len(vectors[0])} numbers, here of {len(vectors[1])}"]
+    if np.array_equal(*vectors, equal_nan=True):
+        return []
+    distance = float(np.linalg.norm(vectors[0] - vectors[1]) / np.linalg.norm(vectors[1]))
+    if distance <= PROBE_TOLERANCE:
+        return []
+    return [f"probe: the vectors of the probe image are {distance:.2g} of their norm apart"]

@@ -18,7 +18,7 @@ class FrechetLimit(NamedTuple):
     distances: list[float]
 
 
-def frechet_distance(x: Moments, y: Moments) -> float:
+def frechet_distance(x: Moments, y: Moments, warn: bool = True) -> float:
     """`|m_x - m_y|^2 + tr(S_x + S_y - 2 (S_x S_y)^(1/2))`, S with 1 / (n - 1), in float64 (Heusel et al. 2017, eq. 6).
 
     The trace of the root is the sum of the roots of the eigenvalues of the symmetric `R' S_y R`, where `R R' = S_x`
@@ -30,7 +30,7 @@ def frechet_distance(x: Moments, y: Moments) -> float:
 
     Warns:
         UserWarning: a set has fewer images than dimensions + 1, so its covariance is singular and the distance is far
-            above its limit for many images.
+            above its limit for many images; unless `warn` is false.
     """
     if len(x.mean) != len(y.mean):
         raise ValueError(
@@ -40,7 +40,7 @@ def frechet_distance(x: Moments, y: Moments) -> float:
         if moments.n < 2:
             raise ValueError(f"{name} must hold 2 images or more for a covariance; got {moments.n}")
     dim, fewest = len(x.mean), min(x.n, y.n)
-    if fewest <= dim:
+    if warn and fewest <= dim:
         warnings.warn(
             f"the Frechet distance of {dim} dimensions from {fewest} images is biased upwards: the covariance is "
             f"singular below {dim + 1} images",
@@ -115,11 +115,9 @@ def frechet_distance_at_infinity(x: Tensor, y: Moments, points: int = 15, seed: 
     generator = torch.Generator().manual_seed(seed)
     counts = torch.linspace(smallest, n, points).round().int().tolist()
     distances = []
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)
-        for count in counts:
-            chosen = torch.randperm(n, generator=generator)[:count]
-            distances.append(frechet_distance(Moments.zeros(dim).update(x[chosen.to(x.device)]), y))
+    for count in counts:
+        chosen = torch.randperm(n, generator=generator)[:count]
+        distances.append(frechet_distance(Moments.zeros(dim).update(x[chosen.to(x.device)]), y, warn=False))
     return frechet_limit(counts, distances)
 
 
@@ -140,13 +138,7 @@ def kernel_distance(
     """
     if x.ndim != 2 or y.ndim != 2 or x.shape[1] != y.shape[1]:
         raise ValueError(f"x and y must be (m, d) and (n, d); got {tuple(x.shape)} and {tuple(y.shape)}")
-    if subsets < 1:
-        raise ValueError(f"subsets must be 1 or more; got {subsets}")
-    if not 2 <= subset_size <= min(len(x), len(y)):
-        raise ValueError(
-            f"subset_size must be 2 to the number of images of the smaller set, {min(len(x), len(y))}; "
-            f"got {subset_size}"
-        )
+    check_subsets(subsets, subset_size, min(len(x), len(y)))
     generator = torch.Generator().manual_seed(seed)
     values = []
     for _ in range(subsets):
@@ -157,6 +149,17 @@ def kernel_distance(
         values.append(cubic_mmd(a, b))
     values = torch.tensor(values, dtype=torch.float64)
     return float(values.mean()), float(values.std(correction=0))
+
+
+def check_subsets(subsets: int, subset_size: int, fewest: int | None) -> None:
+    """`ValueError` unless [`kernel_distance`] can draw these from sets of `fewest` images or more; None: of any."""
+    if subsets < 1:
+        raise ValueError(f"subsets must be 1 or more; got {subsets}")
+    if subset_size < 2 or (fewest is not None and subset_size > fewest):
+        smaller = "" if fewest is None else f", {fewest}"
+        raise ValueError(
+            f"subset_size must be 2 to the number of images of the smaller set{smaller}; got {subset_size}"
+        )
 
 
 def cubic_mmd(x: Tensor, y: Tensor) -> float:

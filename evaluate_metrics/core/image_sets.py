@@ -2,7 +2,7 @@
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sized
 from typing import NamedTuple
 
 import datasets
@@ -11,7 +11,7 @@ import torch
 
 from hf_common.images import to_rgb
 
-from .encoders import Encoder
+from .encoders import Encoder, set_of_images
 from .moments import Moments
 
 BATCH_SIZE = 64
@@ -20,6 +20,7 @@ SIDES = ("predictions", "references")
 EncoderLike = str | os.PathLike | Callable | None  # of `make_encoder`; None: that of the configuration
 Device = str | torch.device | None
 ReferenceMoments = str | os.PathLike | tuple[Moments, dict[str, str]] | None
+Counts = Mapping[str, int | None]  # images of each side; None: not known before they are read
 
 
 def image_set_info(
@@ -49,9 +50,9 @@ def describe_inputs(load: str, *, encoder: str, options: str = "", returns: str)
     name = load.partition(" ")[0]
     return f"""
 Args:
-    predictions: generated images, any number: a list, a data set column or another iterable of paths, PIL images,
-        arrays (H, W, C) or tensors (C, H, W) of uint8, uint16 or floating-point numbers in [0, 1]; or one array of 4
-        dimensions.
+    predictions: generated images, any number: a list, a data set column or another iterable of paths, encoded bytes,
+        PIL images, arrays (H, W, C) or tensors (C, H, W) of uint8, uint16 or floating-point numbers in [0, 1]; one
+        array of 4 dimensions; or a folder, whose image files are taken.
     references: real images, any number.
     reference_moments: instead of `references`, what `moments` returned for them, or the file that its `save` wrote.
     encoder: {encoder}
@@ -118,6 +119,7 @@ class ImageSetMetric(evaluate.Metric, ABC):
         self._keep = False  # the embeddings of all images
         self._encoder: Encoder | None = None
         self._encoder_key = None  # what it was made from
+        self._encoder_metadata: dict[str, str] = {}
         self._forget()
 
     @abstractmethod
@@ -157,11 +159,10 @@ class ImageSetMetric(evaluate.Metric, ABC):
         device: Device = None,
     ) -> None:
         """Add images to either set or to both, also in unequal numbers. After an error nothing has been added."""
-        used = self._select(encoder, device)
         given = {"predictions": predictions, "references": references}
-        new = {
-            side: self._embed(used, images, batch_size, side) for side, images in given.items() if images is not None
-        }
+        given = {side: set_of_images(images, side) for side, images in given.items() if images is not None}
+        used = self._select(encoder, device)
+        new = {side: self._embed(used, images, batch_size, side) for side, images in given.items()}
         for side, images in new.items():
             self._added[side] = images if self._added[side] is None else self._added[side].merge(images)
 
@@ -174,6 +175,7 @@ class ImageSetMetric(evaluate.Metric, ABC):
         device: Device = None,
     ) -> tuple[Moments, dict[str, str]]:
         """Moments of `images`, and metadata for their `save`: together they are `reference_moments` of `compute`."""
+        images = set_of_images(images)
         used = self._select(encoder, device)
         return self._embed(used, images, batch_size, "images").moments, used.metadata
 
@@ -185,9 +187,14 @@ class ImageSetMetric(evaluate.Metric, ABC):
         encoder: EncoderLike,
         batch_size: int | None,
         device: Device,
+        check: Callable[[Counts], None],
     ) -> tuple[Encoder, EmbeddedImages, EmbeddedImages]:
-        """The encoder, predictions and references: all that was added and all that is given here. Forgets nothing."""
+        """
+        The encoder, predictions and references: all that was added and all that is given here. Forgets nothing.
+        `check` sees the numbers of images before one of those given here is embedded.
+        """
         given = {"predictions": predictions, "references": references}
+        given = {side: None if images is None else set_of_images(images, side) for side, images in given.items()}
         sides = [side for side in SIDES if given[side] is not None or self._holds(side)]
         if "predictions" not in sides:
             raise ValueError("predictions are missing: give them to compute, add or add_batch")
@@ -197,6 +204,7 @@ class ImageSetMetric(evaluate.Metric, ABC):
                 if reference_moments is not None
                 else "references are missing: give them to compute, add or add_batch, or give reference_moments"
             )
+        check({side: self._count(side, given[side]) for side in sides})
         used = self._select(encoder, device)
         sets = {} if reference_moments is None else {"references": _reference_set(reference_moments, used)}
         sets |= {side: self._collected(side, given[side], used, batch_size) for side in sides}
@@ -209,18 +217,30 @@ class ImageSetMetric(evaluate.Metric, ABC):
     def _holds(self, side: str) -> bool:
         return self._added[side] is not None or bool(self._waiting[side])
 
+    def _count(self, side: str, images: Iterable | None) -> int | None:
+        """How many images a side will have; None where an iterable does not say."""
+        if images is not None and (not isinstance(images, Sized) or isinstance(images, (bytes, bytearray, dict))):
+            return None
+        added, given = self._added[side], () if images is None else images
+        return (0 if added is None else added.moments.n) + len(self._waiting[side]) + len(given)
+
+    def __getstate__(self) -> dict:
+        """Without the encoder, which may hold a network: another process makes it anew when it needs it."""
+        return {**vars(self), "_encoder": None}
+
     def _select(self, encoder: EncoderLike, device: Device) -> Encoder:
         """The encoder asked for, else that of the images held, else the default; loaded once for calls in a row."""
         holds = any(self._holds(side) for side in SIDES)
         if holds and encoder is None and device is None:
-            return self._encoder
-        chosen = self._default if encoder is None else encoder
-        key = (chosen, self._device if device is None and not callable(chosen) else device)
-        if key != self._encoder_key:
+            key = self._encoder_key
+        else:
+            chosen = self._default if encoder is None else encoder
+            key = (chosen, self._device if device is None and not callable(chosen) else device)
+        if key != self._encoder_key or self._encoder is None:
             made = self._make_encoder(*key)
             if holds:
-                made.check(self._encoder.metadata, "the images added before")
-            self._encoder, self._encoder_key = made, key
+                made.check(self._encoder_metadata, "the images added before")
+            self._encoder, self._encoder_key, self._encoder_metadata = made, key, made.metadata
         return self._encoder
 
     def _collected(self, side: str, images: Iterable | None, used: Encoder, batch_size: int | None) -> EmbeddedImages:

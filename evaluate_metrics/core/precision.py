@@ -7,10 +7,21 @@ import torch
 
 
 def default_device(device: str | torch.device | None) -> str | torch.device:
-    """`device`, or an accelerator if there is one, or the CPU."""
-    if device is not None:
-        return device
-    return torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu"
+    """`device`, or an accelerator if there is one, or the CPU; a `ValueError` for one that this machine lacks."""
+    accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    if device is None:
+        return accelerator or "cpu"
+    counts = {"cpu": 1}
+    if accelerator is not None:
+        counts[accelerator.type] = torch.accelerator.device_count()
+    try:
+        wanted = torch.device(device)
+    except (RuntimeError, TypeError):  # a name that torch does not know
+        wanted = None
+    if wanted is None or (wanted.index or 0) >= counts.get(wanted.type, 0):
+        there = ", ".join(f"{count} x {name}" for name, count in counts.items())
+        raise ValueError(f"device must be of those that torch {torch.__version__} finds here, {there}; got {device!r}")
+    return device
 
 
 @contextmanager

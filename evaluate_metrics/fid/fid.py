@@ -7,9 +7,10 @@ import evaluate
 import torch
 
 from evaluate_metrics.core.encoders import Encoder, make_encoder
-from evaluate_metrics.core.frechet import frechet_distance, kernel_distance
+from evaluate_metrics.core.frechet import check_subsets, frechet_distance, kernel_distance
 from evaluate_metrics.core.image_sets import (
     BATCH_SIZE,
+    Counts,
     Device,
     EncoderLike,
     ImageSetMetric,
@@ -108,10 +109,17 @@ class FID(ImageSetMetric):
         """
         if self._keep and reference_moments is not None:
             raise ValueError("keep_embeddings=True asks for the KID, which needs references, not reference_moments")
-        used, x, y = self._both(predictions, references, reference_moments, encoder, batch_size, device)
-        for side, images in (("predictions", x), ("references", y)):
-            if images.moments.n < 2:
-                raise ValueError(f"{side} must hold 2 images or more for a covariance, got {images.moments.n}")
+
+        def check(counts: Counts) -> None:
+            known = [count for count in counts.values() if count is not None]
+            for side, count in counts.items():
+                if count is not None and count < 2:
+                    raise ValueError(f"{side} must hold 2 images or more for a covariance, got {count}")
+            if self._keep:
+                check_subsets(kid_subsets, kid_subset_size, min(known, default=None))
+
+        used, x, y = self._both(predictions, references, reference_moments, encoder, batch_size, device, check)
+        check({"predictions": x.moments.n, "references": y.moments.n})
         result = {"frechet_distance": frechet_distance(x.moments, y.moments)}
         if self._keep:
             embeddings = torch.cat(x.embeddings), torch.cat(y.embeddings)

@@ -131,7 +131,7 @@ def embed_sources(
         sets = _embed_both(predictions, references, encoder, settings, progress)
         facts = {
             "encoder": spec,
-            **{key: value for key, value in encoder.metadata.items() if key != "encoder"},
+            **{key: value for key, value in encoder.metadata.items() if key not in ("encoder", "probe")},
             "normalized": encoder.normalized,
             "dtype": settings.dtype,
             "dim": encoder.dim,

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import datasets
-from PIL import Image
 
+from ..core.folders import image_files
 from ..core.moments import Moments
 
 
@@ -68,15 +68,19 @@ def open_source(
     """What `name` stands for.
 
     Args:
-        name: a `.safetensors` file of moments; a folder that holds image files and nothing else, also in subfolders
-            (hidden files aside); or else a data set, as a folder or Hub id. Image files are taken in the order of
-            their paths.
+        name: a `.safetensors` file of moments; a folder that holds image files, also in subfolders and behind links,
+            see [`image_files`]; or else a data set, as a folder or Hub id. Image files are taken in the order of their
+            paths.
         config, split, column: of a data set. Defaults: its only config, its only split, its only image column. A
             folder for which one is given is a data set.
 
     Raises:
-        ValueError: no images, other files between the images, or several splits or columns to choose from.
-        OSError: there is no such file or folder and the Hub can't be reached.
+        ValueError: no images, files of a data set between the images, a link that leads nowhere, moments that are
+            damaged, or several splits or columns to choose from.
+        OSError: there is no such file or folder and the Hub can't be reached; or a folder can't be read.
+
+    Warns:
+        UserWarning: files beside the images of a folder, which are left out: how many, and which.
     """
     path, of_data_set = Path(name), any(value is not None for value in (config, split, column))
     if path.suffix == ".safetensors":
@@ -84,7 +88,7 @@ def open_source(
             raise ValueError(f"{name} is a file of moments and has no config, split or column")
         return MomentsSource(name, *Moments.load(path))
     if path.is_dir() and not of_data_set:
-        images = _image_files(path)
+        images = image_files(path)
         if images:
             return ImageSource(name, images)
     return _open_data_set(name, config, split, column)
@@ -96,25 +100,6 @@ def digest(encoded: Sequence[dict]) -> str:
     for image in encoded:
         total.update(hashlib.sha256(image["bytes"]).digest())
     return total.hexdigest()
-
-
-def _image_files(folder: Path) -> list[Path]:
-    # Empty where no file is an image.
-    endings = {ending for ending, form in Image.registered_extensions().items() if form in Image.OPEN}
-    files = [
-        path
-        for path in sorted(folder.rglob("*"))
-        if path.is_file() and not any(part.startswith(".") for part in path.relative_to(folder).parts)
-    ]
-    if not files:
-        raise ValueError(f"{folder} holds no files")
-    others = [path for path in files if path.suffix.lower() not in endings]
-    if 0 < len(others) < len(files):
-        raise ValueError(
-            f"{folder} must hold image files only; {len(others)} of {len(files)} files are none, as {others[0]}. Of a "
-            "data set whose images are files, name the split"
-        )
-    return [] if others else files
 
 
 def _open_data_set(name: str, config: str | None, split: str | None, column: str | None) -> ImageSource:

@@ -1,5 +1,6 @@
 import ast
 import sys
+import warnings
 
 import datasets
 import evaluate
@@ -224,9 +225,27 @@ def test_one_image_has_a_biased_score_alone(metric):
     result = metric.compute(predictions=A[:1], references=B[:1])
     assert result["cmmd"] > 0
     assert result["cmmd_unbiased"] is result["standard_error"] is result["frechet_distance"] is None
-    with pytest.warns(UserWarning, match="6 dimensions from 3 images is biased upwards"):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # of the Frechet distance nobody asked for, nothing is said
         three = metric.compute(predictions=A[:3], references=B)
+    assert three["frechet_distance"] > 0
     assert three["standard_error"] is None and three["cmmd_unbiased"] is not None
+
+
+def test_what_can_be_counted_is_checked_before_an_image_is_embedded(metric):
+    seen = []
+
+    def encoder(images):
+        seen.append(len(images))
+        return torch.ones(len(images), 3)
+
+    for sets in ({"predictions": A, "references": []}, {"predictions": [], "references": A}):
+        with pytest.raises(ValueError, match="hold no images"):
+            metric.compute(**sets, encoder=encoder)
+    assert seen == []
+    with pytest.raises(ValueError, match="references hold no images"):
+        metric.compute(predictions=A, references=iter([]), encoder=encoder)  # not known before it is read
+    assert sum(seen) > len(A)
 
 
 def nothing(images):

@@ -1,5 +1,6 @@
 import ast
 import hashlib
+import pickle
 import sys
 import warnings
 
@@ -149,6 +150,81 @@ def test_kid(sets):
         metric.compute(predictions=sets[0], reference_moments=metric.moments(sets[1]))
 
 
+def test_the_subsets_of_the_kid_are_checked_before_an_image_is_embedded(sets, tmp_path):
+    seen = []
+
+    def encoder(images):
+        seen.append(len(images))
+        return colours(images)
+
+    metric = fresh(keep_embeddings=True, encoder=encoder)
+    for number, image in enumerate(sets[0]):
+        image.save(tmp_path / f"{number}.png")
+    for options, message in (
+        ({}, "smaller set, 23; got 1000"),
+        ({"kid_subset_size": 24}, "smaller set, 23; got 24"),
+        ({"kid_subset_size": 1}, "smaller set, 23; got 1"),
+        ({"kid_subsets": 0, "kid_subset_size": 2}, "subsets must be 1 or more; got 0"),
+    ):
+        for predictions, references in (sets, (tmp_path, sets[1]), (sets[0], iter(sets[1])), (sets[1], tmp_path)):
+            with pytest.raises(ValueError, match=message):
+                metric.compute(predictions=predictions, references=references, **options)
+    with pytest.raises(ValueError, match="predictions must hold 2 images or more for a covariance, got 1"):
+        metric.compute(predictions=sets[0][:1], references=sets[1], kid_subset_size=2)
+    assert seen == []
+    metric.add_batch(predictions=sets[0][:20])
+    metric.add(prediction=sets[0][20])
+    before = sum(seen)
+    with pytest.raises(ValueError, match="smaller set, 23; got 24"):  # 20 added, 1 waiting, 2 given
+        metric.compute(predictions=sets[0][21:], references=sets[1], kid_subset_size=24)
+    assert sum(seen) == before
+    assert metric.compute(predictions=sets[0][21:], references=sets[1], kid_subset_size=23)["n_predictions"] == 23
+
+
+def test_folders_are_sets(fid, sets, tmp_path):
+    for name, images in zip(("a", "b"), sets, strict=True):
+        (tmp_path / name / "inner").mkdir(parents=True)
+        for number, image in enumerate(images):
+            image.save(tmp_path / name / ("inner" if number % 2 else "") / f"{number:02}.png")
+    result = fid.compute(predictions=tmp_path / "a", references=str(tmp_path / "b"))
+    assert result["frechet_distance"] == pytest.approx(expected(*sets), rel=1e-9)
+    fid.add_batch(predictions=str(tmp_path / "a"))
+    moments = fid.moments(tmp_path / "b")
+    assert fid.compute(reference_moments=moments)["n_references"] == 31
+
+
+def test_moments_of_another_function_of_the_same_name_are_refused(sets, tmp_path):
+    first, second = (fresh(encoder=lambda images, k=k: colours(images) ** k) for k in (1, 2))
+    moments, metadata = first.moments(sets[1])
+    moments.save(tmp_path / "m.safetensors", metadata)
+    assert first.compute(predictions=sets[0], reference_moments=tmp_path / "m.safetensors")["n_references"] == 31
+    for given in ((moments, metadata), tmp_path / "m.safetensors"):
+        with pytest.raises(ValueError, match="reference_moments are of .*probe: .* of their norm apart"):
+            second.compute(predictions=sets[0], reference_moments=given)
+
+
+def test_a_device_that_is_not_there_is_one_clear_error(sets):
+    metric = evaluate.load(str(FID), device="xpu")
+    with pytest.raises(ValueError, match="device must be of those that torch .*; got 'xpu'"):
+        metric.compute(predictions=sets[0], references=sets[1])
+
+
+def test_a_used_metric_can_be_pickled(sets):
+    """Also with images added: the encoder is made anew, and must be the one that they were embedded by."""
+    metric = fresh(keep_embeddings=True, batch_size=4)
+    options = {"kid_subsets": 3, "kid_subset_size": 9}
+    value = metric.compute(predictions=sets[0], references=sets[1], **options)
+    assert pickle.loads(pickle.dumps(metric)).compute(predictions=sets[0], references=sets[1], **options) == value
+    metric.add_batch(references=sets[1], predictions=sets[0][:9])
+    metric.add(prediction=sets[0][9])
+    copies = [pickle.loads(pickle.dumps(metric)) for _ in range(2)]
+    for one in (metric, copies[0]):
+        assert one.compute(predictions=sets[0][10:], **options) == value
+    with pytest.raises(ValueError, match="the images added before are of .*colours"):
+        copies[1].compute(predictions=sets[0], encoder=lambda images: colours(images)[:, :3], **options)
+    assert copies[1].compute(predictions=sets[0][10:], **options) == value
+
+
 def test_few_images_are_warned_of(fid, sets):
     with pytest.warns(UserWarning, match="6 dimensions from 6 images"):
         fid.compute(predictions=sets[0][:6], references=sets[1])
@@ -176,7 +252,7 @@ def test_bad_input(fid, tmp_path, arguments, message):
         "pngs": pictures(5, 0),
         "one": pictures(1, 0),
         "broken": [pictures(1, 0)[0], tmp_path / "broken.png"],
-        "nan": [np.full((4, 4, 3), np.nan, np.float32)],
+        "nan": [np.full((4, 4, 3), np.nan, np.float32)] * 2,
         "other": other,
     }
     arguments = {

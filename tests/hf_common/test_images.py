@@ -132,6 +132,45 @@ def test_what_cannot_be_read_is_named(tmp_path):
             load(str(tmp_path))
 
 
+def test_modes_without_a_way_to_rgb_name_the_file(tmp_path):
+    for mode in ("F", "LAB", "La"):
+        if mode == "La":
+            image = Image.new(mode, (3, 2))
+            with pytest.raises(ValueError, match="^image 3 has the mode 'La'; convert it to RGB: "):
+                to_rgb(image, "image 3")
+            continue
+        path = tmp_path / f"{mode}.tiff"
+        Image.new(mode, (3, 2)).save(path)
+        for given in (path, str(path), Image.open(path), {"bytes": path.read_bytes(), "path": str(path)}):
+            with pytest.raises(ValueError, match=f"{mode}.tiff.* has the mode '{mode}'; convert it to RGB"):
+                to_rgb(given, "image 3")
+        with pytest.raises(ValueError, match=f"^image 3 has the mode '{mode}'"):
+            to_rgb(path.read_bytes(), "image 3")
+
+
+@pytest.mark.parametrize("kind", [bytes, bytearray, memoryview])
+def test_bytes_are_a_file(kind):
+    for data, *_ in FILES.values():
+        assert list(to_rgb(kind(data)).getdata()) == list(to_rgb({"bytes": data}).getdata())
+    with pytest.raises(ValueError, match="^image 3 cannot be read as an image"):
+        to_rgb(kind(b"no image"), "image 3")
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "tensor"])
+def test_rounding_beyond_0_and_1_is_cut(dtype):
+    def image_of(low, high):
+        array = np.array([[low, 0.5, high]] * 2, "float32" if dtype == "tensor" else dtype)
+        return torch.from_numpy(array) if dtype == "tensor" else array
+
+    exact = list(to_rgb(image_of(0, 1)).getdata())
+    assert exact[0] == (0, 0, 0) and exact[2] == (255, 255, 255)
+    for low, high in ((-1e-7, 1), (0, 1.0000001), (-9e-7, 1 + 9e-7)):
+        assert list(to_rgb(image_of(low, high)).getdata()) == exact
+    for low, high in ((-2e-6, 1), (0, 1 + 2e-6), (-1, 1), (0, np.inf), (np.nan, 1)):
+        with pytest.raises(ValueError, match=r"image must have values in \[0, 1\] as float"):
+            to_rgb(image_of(low, high))
+
+
 def test_a_file_inside_an_archive(tmp_path):
     import zipfile
 

@@ -2,6 +2,7 @@ import io
 import subprocess
 import sys
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -319,6 +320,69 @@ def other(images):
     return mean_colour(images)
 
 
+@pytest.mark.parametrize("normalize", [True, False])
+def test_callables_of_one_name_are_told_apart_by_what_they_do(normalize, tmp_path):
+    """As moments of the one, in memory or in a file, and encoders of the other."""
+    encoders = [make_encoder(lambda images, k=k: mean_colour(images) ** k, normalize=normalize) for k in (1, 2, 1)]
+    assert len({encoder.name for encoder in encoders}) == 1
+    Moments.zeros(3).update(encoders[0].encode(photographs(3))).save(tmp_path / "m", encoders[0].metadata)
+    for metadata in (encoders[0].metadata, Moments.load(tmp_path / "m")[1]):
+        encoders[2].check(metadata, "moments")
+        with pytest.raises(ValueError, match="probe: the vectors of the probe image are 0?.* of their norm apart"):
+            encoders[1].check(metadata, "moments")
+    long, shorter = (make_encoder(lambda images, k=k: mean_colour(images)[:, :k], normalize=normalize) for k in (3, 2))
+    with pytest.raises(ValueError, match="probe: vectors of 3 numbers, here of 2"):
+        shorter.check(long.metadata, "moments")
+    for probe, words in ((None, "they lack the vector"), ("AAA", "no vector"), ("\u00e4", "no vector")):
+        metadata = (
+            {**encoders[0].metadata, "probe": probe}
+            if probe
+            else {key: value for key, value in encoders[0].metadata.items() if key != "probe"}
+        )
+        with pytest.raises(ValueError, match=f"probe: {words}"):
+            encoders[0].check(metadata, "moments")
+
+
+@pytest.mark.parametrize(("change", "same"), [(1e-5, True), (5e-4, True), (2e-3, False), (1e-1, False)])
+def test_rounding_makes_no_other_encoder(change, same):
+    """Relative changes of a vector, as other devices and versions make small ones."""
+    vector = torch.randn(50, generator=torch.Generator().manual_seed(0))
+    noise = torch.randn(50, generator=torch.Generator().manual_seed(1))
+    moved = vector + noise * (change * vector.norm() / noise.norm())
+    first, second = (
+        make_encoder(lambda images, v=v: v.repeat(len(images), 1), normalize=False) for v in (vector, moved)
+    )
+    if same:
+        second.check(first.metadata, "moments")
+    else:
+        with pytest.raises(ValueError, match="of their norm apart"):
+            second.check(first.metadata, "moments")
+
+
+def test_a_module_is_told_apart_by_its_code_too():
+    class Pixels(torch.nn.Linear):
+        def __init__(self, power):
+            super().__init__(3, 8)
+            self.power = power
+
+        def forward(self, images):
+            return super().forward(mean_colour(images).float()) ** self.power
+
+    first, second = Pixels(1), Pixels(3)
+    second.load_state_dict(first.state_dict())
+    assert make_encoder(first).weights == make_encoder(second).weights
+    with pytest.raises(ValueError, match="of their norm apart"):
+        make_encoder(second).check(make_encoder(first).metadata, "moments")
+
+
+@pytest.mark.parametrize("device", ["cuda", "cuda:9", "gpu", "xpu"])
+def test_a_device_that_is_not_there_is_named_before_a_model_is_loaded(device):
+    if device == "cuda" and torch.cuda.is_available():
+        pytest.skip("it is there")
+    with pytest.raises(ValueError, match=f"device must be of those that torch .*, 1 x cpu.*; got '{device}'"):
+        make_encoder("no/model", device=device)
+
+
 def test_modules_are_callables_with_weights():
     class Pixels(torch.nn.Module):
         def __init__(self):
@@ -417,6 +481,7 @@ def test_images_are_read_one_batch_ahead():
     [
         ("photo.png", 2, TypeError, "images must be a list or another iterable of images, got one str"),
         (Image.new("RGB", (4, 4)), 2, TypeError, "got one Image"),
+        (b"\x89PNG", 2, TypeError, "got one bytes"),
         (
             np.zeros((8, 8, 3), np.uint8),
             2,
@@ -432,6 +497,21 @@ def test_images_are_read_one_batch_ahead():
 def test_what_is_no_list_of_images_is_refused(images, batch_size, error, words):
     with pytest.raises(error, match=words):
         make_encoder(mean_colour).encode(images, batch_size)
+
+
+@pytest.mark.parametrize("kind", [str, Path])
+def test_a_folder_is_its_image_files(kind, tmp_path):
+    images = photographs(5)
+    for number, image in enumerate(images):
+        image.save(tmp_path / f"{number}.png")
+    encoder = make_encoder(mean_colour)
+    assert torch.equal(encoder.encode(kind(tmp_path)), encoder.encode(images))
+    with pytest.raises(TypeError, match="got one .*, '.*0.png', which is no folder either"):
+        encoder.encode(kind(tmp_path / "0.png"))
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty" / "notes.txt").touch()
+    with pytest.raises(ValueError, match="images: .*empty holds no image files"):
+        encoder.encode(kind(tmp_path / "empty"))
 
 
 def test_files_that_are_no_images_are_named(tmp_path):

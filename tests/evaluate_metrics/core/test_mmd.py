@@ -1,6 +1,7 @@
 import math
 import subprocess
 import sys
+from fractions import Fraction
 from itertools import combinations
 
 import numpy as np
@@ -330,3 +331,26 @@ def test_bad_input_of_the_others_is_refused():
         kid(X[:1], Y)
     with pytest.raises(ValueError, match="y are moments"):
         permutation_test(X, Moments.zeros(4).update(Y))
+
+
+@pytest.mark.parametrize(("m", "n", "in_x"), [(9, 9, 6), (7, 12, 5), (13, 6, 7), (10, 11, 6)])
+def test_regroupings_that_tie_with_the_observed_one_count_as_large(m, n, in_x):
+    """
+    Of two vectors alone, 9 times the one and m + n - 9 times the other, `in_x` of the first kind in x: the value is
+    `(k / m - (9 - k) / n)^2` times a constant, k being hypergeometric.
+    """
+    draw = torch.Generator().manual_seed(m)
+    kinds = torch.nn.functional.normalize(torch.randn(2, 40, generator=draw), dim=1)
+    x = kinds[torch.tensor([0] * in_x + [1] * (m - in_x))]
+    y = kinds[torch.tensor([0] * (9 - in_x) + [1] * (n - 9 + in_x))]
+
+    def difference(k):
+        return abs(Fraction(k, m) - Fraction(9 - k, n))
+
+    counts = {k: math.comb(m, k) * math.comb(n, 9 - k) for k in range(max(0, 9 - n), min(9, m) + 1)}
+    total = math.comb(m + n, 9)
+    exact = sum(ways for k, ways in counts.items() if difference(k) >= difference(in_x)) / total
+    without_ties = sum(ways for k, ways in counts.items() if difference(k) > difference(in_x)) / total
+    found = permutation_test(x, y, permutations=4999, seed=1)
+    error = 4 * math.sqrt(exact * (1 - exact) / 4999) + 1 / 5000
+    assert abs(found.p_value - exact) < error < (exact - without_ties) / 5

@@ -184,9 +184,13 @@ def test_bad_folders(data, tmp_path):
         open_source(str(tmp_path / "empty"))
     save_pictures(tmp_path / "mixed", 3, 0)
     (tmp_path / "mixed" / ".hidden").write_text("not seen")
-    assert len(open_source(str(tmp_path / "mixed"))) == 3
-    (tmp_path / "mixed" / "notes.txt").write_text("seen")
-    with pytest.raises(ValueError, match="image files only; 1 of 4 files are none, as .*notes.txt"):
+    with pytest.warns(UserWarning, match="mixed: 1 of 4 files are left out, .*: .hidden$"):
+        assert len(open_source(str(tmp_path / "mixed"))) == 3
+    (tmp_path / "mixed" / "notes.txt").write_text("not seen either")
+    with pytest.warns(UserWarning, match="mixed: 2 of 5 files are left out, .*: .hidden, notes.txt$"):
+        assert len(open_source(str(tmp_path / "mixed"))) == 3
+    (tmp_path / "mixed" / "train.parquet").write_bytes(b"rows")
+    with pytest.raises(ValueError, match="mixed holds images and 1 data files, as .*train.parquet; of a data set"):
         open_source(str(tmp_path / "mixed"))
     with pytest.raises(OSError, match="nowhere"):
         open_source(str(tmp_path / "nowhere"))
