@@ -1,10 +1,14 @@
 """Images as one uint8 tensor in memory, gathered by whole batches in an order of (seed, epoch)."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 import torch
+from PIL import Image
 from torch.utils.data import Dataset, Sampler
+from transformers import default_data_collator
+
+from hf_common.images import to_rgb
 
 from ..hashing import as_int64, mix
 from ..losses.base import IGNORE_INDEX
@@ -71,10 +75,72 @@ class ImageTensorDataset(Dataset):
         return means, stds
 
 
-def collate_batch(batches: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
-    """The collator that goes with [`ImageTensorDataset`]: the data set has already made the batch."""
-    (batch,) = batches
-    return batch
+class Positions(Dataset):
+    """The samples of a map-style data set, each with its place there as `index`, whatever `index` it brings."""
+
+    def __init__(self, dataset: Dataset):
+        self.dataset = dataset
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> dict:
+        return {**self.dataset[index], "index": index}
+
+
+def collate_batch(samples: list, image_name: str = "pixel_values") -> dict[str, torch.Tensor]:
+    """A batch of what data sets give: the ready batches of [`ImageTensorDataset`], dicts, or pairs (image, label).
+
+    Args:
+        samples: of one batch. Images are arrays (C, H, W) or PIL's, which become uint8 RGB; one image's shape is all
+            others'. Whole numbers become uint8, as [`ImageTransform`] takes them.
+        image_name: the name of the image in a dict; that of a pair becomes it.
+
+    Raises:
+        ValueError: a sample of another kind, images of several shapes or whole numbers outside 0..255.
+    """
+    samples = [_named(sample, image_name) for sample in samples]
+    if all(_is_batch(sample, image_name) for sample in samples):
+        return {key: torch.cat([batch[key] for batch in samples]) for key in samples[0]} if samples[1:] else samples[0]
+    if not all(isinstance(sample, Mapping) and _is_image(sample.get(image_name)) for sample in samples):
+        return default_data_collator(samples)
+    images = [_image_tensor(sample[image_name]) for sample in samples]
+    shapes = sorted({tuple(image.shape) for image in images})
+    if len(shapes) > 1:
+        raise ValueError(f"the images of a batch must have one shape; got {shapes}: resize them")
+    rest = default_data_collator([{k: v for k, v in sample.items() if k != image_name} for sample in samples])
+    return {image_name: torch.stack(images), **rest}
+
+
+def _named(sample, image_name: str):
+    if not isinstance(sample, (tuple, list)):
+        return sample
+    if len(sample) != 2:
+        raise ValueError(f"a sample that is no dict must be a pair (image, label); got {len(sample)} values")
+    return {image_name: sample[0], "labels": sample[1]}
+
+
+def _is_batch(sample, image_name: str) -> bool:
+    return isinstance(sample, Mapping) and getattr(sample.get(image_name), "ndim", 0) == 4
+
+
+def _is_image(value) -> bool:
+    depth = 0
+    while isinstance(value, (list, tuple)) and value:
+        value, depth = value[0], depth + 1
+    return isinstance(value, Image.Image) and depth == 0 or depth + getattr(value, "ndim", 0) == 3
+
+
+def _image_tensor(image) -> torch.Tensor:
+    if isinstance(image, Image.Image):
+        return torch.from_numpy(np.array(to_rgb(image, "image"))).permute(2, 0, 1)
+    if not isinstance(image, torch.Tensor):  # lists of numbers are float32, as torch takes them
+        image = torch.from_numpy(image) if isinstance(image, np.ndarray) else torch.tensor(image)
+    if image.is_floating_point() or image.dtype == torch.uint8:
+        return image
+    if image.min() < 0 or image.max() > 255:
+        raise ValueError(f"images of whole numbers must be in 0..255; got {int(image.min())}..{int(image.max())}")
+    return image.to(torch.uint8)
 
 
 class EpochShuffleSampler(Sampler[int]):

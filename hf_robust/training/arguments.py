@@ -1,5 +1,6 @@
 """`RobustTrainingArguments`: those of `transformers` with a loss, and the papers' recipe as defaults."""
 
+from collections.abc import Container
 from dataclasses import dataclass, field
 
 from transformers import TrainingArguments
@@ -17,6 +18,17 @@ def default_weight_decay(loss: str) -> float:
 def default_optim_args(optim: str) -> str | None:
     """The published momentum of 0.9 for SGD; other optimizers have their own defaults."""
     return "momentum=0.9" if optim == "sgd" else None
+
+
+class _DefaultNumber(float):
+    """A value that was filled in and not asked for: `dataclasses.replace` hands it on, and it is filled in anew."""
+
+
+class _DefaultText(str):
+    """As [`_DefaultNumber`]."""
+
+
+FILLED_IN = {"weight_decay": _DefaultNumber, "optim_args": _DefaultText}
 
 
 @dataclass
@@ -66,11 +78,13 @@ class RobustTrainingArguments(TrainingArguments):
     )
 
     def __post_init__(self):
+        for name, kind in FILLED_IN.items():
+            if isinstance(getattr(self, name), kind):
+                setattr(self, name, None)
         self.not_default = changed_arguments(self)  # what was asked for, before anything is filled in
         self.loss = "nce+rce" if self.loss is None else self.loss
         parse_loss_spec(self.loss)
-        if self.weight_decay is None:
-            self.weight_decay = default_weight_decay(self.loss)
+        self.fill_in()
         if self.class_weights is not None:
             RobustLoss("ce", class_weights=self.class_weights)  # raises for weights that can't be
         if self.label_smoothing_factor != 0:
@@ -85,13 +99,33 @@ class RobustTrainingArguments(TrainingArguments):
             )
         if self.batch_eval_metrics:
             raise ValueError("batch_eval_metrics=True is not supported: metrics are those of all images. Use False.")
-        if self.optim_args is None:
-            self.optim_args = default_optim_args(self.optim)
         if self.label_names is None:
             # The loss needs the labels even where the model's forward has no such argument, which is Trainer's guide.
             self.label_names = ["labels"]
+        if len(self.label_names) != 1:
+            raise ValueError(
+                f"label_names must name one column, for a robust loss takes one label a sample; got {self.label_names}"
+            )
         refuse_pushed_checkpoints(self)
         super().__post_init__()
+
+    def derive_anew(self, changed: Container[str]) -> None:
+        """Fill in again what hangs on other arguments, after a search has set those that are `changed`."""
+        for name, kind in FILLED_IN.items():
+            value = getattr(self, name)
+            if name not in changed:
+                setattr(self, name, value if name in self.not_default else None)
+            elif value is not None:  # which a search has cast to the type of the old value
+                setattr(self, name, kind.__base__(value))
+        self.fill_in()
+
+    def fill_in(self) -> None:
+        """Set what hangs on other arguments and was not asked for."""
+        if self.weight_decay is None or isinstance(self.weight_decay, _DefaultNumber):
+            self.weight_decay = _DefaultNumber(default_weight_decay(self.loss))
+        if self.optim_args is None or isinstance(self.optim_args, _DefaultText):
+            default = default_optim_args(self.optim)
+            self.optim_args = None if default is None else _DefaultText(default)
 
 
 def refuse_data_parallel(args: TrainingArguments) -> None:

@@ -30,7 +30,7 @@ def restore_weights(model: nn.Module, checkpoint: str | Path) -> None:
     elif isinstance(model, PreTrainedModel):
         _restore_by_class(model, checkpoint)
     else:
-        _restore_by_names(model, _read(checkpoint, checkpoint / WEIGHTS), checkpoint)
+        _restore_by_names(model, _read_weights(checkpoint, checkpoint / WEIGHTS), checkpoint)
 
 
 def _restore_by_class(model: PreTrainedModel, checkpoint: Path) -> None:
@@ -74,7 +74,7 @@ def _restore_adapters(model: nn.Module, checkpoint: Path) -> None:
     for adapter in model.peft_config:
         folder = checkpoint if adapter == "default" or not (checkpoint / adapter).is_dir() else checkpoint / adapter
         expected = get_peft_model_state_dict(model, adapter_name=adapter)
-        weights = _read(checkpoint, folder / ADAPTER_WEIGHTS)
+        weights = _read_weights(checkpoint, folder / ADAPTER_WEIGHTS)
         if not hasattr(model, "get_base_model"):  # an adapter of transformers' own: saved as if of peft's model
             weights = {name.removeprefix("base_model.model."): tensor for name, tensor in weights.items()}
         problem = _difference(expected.keys() - weights.keys(), weights.keys() - expected.keys())
@@ -126,14 +126,14 @@ def _has_names_of(model: nn.Module, checkpoint: Path) -> bool:
     return bool(names) and not _missing(model, names) and names <= model.state_dict().keys()
 
 
-def _files(checkpoint: Path) -> list[Path]:
+def _weight_files(checkpoint: Path) -> list[Path]:
     whole = checkpoint / WEIGHTS
     return [whole] if whole.exists() else sorted(checkpoint.glob("model-*.safetensors"))
 
 
 def _names_in(checkpoint: Path) -> set[str]:
     names = set()
-    for path in _files(checkpoint):
+    for path in _weight_files(checkpoint):
         try:
             with safe_open(path, "pt") as file:
                 names |= set(file.keys())
@@ -143,10 +143,12 @@ def _names_in(checkpoint: Path) -> set[str]:
 
 
 def _read_all(checkpoint: Path) -> dict[str, torch.Tensor]:
-    return {name: tensor for path in _files(checkpoint) for name, tensor in _read(checkpoint, path).items()}
+    return {
+        name: tensor for path in _weight_files(checkpoint) for name, tensor in _read_weights(checkpoint, path).items()
+    }
 
 
-def _read(checkpoint: Path, path: Path) -> dict[str, torch.Tensor]:
+def _read_weights(checkpoint: Path, path: Path) -> dict[str, torch.Tensor]:
     try:
         return load_file(path)
     except (OSError, SafetensorError) as error:

@@ -1,14 +1,10 @@
 """`RobustTrainer`: the `transformers` Trainer with a robust loss, exact over the accumulation window and processes."""
 
+import functools
 import math
-import shutil
-import tempfile
-from collections.abc import Callable, Mapping, Sized
-from pathlib import Path
+from collections.abc import Callable
 
-import datasets
 import torch
-from huggingface_hub import CommitInfo
 from torch import nn
 from transformers import (
     BaseImageProcessor,
@@ -16,18 +12,17 @@ from transformers import (
     EvalPrediction,
     PreTrainedModel,
     PreTrainedTokenizerBase,
-    Trainer,
+    SequenceFeatureExtractor,
     TrainerCallback,
 )
+from transformers.trainer_utils import HPSearchBackend
 
-from hf_common.files import replace_text
 from hf_common.processes import from_first_process
 
 from ..data.memory import EpochShuffleSampler, ImageTensorDataset, collate_batch
 from ..data.transform import ImageTransform
 from ..losses import RobustLoss, get_loss
 from .arguments import RobustTrainingArguments, refuse_data_parallel
-from .card import first_name, trainer_card
 from .checkpoints import (
     SaveAfterEvaluation,
     last_good_checkpoint,
@@ -37,11 +32,21 @@ from .checkpoints import (
     save_progress,
 )
 from .diagnostics import classification_metrics, first_array
-from .push import check_hub_repo, push_model
+from .needs import (
+    LossStepCallback,
+    base_model,
+    check_train_dataset,
+    image_name,
+    named_outputs,
+    penalty,
+    refuse_scattered,
+    with_index,
+)
+from .publishing import PushingTrainer
 from .restore import restore_weights
 
 
-class RobustTrainer(Trainer):
+class RobustTrainer(PushingTrainer):
     """A [`~transformers.Trainer`] whose training loss is `args.loss`, for any classifier that returns logits (B, K).
 
     The loss is summed over the batch and divided by the number of labels in the whole accumulation window, over all
@@ -90,21 +95,25 @@ class RobustTrainer(Trainer):
         if not isinstance(args, RobustTrainingArguments):
             raise TypeError(f"args must be RobustTrainingArguments; got {type(args).__name__}")
         refuse_data_parallel(args)
-        makes_batches = any(isinstance(dataset, ImageTensorDataset) for dataset in (train_dataset, eval_dataset))
-        if data_collator is None and (makes_batches or image_transform is not None):
-            data_collator = collate_batch
+        # As Trainer chooses: only tokenizers and feature extractors bring a collator of their own.
+        collates = data_collator is None and not isinstance(
+            processing_class, (PreTrainedTokenizerBase, SequenceFeatureExtractor)
+        )
+        self._loss_of_args = loss is None
         self.loss = get_loss(args.loss, class_weights=args.class_weights) if loss is None else loss
         self.image_transform = image_transform
         self._index = None  # of the batch at hand
+        self._first_window = True
         self._progress = None  # what a checkpoint that training goes on from says of its losses
         if train_dataset is not None:
-            self._check_needs(train_dataset)
+            train_dataset = with_index(train_dataset)
+            check_train_dataset(train_dataset, self.loss, image_transform, args)
         if preprocess_logits_for_metrics is None:
             compute_metrics = _beside_built_in(compute_metrics)
         super().__init__(
             model=model,
             args=args,
-            data_collator=data_collator,
+            data_collator=collate_batch if collates else data_collator,
             train_dataset=train_dataset,
             eval_dataset=eval_dataset,
             processing_class=processing_class,
@@ -116,35 +125,39 @@ class RobustTrainer(Trainer):
             optimizer_cls_and_kwargs=optimizer_cls_and_kwargs,
             preprocess_logits_for_metrics=preprocess_logits_for_metrics,
         )
-        self._note_loss(self.model)
-        if isinstance(self.model, PreTrainedModel):
-            self.loss.check_num_classes(self.model.config.num_labels)
-        if args.world_size > 1:
-            self.loss.set_gather(self._gather_rows)
-        self.add_callback(_LossStepCallback(self))
+        self._image_name = image_name(self.model)
+        if collates:
+            self.data_collator = functools.partial(collate_batch, image_name=self._image_name)
+        self._take_loss()
+        self.add_callback(LossStepCallback(self))
         self.add_callback(SaveAfterEvaluation())
 
-    def _check_needs(self, train_dataset) -> None:
-        if self.image_transform is not None and self.image_transform.random and not _has_index(train_dataset):
-            raise ValueError(
-                "image_transform with crop_padding or horizontal_flip draws by each sample's 'index' in the training "
-                "set, a column which train_dataset lacks; with datasets: train.add_column('index', range(len(train)))"
-            )
-        if "index" in self.loss.needs:
-            if not _has_index(train_dataset):
-                raise ValueError(
-                    f"loss {self.loss.spec!r} needs an 'index' column, each sample's place 0..N-1 in the training "
-                    "set, which train_dataset lacks; with datasets: train.add_column('index', range(len(train)))"
-                )
-        if "views" in self.loss.needs and not (self.image_transform is not None and self.image_transform.random):
-            raise ValueError(
-                f"loss {self.loss.spec!r} needs two augmented views of each image: give an image_transform with "
-                "crop_padding or horizontal_flip"
-            )
+    def _take_loss(self) -> None:
+        """Note the loss in the model, and hold it to the model and the processes."""
+        self._note_loss(self.model)
+        model = base_model(self.model)
+        if isinstance(model, PreTrainedModel):
+            self.loss.check_num_classes(model.config.num_labels)
+        if self.args.world_size > 1:
+            self.loss.set_gather(self._gather_rows)
 
     def _note_loss(self, model: nn.Module | None) -> None:
-        if isinstance(model, PreTrainedModel):
-            model.config.robust_loss = self.loss.to_dict()
+        if isinstance(base_model(model), PreTrainedModel):
+            base_model(model).config.robust_loss = self.loss.to_dict()
+
+    def _hp_search_setup(self, trial) -> None:
+        super()._hp_search_setup(trial)
+        if self.hp_search_backend is None or trial is None:
+            return
+        space = self.hp_space(trial) if self.hp_search_backend == HPSearchBackend.OPTUNA else trial
+        self.args.derive_anew(space)
+        if self._loss_of_args:
+            self.loss = get_loss(self.args.loss, class_weights=self.args.class_weights)
+            if self.train_dataset is not None:
+                check_train_dataset(self.train_dataset, self.loss, self.image_transform, self.args)
+            self._take_loss()
+        elif "loss" in space:
+            raise ValueError("a search over loss needs a trainer that makes its loss: leave out its argument loss")
 
     def call_model_init(self, trial=None) -> nn.Module:
         model = super().call_model_init(trial)
@@ -157,34 +170,66 @@ class RobustTrainer(Trainer):
         padded = self.accelerator.gather(self.accelerator.pad_across_processes(rows))
         return torch.cat([part[:count] for part, count in zip(padded.chunk(len(counts)), counts, strict=True)])
 
+    def compute_loss(self, model, inputs: dict, return_outputs: bool = False, num_items_in_batch=None):
+        name = self.label_names[0]
+        if inputs.get(name) is None:
+            raise ValueError(
+                f"the batch has no {name!r}, which a robust loss needs; it has {sorted(inputs)}. The data set's column"
+                " of labels is 'label', or as label_names says"
+            )
+        inputs = dict(inputs)
+        inputs["labels"] = _class_indices(inputs.pop(name))
+        loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
+        return (loss, named_outputs(outputs)) if return_outputs else loss
+
     def _loss_of_outputs(self, outputs, labels, num_items_in_batch=None) -> torch.Tensor:
-        if labels is None:
-            raise ValueError("the batch has no 'labels': a robust loss needs them; check the data set's column names")
-        logits = outputs["logits"] if isinstance(outputs, Mapping) else outputs[0]
+        logits = named_outputs(outputs)["logits"]
         if not torch.isfinite(logits).all():
             raise FloatingPointError(self._not_finite_message())
+        self.loss.check_num_classes(logits.shape[-1])
         training = self.model.training
         self.loss.train(training)
         extras = {"epoch": self._current_epoch()} if training else {}
         if training and "index" in self.loss.needs:
             extras["index"] = self._index
+        whole, cut = penalty(self.loss, self.model.parameters()) if training else (0.0, 0.0)
         if num_items_in_batch is None:
-            penalty = self.loss.penalty(self.model.parameters()) if training else 0.0
-            return self.loss(logits, labels, **extras) + penalty
+            return self.loss(logits, labels, **extras) + whole + cut
         # A window of nothing but ignored labels has no items; its sum is 0.
         items = torch.as_tensor(num_items_in_batch, device=logits.device)
         items = items.masked_fill(items == 0, 1)
         loss = self.loss(logits, labels, reduction="sum", **extras)
         if training and self.loss.l1:
             # Each batch adds its share of the window, so that an optimizer step adds the whole once.
-            loss = loss + self.loss.num_items(labels) * self.loss.penalty(self.model.parameters())
+            own = self.loss.num_items(labels)
+            loss = loss + own * whole
+            if isinstance(cut, torch.Tensor):
+                # No one adds up over processes what each shard's owner has; all have a share in it.
+                loss = loss + self.accelerator.gather(own.reshape(1)).sum() / self.accelerator.num_processes * cut
         return loss / items
 
     def _get_num_items_in_batch(self, batch_samples: list, device: torch.device):
-        if self.loss.class_weights is None or not batch_samples or "labels" not in batch_samples[0]:
+        name = self.label_names[0]
+        if not batch_samples or batch_samples[0].get(name) is None:
             return super()._get_num_items_in_batch(batch_samples, device)
-        weight = sum(self.loss.num_items(batch["labels"].to(device)) for batch in batch_samples)
+        batches = [{**batch, "labels": _class_indices(batch[name])} for batch in batch_samples]
+        if self.loss.class_weights is None:
+            return super()._get_num_items_in_batch(batches, device)
+        if self._first_window:  # the model has not said yet how many classes there are
+            largest = max(int(batch["labels"].max()) for batch in batches)
+            if largest >= len(self.loss.class_weights):
+                self.loss.check_num_classes(largest + 1)
+            self._first_window = False
+        weight = sum(self.loss.num_items(batch["labels"].to(device)) for batch in batches)
         return self.accelerator.gather(weight).sum() if self.args.world_size > 1 else weight
+
+    def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
+        loss, logits, labels = super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
+        if isinstance(labels, torch.Tensor):
+            labels = _class_indices(labels)
+        if isinstance(logits, torch.Tensor) and logits.ndim == 1:  # a tensor of one row, of which Trainer took the row
+            logits = logits[None]
+        return loss, logits, labels
 
     def _not_finite_message(self) -> str:
         checkpoint = last_good_checkpoint(self.args.output_dir)
@@ -199,15 +244,23 @@ class RobustTrainer(Trainer):
         self._index = inputs.pop("index", None)
         if self.image_transform is None:
             return inputs
-        images = inputs["pixel_values"]
+        name = self._image_name
+        if name not in inputs:
+            raise ValueError(
+                f"image_transform needs the images as {name!r}; the batch has {sorted(inputs)}. Rename the data set's "
+                "column, or leave image_transform out"
+            )
+        images = inputs[name]
         if not self.model.training:
-            inputs["pixel_values"] = self.image_transform(images)
+            inputs[name] = self.image_transform(images)
             return inputs
+        if self.image_transform.random and self._index is None:
+            raise ValueError("image_transform draws by each sample's 'index', which the batch lacks")
         draws = {"index": self._index, "epoch": self._current_epoch()}
         pixels = self.image_transform(images, **draws)
         if "views" in self.loss.needs:
             pixels = torch.cat([pixels, self.image_transform(images, **draws, view=1)])
-        inputs["pixel_values"] = pixels
+        inputs[name] = pixels
         return inputs
 
     def train(self, resume_from_checkpoint: str | bool | None = None, trial=None, ignore_keys_for_eval=None):
@@ -220,6 +273,7 @@ class RobustTrainer(Trainer):
             ValueError: before the first step, where there is no such checkpoint, another number of processes wrote it,
                 or it does not hold what the model or the loss needs; naming what is missing.
         """
+        refuse_scattered(self.loss, self.is_deepspeed_enabled)
         self._progress = None
         if resume_from_checkpoint:
             resume_from_checkpoint, self._progress = from_first_process(
@@ -267,7 +321,7 @@ class RobustTrainer(Trainer):
         else:
             super()._run_epoch(*args, **kwargs)
 
-    def _go_on(self) -> None:
+    def go_on_with_losses(self) -> None:
         """With the losses of the checkpoint that training goes on from, which `Trainer` forgets."""
         if self._progress is not None:
             self._tr_loss += self._progress["losses"][self.args.process_index]
@@ -296,9 +350,10 @@ class RobustTrainer(Trainer):
         # One process takes the short last batch as it is; several must each get as many batches of full size.
         world_size = self.args.world_size
         multiple = world_size * self._train_batch_size if world_size > 1 else 1
-        return EpochShuffleSampler(
-            len(train_dataset), seed, self._current_epoch, multiple, drop_last=self.args.dataloader_drop_last
-        )
+        drop_last = self.args.dataloader_drop_last
+        if drop_last:  # what is left of an optimizer step, however it is made up of batches
+            multiple = world_size * self._train_batch_size * self.args.gradient_accumulation_steps
+        return EpochShuffleSampler(len(train_dataset), seed, self._current_epoch, multiple, drop_last)
 
     def _get_dataloader(self, dataset, description, batch_size, sampler_fn=None, is_training=False, **kwargs):
         # `dataloader_drop_last` is of training: Trainer would drop images from evaluations too.
@@ -329,110 +384,11 @@ class RobustTrainer(Trainer):
             return [name for name, _ in model.named_parameters()]
         return super().get_decay_parameter_names(model)
 
-    def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
-        """On the first process, raise what would make a push fail. The repository itself is made by the push."""
-        if self.is_world_process_zero():
-            check_hub_repo(self.args, token=token, private=private)
-            self.hub_model_id = self.args.hub_model_id
 
-    def push_to_hub(
-        self,
-        commit_message: str | None = "End of training",
-        blocking: bool = True,
-        token: str | None = None,
-        revision: str | None = None,
-        private: bool | None = None,
-        **card,
-    ) -> CommitInfo | None:
-        """Upload weights, config, code, processor and card to `args.hub_model_id`, as one commit.
-
-        They are saved anew: nothing else of `output_dir` is sent, no checkpoint and nothing pickled. Every process
-        has to call this, the first one pushes.
-
-        Args:
-            token, revision, private: by default `args.hub_token`, `args.hub_revision`, `args.hub_private_repo`.
-            card: arguments of [`~RobustTrainer.create_model_card`].
-
-        Returns:
-            `CommitInfo`, on the first process.
-
-        Raises:
-            ValueError: `blocking` is False, or what [`check_push`] refuses.
-            PermissionError, ConnectionError: as for [`push_folder`].
-        """
-        if not blocking:
-            raise ValueError(
-                "blocking=False is not supported: a push that fails later would fail unseen. Allowed: True"
-            )
-        if self.hub_model_id is None:
-            self.init_hf_repo(token=token, private=private)
-        self.callback_handler.on_push_begin(self.args, self.state, self.control)
-        with tempfile.TemporaryDirectory() as folder:
-            self.save_model(folder, _internal_call=True)
-            if not self.is_world_process_zero():
-                return None
-            self.create_model_card(**card)
-            shutil.copyfile(Path(self.args.output_dir) / "README.md", Path(folder) / "README.md")
-            return push_model(self.args, folder, commit_message, token=token, private=private, revision=revision)
-
-    def create_model_card(
-        self,
-        language: str | None = None,
-        license: str | None = None,
-        tags: str | list[str] | None = None,
-        model_name: str | None = None,
-        finetuned_from: str | None = None,
-        tasks: str | list[str] | None = None,
-        dataset_tags: str | list[str] | None = None,
-        dataset: str | list[str] | None = None,
-        dataset_args: str | list[str] | None = None,
-    ) -> None:
-        """Write `README.md` to `output_dir`: what the trainer knows, from its arguments, loss and log history.
-
-        Args:
-            language, license: of the card's metadata.
-            tags: beside those that the card has anyway.
-            model_name: the title. By default the last part of `hub_model_id`.
-            finetuned_from: Hub id. By default the one that the model was loaded from.
-            tasks: by default `image-classification` with an image processor, `text-classification` with a tokenizer.
-            dataset_tags: Hub ids of the training data.
-            dataset: their names.
-            dataset_args: their configs, such as `symmetric_40`.
-        """
-        if not self.is_world_process_zero():
-            return
-        card = trainer_card(
-            self,
-            base_model=finetuned_from,
-            dataset=first_name(dataset_tags) or first_name(dataset),
-            noise=first_name(dataset_args),
-            name=model_name,
-            task=first_name(tasks),
-            metadata={"language": language, "license": license, "datasets": dataset_tags},
-            tags=[tags] if isinstance(tags, str) else tags or [],
-        )
-        replace_text(Path(self.args.output_dir) / "README.md", card)
-
-
-class _LossStepCallback(TrainerCallback):
-    def __init__(self, trainer: RobustTrainer):
-        self.trainer = trainer
-
-    def on_train_begin(self, args, state, control, **kwargs):
-        if state.global_step == 0 and isinstance(self.trainer.train_dataset, Sized):  # else it was just restored
-            self.trainer.loss.prepare(len(self.trainer.train_dataset))
-        self.trainer._go_on()
-
-    def on_step_end(self, args, state, control, **kwargs):
-        self.trainer.loss.step(self.trainer.lr_scheduler.get_last_lr()[0])
-
-
-def _has_index(dataset) -> bool:
-    if isinstance(dataset, ImageTensorDataset):
-        return True
-    if isinstance(dataset, datasets.Dataset):
-        return "index" in dataset.column_names
-    return isinstance(dataset, Sized) and "index" in dataset[0]
+def _class_indices(labels: torch.Tensor) -> torch.Tensor:
+    """Whole numbers of any type as int64; others as they are, for the loss to say what is wrong with them."""
+    whole = isinstance(labels, torch.Tensor) and not labels.is_floating_point() and not labels.is_complex()
+    return labels.long() if whole else labels
 
 
 def _beside_built_in(compute_metrics: Callable | None) -> Callable:
