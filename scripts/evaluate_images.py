@@ -27,11 +27,16 @@ Encoders:
                                      as pytorch-fid and clean-fid do
     Hub id or folder                 a vision model of transformers
     module:function                  a Python callable, list of RGB images -> (n, d) floats
+    file.py:function                 the same of a file, relative to the working folder
 
-Embeddings are kept in --cache_dir by the images' content and the encoder's weights, and never computed twice. Written
-to --output_dir: results.json, results.md (the table), with --save_moments predictions-ENCODER.safetensors and
-references-ENCODER.safetensors, with --curve curve.png: each metric against the number of predictions with its error
-band. An output folder that holds results is written over.
+Image files are told by their endings, links are followed; what a folder holds beside them is left out, counted and
+said.
+
+Embeddings are kept in --cache_dir by the images' content and the encoder's weights, and never computed twice; those of
+callables, whose weights nobody knows, are not kept. Written to --output_dir: results.json, results.md (the table),
+with --save_moments predictions-ENCODER.safetensors and references-ENCODER.safetensors, with --curve curve.png: each
+metric against the number of predictions with its error band. An output folder that holds results is written over, by
+one command at a time. SIGINT and SIGTERM end it with status 128 + signal; the same command goes on with what is kept.
 
 Images are split over the processes of accelerate launch. On CPUs, either of these starts two:
 
@@ -40,7 +45,9 @@ Images are split over the processes of accelerate launch. On CPUs, either of the
 """
 
 import re
+import warnings
 from argparse import RawDescriptionHelpFormatter
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
@@ -50,12 +57,24 @@ from transformers import HfArgumentParser
 from evaluate_metrics import LIBRARIES
 from evaluate_metrics.core.inception import WEIGHTS_SHA256, WEIGHTS_URL
 from evaluate_metrics.scoring.embedding import CACHE
-from evaluate_metrics.scoring.evaluation import DTYPES, Encoded, Evaluation, embed_sources, score_sources
+from evaluate_metrics.scoring.evaluation import (
+    DTYPES,
+    Encoded,
+    Evaluation,
+    check_sources,
+    embed_sources,
+    score_sources,
+)
 from evaluate_metrics.scoring.report import plot_score_curves, score_table
 from evaluate_metrics.scoring.scores import METRICS
-from evaluate_metrics.scoring.sources import open_source
+from evaluate_metrics.scoring.sources import ImageSource, MomentsSource, open_source
 from hf_common.environment import hardware, versions
 from hf_common.files import replace_text, save_figure, write_json
+from hf_common.locks import locked
+from hf_common.processes import from_first_process
+from hf_common.signals import run_command
+
+KEPT = "embeddings so far are kept in the cache (not those of callables, and none with --no_use_cache); go on with"
 
 
 @dataclass
@@ -96,37 +115,60 @@ class EvaluateArguments:
 def main() -> None:
     parser = HfArgumentParser(EvaluateArguments, description=__doc__, formatter_class=RawDescriptionHelpFormatter)
     (args,) = parser.parse_args_into_dataclasses()
-    state = PartialState(cpu=args.use_cpu)
-    try:
-        shared = {name.name: getattr(args, name.name) for name in fields(Evaluation) if name.name != "cache_dir"}
-        settings = Evaluation(**shared, cache_dir=args.cache_dir if args.use_cache else None)
-        with state.local_main_process_first():
-            sources = {
-                role: open_source(
-                    getattr(args, role),
-                    getattr(args, f"{role}_config"),
-                    getattr(args, f"{role}_split"),
-                    getattr(args, f"{role}_column"),
-                )
-                for role in ("predictions", "references")
-            }
-        encoded = embed_sources(**sources, encoders=args.encoders, settings=settings, progress=True)
-    except (ValueError, OSError) as error:
-        parser.error(str(error))
-    if state.num_processes > 1:  # the others need not wait for the scores
-        state.wait_for_everyone()
-        state.destroy_process_group()
-    if not state.is_main_process:
-        return
+    state, folder = PartialState(cpu=args.use_cpu), Path(args.output_dir)
+    with ExitStack() as held:  # of the lock of the output folder
+        try:
+            shared = {name.name: getattr(args, name.name) for name in fields(Evaluation) if name.name != "cache_dir"}
+            settings = Evaluation(**shared, cache_dir=args.cache_dir if args.use_cache else None)
+            with state.local_main_process_first():
+                sources = open_sources(args, state)
+            check_sources(**sources, settings=settings)
+            from_first_process(lambda: held.enter_context(locked(folder)), state.process_index, state.num_processes)
+            encoded = embed_sources(**sources, encoders=args.encoders, settings=settings, progress=True)
+        except (ValueError, OSError) as error:
+            parser.error(str(error))
+        if state.num_processes > 1:  # the others need not wait for the scores
+            state.wait_for_everyone()
+            state.destroy_process_group()
+        if state.is_main_process:
+            write_results(args, settings, encoded, sources, state)
+
+
+def open_sources(args: EvaluateArguments, state: PartialState) -> dict[str, ImageSource | MomentsSource]:
+    """Both sources; what they leave out is told by one process."""
+    with warnings.catch_warnings():
+        if not state.is_main_process:
+            warnings.simplefilter("ignore", UserWarning)
+        return {
+            role: open_source(
+                getattr(args, role),
+                getattr(args, f"{role}_config"),
+                getattr(args, f"{role}_split"),
+                getattr(args, f"{role}_column"),
+            )
+            for role in ("predictions", "references")
+        }
+
+
+def write_results(
+    args: EvaluateArguments,
+    settings: Evaluation,
+    encoded: list[Encoded],
+    sources: dict[str, ImageSource | MomentsSource],
+    state: PartialState,
+) -> None:
+    """Score, write, and print the table. results.json comes last: where it is, the rest is of the same call."""
     scores, folder = score_sources(encoded, settings), Path(args.output_dir)
     table = score_table(scores)
+    for old in (folder / "results.json", *folder.glob(".*.tmp")):  # tmp: what a kill left
+        old.unlink(missing_ok=True)
     if args.save_moments:
         save_moments(folder, args.encoders, encoded, {role: source.name for role, source in sources.items()})
     if args.curve:
         save_figure(plot_score_curves(scores), folder / "curve.png")
+    replace_text(folder / "results.md", table + "\n")
     results = {"arguments": asdict(args), "processes": state.num_processes, "hardware": hardware(state.device)}
     write_json(folder / "results.json", {**results, "versions": versions(LIBRARIES), "scores": scores})
-    replace_text(folder / "results.md", table + "\n")
     print(f"\n{table}\n\nresults: {folder.resolve()}")
 
 
@@ -140,4 +182,4 @@ def save_moments(folder: Path, encoders: list[str], encoded: list[Encoded], name
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main, KEPT)

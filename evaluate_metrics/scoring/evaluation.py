@@ -1,13 +1,20 @@
 """Two sources of images, any encoders, any metrics: checks first, then embeddings on all processes, then scores."""
 
 import importlib
+import importlib.util
 import re
+import sys
 import time
-from collections.abc import Sequence
+import traceback
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
 
 import torch
 from accelerate import PartialState
+
+from hf_common.foreign import short
 
 from ..core.encoders import Encoder, make_encoder
 from ..core.inception import RESIZINGS, WEIGHTS_SHA256, WEIGHTS_URL, inception_encoder
@@ -65,21 +72,65 @@ def open_encoder(spec: str, settings: Evaluation, device: torch.device) -> Encod
 
     Args:
         spec: `inception`, `inception-pytorch` or `inception-clean`, the FID network with one of three resizings of its
-            input; `module:function` of a callable, see [`make_encoder`]; or all that `make_encoder` takes.
+            input; `module:function` or `file.py:function`, the file from the working folder, of a callable, see
+            [`make_encoder`]; or all that `make_encoder` takes.
+
+    Raises:
+        ValueError: the function can't be imported; names what its file lacks.
     """
     dtype = DTYPES[settings.dtype]
     if spec in INCEPTIONS:
         return inception_encoder(
             settings.inception_weights, settings.inception_sha256, INCEPTIONS[spec], device=device, dtype=dtype
         )
-    if re.fullmatch(r"[\w.]+:\w+", spec):
-        module, name = spec.split(":")
-        try:
-            function = getattr(importlib.import_module(module), name)
-        except (ImportError, AttributeError) as error:
-            raise ValueError(f"encoder {spec!r} can't be imported: {error}") from error
-        return make_encoder(function, normalize=settings.normalize)
+    if re.fullmatch(r".+\.py:\w+|[\w.]+:\w+", spec):
+        return _imported_encoder(spec, settings.normalize)
     return make_encoder(spec, device=device, dtype=dtype, normalize=settings.normalize)
+
+
+def _imported_encoder(spec: str, normalize: bool) -> Encoder:
+    """The encoder of `module:function` or `file.py:function`; what its code raises is told in one line."""
+    source, name = spec.rsplit(":", 1)
+    try:
+        module = _module_of_file(Path(source)) if source.endswith(".py") else importlib.import_module(source)
+        function: Callable = getattr(module, name)
+    except Exception as error:  # of any kind: it is someone's code
+        hint = ""
+        if isinstance(error, ModuleNotFoundError) and error.name == source and Path(f"{source}.py").is_file():
+            hint = f"; the file in this folder is {source}.py:{name}"
+        raise ValueError(f"encoder {spec!r} can't be imported: {_in_one_line(error)}{hint}") from error
+    if not callable(function):
+        raise ValueError(f"encoder {spec!r} must be a callable, is {type(function).__name__}")
+    try:
+        return make_encoder(function, normalize=normalize)
+    except (ArithmeticError, AttributeError, ImportError, LookupError, OSError, RuntimeError, TypeError) as error:
+        raise ValueError(f"encoder {spec!r} failed on its first image: {_in_one_line(error)}") from error
+
+
+def _module_of_file(path: Path) -> ModuleType:
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no file {str(path)!r} in {str(Path.cwd())!r}")
+    loaded = sys.modules.get(path.stem)
+    if loaded is not None:
+        if Path(getattr(loaded, "__file__", None) or "").resolve() != path.resolve():
+            raise ImportError(f"a module {path.stem} is loaded already; give the file another name")
+        return loaded
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = sys.modules[path.stem] = importlib.util.module_from_spec(spec)  # listed: dataclasses look there
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[path.stem]
+        raise
+    return module
+
+
+def _in_one_line(error: Exception) -> str:
+    """The error with its kind; what `os.environ` lacks is said in words."""
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    if isinstance(error, KeyError) and frames[-1].f_globals.get("__name__") == "os":
+        return f"the environment variable {error.args[0]} is not set"
+    return short(f"{type(error).__name__}: {' '.join(str(error).split())}")
 
 
 def check_sources(

@@ -17,6 +17,7 @@ from evaluate_metrics.core.frechet import frechet_distance, kernel_distance
 from evaluate_metrics.core.inception import RESIZINGS, Inception, resize
 from evaluate_metrics.core.moments import Moments
 from evaluate_metrics.publishing import write_space
+from hf_common.images import to_rgb
 from tests import ROOT
 
 METRICS = ROOT / "evaluate_metrics"
@@ -375,6 +376,31 @@ def test_the_space_is_one_file_beside_its_app(space):
         nodes = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.ImportFrom)]
         assert all(node.level == 0 for node in nodes)
         assert not {node.module.split(".")[0] for node in nodes} & {"evaluate_metrics", "hf_common"}
+
+
+def test_files_that_other_programs_read_otherwise_are_those_that_the_card_names(tmp_path):
+    """pytorch-fid, torch-fidelity and clean-fid take `Image.open(file).convert("RGB")`."""
+    draw, exif = np.random.default_rng(0), Image.Exif()
+    exif[0x0112] = 6
+    rgb = Image.fromarray(draw.integers(0, 256, (7, 5, 3), dtype=np.uint8))
+    kinds = {
+        "rgb": (rgb, {}), "jpeg": (rgb, {"format": "JPEG"}), "grey": (rgb.convert("L"), {}),
+        "alpha": (Image.fromarray(draw.integers(0, 256, (7, 5, 4), dtype=np.uint8), "RGBA"), {}),
+        "turned": (rgb, {"exif": exif}),
+        "16 bits": (Image.fromarray(draw.integers(256, 65536, (7, 5), dtype=np.uint16)), {}),
+    }  # fmt: skip
+    same = set()
+    for name, (image, options) in kinds.items():
+        image.save(tmp_path / name, **{"format": "PNG", **options})
+        theirs = Image.open(tmp_path / name).convert("RGB")
+        ours = to_rgb(tmp_path / name)
+        if ours.size == theirs.size and np.array_equal(np.asarray(ours), np.asarray(theirs)):
+            same.add(name)
+    assert same == {"rgb", "jpeg", "grey"}
+    card = (FID / "README.md").read_text()
+    assert "for 8-bit RGB and grey files" in card
+    for words in ("drop an alpha channel", "leave an EXIF\nrotation undone", "cut 16-bit grey levels at 255"):
+        assert words in card
 
 
 def test_docstrings_tell_what_compute_takes(fid):

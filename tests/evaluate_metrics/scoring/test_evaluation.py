@@ -2,8 +2,11 @@ import dataclasses
 import importlib.util
 import json
 import os
+import shlex
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import datasets
@@ -36,6 +39,8 @@ from evaluate_metrics.scoring.report import plot_score_curves, score_table
 from evaluate_metrics.scoring.scores import score, score_curve
 from evaluate_metrics.scoring.sources import ImageSource, digest, open_source
 from hf_common.foreign import LONGEST
+from hf_common.locks import LOCK
+from hf_common.run_folder import begun
 from tests import ROOT
 
 DIM = 8
@@ -317,6 +322,77 @@ def test_open_encoder(data, monkeypatch):
         open_encoder("inception-clean", Evaluation(inception_weights=weights, inception_sha256="00"), cpu)
 
 
+FILE = """
+import os
+from dataclasses import dataclass
+{first}
+import numpy as np
+
+@dataclass
+class Options:
+    power: "int" = 1
+
+def encode(images):
+    {second}
+    return np.stack([np.asarray(i, np.float32).reshape(-1, 3).mean(0) + 1 for i in images]) ** Options().power
+
+number = 3
+"""
+
+
+@pytest.fixture
+def encoder_file(tmp_path, monkeypatch):
+    """Writes a file of encoders of a new name into the working folder; its name without the ending."""
+    monkeypatch.chdir(tmp_path)
+    before = set(sys.modules)
+
+    def write(name, first="", second=""):
+        (tmp_path / f"{name}.py").write_text(FILE.format(first=first, second=second))
+        return name
+
+    yield write
+    for name in set(sys.modules) - before:
+        del sys.modules[name]
+
+
+def test_an_encoder_of_a_file_in_the_working_folder(encoder_file, data):
+    cpu, name = torch.device("cpu"), encoder_file("encoder_of_mine")
+    for spec in (f"{name}.py:encode", f"./{name}.py:encode", str(Path(f"{name}.py").resolve()) + ":encode"):
+        (row,) = evaluate_sources(*sources(data), [spec], Evaluation())
+        assert row["dim"] == 3 and row["cmmd"] > 0 and row["encoder"] == spec and "probe" not in row
+    assert open_encoder(f"{name}.py:encode", Evaluation(), cpu).name == f"{name}.encode"
+    Path("inner").mkdir()
+    Path(f"{name}.py").rename(f"inner/{name}2.py")
+    assert open_encoder(f"inner/{name}2.py:encode", Evaluation(), cpu).name == f"{name}2.encode"
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("nowhere.py:encode", "can't be imported: FileNotFoundError: there is no file 'nowhere.py' in '.*'"),
+        ("whole.py:no", "can't be imported: AttributeError: .*no attribute 'no'"),
+        ("whole.py:number", "must be a callable, is int"),
+        ("whole:encode", "can't be imported: .*No module named 'whole'; the file in this folder is whole.py:encode"),
+        ("at_import.py:encode", "can't be imported: the environment variable NO_SUCH_DIR is not set"),
+        ("at_call.py:encode", "failed on its first image: the environment variable NO_SUCH_DIR is not set"),
+        ("broken.py:encode", "can't be imported: SyntaxError: "),
+        ("raises.py:encode", "can't be imported: KeyError: 'NO_SUCH_DIR'"),
+        ("json.py:encode", "can't be imported: ImportError: a module json is loaded already; give the file another"),
+    ],
+)
+def test_encoders_that_cannot_be_had_say_why(encoder_file, spec, message):
+    missing = 'os.environ["NO_SUCH_DIR"]'
+    for name, first, second in (
+        *(("whole", "", ""), ("at_import", missing, ""), ("at_call", "", missing), ("broken", "(", "")),
+        *(("raises", '{}["NO_SUCH_DIR"]', ""), ("json", "", "")),
+    ):
+        encoder_file(name, first, second)
+    with pytest.raises(ValueError, match=f"^encoder '{spec}' {message}") as caught:
+        open_encoder(spec, Evaluation(), torch.device("cpu"))
+    assert "\n" not in str(caught.value)
+    assert spec.partition(".")[0] not in sys.modules or spec.startswith(("whole", "json", "at_call"))
+
+
 @pytest.mark.parametrize(
     "settings, message",
     [
@@ -529,7 +605,7 @@ def test_script_on_one_and_two_processes(script, data, vectors, tmp_path, monkey
         assert rows[0][key] == pytest.approx(rows[1][key], rel=1e-5)
     assert rows[0]["n_predictions"] == 600 and rows[0]["curve"]["counts"] == [600, 300, 150, 75, 37]
     assert (tmp_path / "one" / "curve.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
-    assert sorted(path.name for path in (tmp_path / "one").iterdir() if path.suffix != ".safetensors") == [
+    assert sorted(path.name for path in (tmp_path / "one").iterdir() if path.suffix not in (".safetensors", "")) == [
         *("curve.png", "results.json", "results.md")
     ]
     table = (tmp_path / "one" / "results.md").read_text()
@@ -562,3 +638,67 @@ def test_script_says_what_is_wrong_before_it_loads_a_model(
         script.main()
     assert ended.value.code == 2 and message in capsys.readouterr().err.splitlines()[-1]
     assert not list(tmp_path.iterdir())
+
+
+WAITS = """
+import os, pathlib, time
+import numpy as np
+
+def encode(images):
+    if len(images) > 1:
+        pathlib.Path("reached").touch()
+        while not pathlib.Path("go").exists():
+            time.sleep(0.05)
+    return np.stack([np.asarray(i, np.float32).reshape(-1, 3).mean(0) + 1 for i in images])
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_an_ended_command_leaves_nothing_half_written_and_goes_on(script, data, tmp_path, monkeypatch, capsys, number):
+    """The second of two encoders waits; then the process is ended, and the same command run here to the end."""
+    monkeypatch.chdir(tmp_path)
+    name = f"waits_{number}"
+    Path(f"{name}.py").write_text(WAITS)
+    clip, output = str(data / "clip"), tmp_path / "of a run"
+    flags = ["--predictions", str(data / "predictions"), "--references", str(data / "references"), "--use_cpu"]
+    flags += ["--encoders", clip, f"{name}.py:encode", "--cache_dir", "cache", "--output_dir", str(output)]
+    path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": path}
+    command = [sys.executable, script.__file__, *flags]
+    process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
+    try:
+        while not Path("reached").exists():
+            assert process.poll() is None, process.communicate()[1]
+            time.sleep(0.05)
+        monkeypatch.setattr(sys, "argv", ["evaluate_images.py", *flags])
+        with pytest.raises(SystemExit) as ended:
+            script.main()
+        assert ended.value.code == 2
+        assert "of a run' is being written by another process" in capsys.readouterr().err.splitlines()[-1]
+        process.send_signal(number)
+        told = process.communicate(timeout=60)[1]
+    finally:
+        process.kill()
+    if number == signal.SIGKILL:
+        assert process.returncode == -number
+    else:
+        assert process.returncode == 128 + number
+        last = told.strip().splitlines()[-2:]
+        assert last[0].startswith("stopped by SIGTERM: embeddings so far are kept in the cache")
+        assert shlex.split(last[1]) == ["python", *command[1:]]
+    assert not begun(output)
+    kept = {path: path.stat().st_ino for path in Path("cache").rglob("*.safetensors")}
+    assert len(kept) == 2
+    Path("go").touch()
+    (output / ".results.json.7.tmp").write_text("half")
+    script.main()
+    assert {path: path.stat().st_ino for path in Path("cache").rglob("*.safetensors")} == kept  # not made anew
+    found = json.loads((output / "results.json").read_text())["scores"]
+    assert {path.name for path in output.iterdir()} - {LOCK} == {"results.json", "results.md"}
+    opened = sources(data)
+    for row, encoder in zip(found, (clip, f"{name}.py:encode"), strict=True):
+        (whole,) = evaluate_sources(*opened, [encoder], Evaluation())
+        for one in (row, whole):
+            del one["embedding_seconds"]
+        assert row == whole
+    del sys.modules[name]
