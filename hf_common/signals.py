@@ -28,6 +28,11 @@ def requested() -> bool:
     return _State.number is not None
 
 
+def requested_signal() -> int:
+    """The number of the signal that [`requested`] tells of; 0 if none came."""
+    return _State.number or 0
+
+
 @contextmanager
 def deferred() -> Iterator[None]:
     """A block that looks at [`requested`] itself; [`Stopped`] is raised at its end, and at once by a second signal."""

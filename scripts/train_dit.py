@@ -13,8 +13,9 @@
 
 A data set is a Hub id, a folder of Parquet files (--dataset_name FOLDER), or a folder of image files with a subfolder
 for each class (--train_data_dir FOLDER). Writes the pipeline (averaged weights), results.json, loss_curve.png, sample
-grids and checkpoints to --output_dir. A killed run goes on with --resume_from_checkpoint latest and ends with the same
-weights.
+grids and checkpoints to --output_dir, which one process at a time may have. A killed run goes on with
+--resume_from_checkpoint latest and ends with the same weights; Ctrl+C and SIGTERM write a checkpoint before they end
+it (with status 128 + the signal's number).
 
 On N GPUs, accelerate launch starts N processes, and an optimizer step takes N times --train_batch_size images: divide
 it by N to keep the batch, and the weights are those of one GPU but for rounding. On CPUs, accelerate launch --cpu
@@ -51,6 +52,7 @@ from accelerate import PartialState
 from transformers import HfArgumentParser
 
 from hf_common.hub import check_push, push_folder
+from hf_common.signals import run_command
 from hf_dit.publishing.publish import REPOSITORY_FILES, read_scores, read_study, write_repository
 from hf_dit.training.arguments import DataArguments, DiTTrainingArguments, ModelArguments
 from hf_dit.training.run import train_dit
@@ -125,4 +127,8 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(
+        main,
+        "the newest checkpoint, and the pipeline of a finished training, are kept in --output_dir; this goes on:",
+        flags=("--resume_from_checkpoint=latest",),
+    )

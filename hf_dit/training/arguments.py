@@ -24,6 +24,14 @@ TRACKERS = {"tensorboard": is_tensorboard_available, "wandb": is_wandb_available
 FIXED = ("sample_size", "in_channels", "num_classes", "learn_sigma", "class_dropout_prob", "attention")
 
 
+def beta_range(num_steps: int) -> tuple[float, float]:
+    """First and last beta of a noise schedule of so many steps: those of 1000 steps (Ho et al. 2020), scaled.
+
+    As in the diffusion code of DiT, so that a short schedule ends at noise too.
+    """
+    return 1e-4 * (1000 / num_steps), 0.02 * (1000 / num_steps)
+
+
 @dataclass
 class DataArguments:
     """Which images and classes, and how they are cut."""
@@ -171,7 +179,11 @@ class DiTTrainingArguments:
     prediction_type: str = field(default="epsilon", metadata={"help": "What the model predicts: epsilon or sample."})
     ddpm_num_steps: int = field(default=1000, metadata={"help": "Timesteps of the noise schedule."})
     ddpm_beta_schedule: str = field(default="linear", metadata={"help": f"One of {', '.join(BETA_SCHEDULES)}."})
-    checkpointing_steps: int = field(default=1000, metadata={"help": "Steps between checkpoints; 0: none."})
+    checkpointing_steps: int = field(default=1000, metadata={"help": "Steps between checkpoints; 0: only by time."})
+    checkpointing_minutes: float = field(
+        default=5,
+        metadata={"help": "A checkpoint after so many minutes without one, which the next replaces; 0: no."},
+    )
     checkpoints_total_limit: int = field(
         default=1, metadata={"help": "Checkpoints kept; one is enough to resume. 0: all."}
     )
@@ -217,8 +229,9 @@ class DiTTrainingArguments:
         for name in ("adam_beta1", "adam_beta2", "ema_max_decay"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} must lie in [0, 1); got {getattr(self, name)}")
-        if not 0 <= self.adam_weight_decay < math.inf:
-            raise ValueError(f"adam_weight_decay must be 0 or more and finite; got {self.adam_weight_decay}")
+        for name in ("adam_weight_decay", "checkpointing_minutes"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(f"{name} must be 0 or more and finite; got {getattr(self, name)}")
         for name, allowed in (
             ("lr_scheduler", LR_SCHEDULERS),
             ("mixed_precision", (None, *PRECISIONS)),
@@ -240,6 +253,11 @@ class DiTTrainingArguments:
         if self.sample_steps > self.ddpm_num_steps:
             raise ValueError(
                 f"sample_steps must be at most ddpm_num_steps={self.ddpm_num_steps}; got {self.sample_steps}"
+            )
+        if self.ddpm_beta_schedule != "squaredcos_cap_v2" and beta_range(self.ddpm_num_steps)[1] >= 1:
+            raise ValueError(
+                f"ddpm_num_steps must be 21 or more with ddpm_beta_schedule={self.ddpm_beta_schedule!r}, whose betas "
+                f"grow as 1000 / ddpm_num_steps; got {self.ddpm_num_steps}"
             )
         if self.report_to != "none" and not TRACKERS[self.report_to]():
             raise ImportError(f"report_to={self.report_to!r} needs a package: pip install {self.report_to}")

@@ -69,9 +69,11 @@ def plot_loss(history: list[dict]) -> Figure:
     figure = Figure(figsize=(5.5 * len(parts), 4), layout="constrained")
     steps = [row["step"] for row in history]
     for axes, (part, name) in zip(figure.subplots(1, len(parts), squeeze=False)[0], parts, strict=True):
-        axes.plot(steps, [row[part] for row in history], color="C0", alpha=0.4, label=f"mean of {steps[0]} steps")
+        marker = "o" if len(steps) == 1 else None  # a line of one point is not seen
+        values = [row[part] for row in history]
+        axes.plot(steps, values, color="C0", alpha=0.4, marker=marker, label=f"mean of {steps[0]} steps")
         if part == "loss":
-            axes.plot(steps, [row["smoothed"] for row in history], color="C0", label="smoothed")
+            axes.plot(steps, [row["smoothed"] for row in history], color="C0", marker=marker, label="smoothed")
         axes.set(xlabel="optimizer step", ylabel=name, yscale="log")
         axes.grid(alpha=0.3, which="both")
         axes.legend()

@@ -17,6 +17,7 @@ from PIL import Image
 from tqdm.auto import tqdm
 
 from hf_common.files import save_picture, write_json
+from hf_common.signals import Stopped, deferred, requested_signal
 
 from ..models.dit import DiTModel
 from .arguments import DiTTrainingArguments
@@ -46,6 +47,7 @@ class DiTTrainer:
 
     Attributes:
         step: optimizer steps made.
+        saved: the step of the newest checkpoint of this process's life; None if it wrote or read none.
         history: a dict for each `logging_steps` steps: `step`, mean `loss`, `mse` and (with a learned variance) `vb`,
             `learning_rate`.
         images_per_second: of this call of [`train`], all processes together, without its first step, checkpoints and
@@ -71,6 +73,9 @@ class DiTTrainer:
         self._schedule = NoiseSchedule.from_scheduler(scheduler).to(accelerator.device)
         self._window: list[list[float]] = []  # losses of steps since the last row of the history
         self._pending: list[torch.Tensor] = []  # the same, still on the device
+        self.saved: int | None = None
+        self._saved_at = time.monotonic()
+        self._by_time: Path | None = None  # the newest checkpoint, if it was its time alone that asked for it
 
         if args.gradient_checkpointing:
             model.enable_gradient_checkpointing()
@@ -105,9 +110,20 @@ class DiTTrainer:
     def train(self) -> None:
         """Make the steps that are left, with checkpoints and sample grids on the way, but no grid after the last.
 
+        A signal to any of the processes ends it at the next step, with a checkpoint, on all of them; see
+        `hf_common.signals`.
+
         Raises:
             RuntimeError: a loss is not finite; names its step.
+            Stopped: a signal came.
         """
+        with deferred():
+            number = self._train()
+        if number:  # on the processes, too, that no signal came to
+            raise Stopped(number)
+
+    def _train(self) -> int:
+        """The steps that are left; the number of the signal that ended them early, or 0."""
         args, accelerator = self.args, self.accelerator
         batches = StepBatches(
             range(self.step, self.max_train_steps),
@@ -123,7 +139,8 @@ class DiTTrainer:
             pin_memory=accelerator.device.type == "cuda",
         )
         bar = tqdm(total=self.max_train_steps, initial=self.step, unit="step", disable=not accelerator.is_main_process)
-        first, micro_losses, started, paused = self.step, [], 0.0, 0.0
+        first, micro_losses, started, paused, signal = self.step, [], 0.0, 0.0, 0
+        self._saved_at = time.monotonic()
         self.model.train()
         with bar:
             for positions, batch in zip(batches, loader, strict=True):
@@ -145,8 +162,9 @@ class DiTTrainer:
                 if self.step == first + 1:
                     self._collect()  # waits for the device
                     started = time.perf_counter()
-                checkpoint = self._due(args.checkpointing_steps)
-                images = self._due(args.save_images_steps) and self.step < self.max_train_steps
+                signal, overdue = self._agreed(requested_signal(), self._overdue())
+                checkpoint = signal or overdue or self._due(args.checkpointing_steps)
+                images = not signal and self._due(args.save_images_steps) and self.step < self.max_train_steps
                 if checkpoint or images:
                     self._collect()
                     before = time.perf_counter()
@@ -155,10 +173,13 @@ class DiTTrainer:
                     if images:
                         self.save_samples()
                     paused += time.perf_counter() - before
+                if signal:
+                    break
         timed = self.step - first - 1
         if timed > 0:
             seconds = time.perf_counter() - started - paused
             self.images_per_second = timed * self.global_batch / seconds
+        return signal
 
     def save_checkpoint(self) -> None:
         """Write `checkpoint-{step}`: complete under that name or not there; older ones are deleted beyond the limit.
@@ -185,7 +206,11 @@ class DiTTrainer:
             write_json(temporary / STATE, state)
         accelerator.wait_for_everyone()
         if accelerator.is_main_process:
-            publish_checkpoint(self.output_dir, self.step, self.args.checkpoints_total_limit)
+            folder = publish_checkpoint(self.output_dir, self.step, self.args.checkpoints_total_limit)
+            if self._by_time is not None and self._by_time != folder:
+                shutil.rmtree(self._by_time, ignore_errors=True)
+            self._by_time = None if self._due(self.args.checkpointing_steps) else folder
+        self.saved, self._saved_at = self.step, time.monotonic()
         accelerator.wait_for_everyone()
 
     def load_checkpoint(self, folder: str | os.PathLike, state: dict) -> None:
@@ -203,6 +228,7 @@ class DiTTrainer:
         # accelerate counts micro-batches to know when a step is full; it may now have other ones than before.
         self.accelerator.step = 0
         self.step, self.history, self._window = state["step"], state["history"], state["window"]
+        self.saved = self.step
         if self.ema is not None:
             self.ema.optimization_step = self.step
 
@@ -257,6 +283,17 @@ class DiTTrainer:
 
     def _due(self, every: int) -> bool:
         return every > 0 and self.step % every == 0
+
+    def _overdue(self) -> bool:
+        minutes = self.args.checkpointing_minutes
+        return minutes > 0 and time.monotonic() - self._saved_at >= 60 * minutes
+
+    def _agreed(self, *numbers: int) -> list[int]:
+        """The largest of each number over the processes."""
+        if self.accelerator.num_processes == 1:
+            return [int(number) for number in numbers]
+        mine = torch.tensor([numbers], dtype=torch.int64, device=self.accelerator.device)
+        return self.accelerator.gather(mine).amax(dim=0).tolist()
 
     def _collect(self) -> None:
         """Fetch the losses of the last steps, which the device has perhaps not computed yet, of all processes."""

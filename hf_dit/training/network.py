@@ -6,7 +6,7 @@ from diffusers import AutoencoderKL, DDPMScheduler
 
 from ..models.dit import DiTModel
 from ..models.sizes import DIT_SIZES, dit_config
-from .arguments import PRECISIONS, DiTTrainingArguments, ModelArguments, model_overrides
+from .arguments import PRECISIONS, DiTTrainingArguments, ModelArguments, beta_range, model_overrides
 from .latents import latent_size
 
 
@@ -88,8 +88,11 @@ def noise_scheduler(args: DiTTrainingArguments, learn_sigma: bool, *, latents: b
     Its predicted clean samples are clipped to [-1, 1] in pixel space, where every sample lies there, which keeps
     strong guidance in range (Ho et al. 2020); latents have no bounds (and DiT clips nothing).
     """
+    beta_start, beta_end = beta_range(args.ddpm_num_steps)
     return DDPMScheduler(
         num_train_timesteps=args.ddpm_num_steps,
+        beta_start=beta_start,
+        beta_end=beta_end,
         beta_schedule=args.ddpm_beta_schedule,
         prediction_type=args.prediction_type,
         variance_type="learned_range" if learn_sigma else "fixed_small",

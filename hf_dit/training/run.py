@@ -4,6 +4,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -17,13 +18,15 @@ from torch import Tensor
 from hf_common.environment import hardware, versions
 from hf_common.files import publish_folder, save_figure, sync, write_json
 from hf_common.foreign import read_json
+from hf_common.locks import LOCK
 from hf_common.processes import from_first_process
 from hf_common.run_folder import RESULTS, SETTINGS
+from hf_common.signals import deferred
 
 from .. import LIBRARIES
 from ..sampling.pipeline import DiTImagePipeline
 from .arguments import PRECISIONS, DataArguments, DiTTrainingArguments, ModelArguments
-from .checkpoints import claimed_checkpoint, finished_training
+from .checkpoints import claimed_checkpoint, claimed_folder, finished_training
 from .figures import plot_loss, sample_grid, smoothed
 from .images import ImageFormat, ImageRows, image_format, load_images, open_rows
 from .latents import LatentMoments, cached_latents
@@ -43,7 +46,7 @@ def train_dit(
     *,
     check_push: Callable[[], None] | None = None,
 ) -> dict:
-    """Train, and write into `args.output_dir`:
+    """Train, and write into `args.output_dir`, which no other process may have at the same time:
 
     the pipeline (averaged weights, scheduler, autoencoder if any, class names), which
     `DiTImagePipeline.from_pretrained` loads; `results.json`; `loss_curve.png`; `samples/step-*.png`; the newest
@@ -58,16 +61,32 @@ def train_dit(
         The content of `results.json`, on every process.
 
     Raises:
-        ValueError: arguments, images, labels or the output folder do not fit; before the training begins.
+        ValueError: arguments, images, labels or the output folder do not fit, or another process has the folder;
+            before the training begins.
+        Stopped: a signal came (`hf_common.signals`); the checkpoint of the step is written.
         RuntimeError, ImportError: the attention cannot run here (before images are decoded); a loss is not finite.
     """
     accelerator = make_accelerator(model, args)
     if check_push is not None:
         _decided(accelerator, check_push)
     check_guidance(data, model, args)
-    run = _Run(data, model, args, accelerator)
+    folder = Path(args.output_dir)
+    with ExitStack() as held:  # by the first process, for all
+        # At once where a run has been before; else when the images are found to fit, so that no refusal leaves a file.
+        locked_before = _decided(accelerator, lambda: (folder / LOCK).exists())
+        if locked_before:
+            _decided(accelerator, lambda: held.enter_context(claimed_folder(folder)))
+        run = _Run(data, model, args, accelerator)
+        if not locked_before:
+            _decided(accelerator, lambda: held.enter_context(claimed_folder(folder)))
+        return _finished(run, accelerator, check_push is not None)
+
+
+def _finished(run: "_Run", accelerator: Accelerator, may_be_done: bool) -> dict:
+    """The results of the run, which is trained unless it is done already and may be."""
+    args = run.args
     results = None
-    if check_push is not None:
+    if may_be_done:
         results = _decided(accelerator, lambda: finished_training(run.output_dir, run.settings, run.steps))
     if results is not None:
         accelerator.print(f"{run.output_dir.resolve()} holds this run, finished")
@@ -79,7 +98,6 @@ def train_dit(
         trainer = run.trainer()
         run.begin(trainer, checkpoint)
         trainer.train()
-        trainer.save_samples()
         results = run.finish(trainer)
     accelerator.end_training()
     return results
@@ -179,11 +197,13 @@ class _Run:
         self.accelerator.init_trackers("train_dit", config=config)
 
     def finish(self, trainer: DiTTrainer) -> dict:
-        """Write pipeline, curve and results; the results, on every process."""
+        """Write the pipeline, then what takes longer: samples, curve, results; the results, on every process."""
         results = self.results(trainer)
         if self.accelerator.is_main_process:
-            with trainer.averaged() as averaged:
+            with deferred(), trainer.averaged() as averaged:
                 save_pipeline(DiTImagePipeline(averaged, trainer.scheduler, self.vae, self.id2label), self.output_dir)
+        trainer.save_samples()
+        if self.accelerator.is_main_process:
             save_figure(plot_loss(results["history"]), self.output_dir / "loss_curve.png")
             write_json(self.output_dir / RESULTS, results)  # last: its presence says that the run is finished
         self.accelerator.wait_for_everyone()

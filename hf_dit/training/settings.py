@@ -4,7 +4,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from ..models.sizes import DIT_SIZES
-from .arguments import DataArguments, DiTTrainingArguments, ModelArguments
+from .arguments import DataArguments, DiTTrainingArguments, ModelArguments, beta_range
 
 
 def settings_of_weights(
@@ -33,6 +33,8 @@ def settings_of_weights(
         "mixed_precision": mixed_precision,
     }
     del settings["cache_dir"], settings["latent_cache_dir"]
+    if args.ddpm_num_steps != 1000:  # the schedule of other runs, which began before it was scaled, is another
+        settings["betas"] = list(beta_range(args.ddpm_num_steps))
     if args.lr_needs_end:
         settings["max_train_steps"] = max_train_steps
     return settings
