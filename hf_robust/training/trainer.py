@@ -379,6 +379,13 @@ class RobustTrainer(PushingTrainer):
         if "index" not in self._signature_columns:
             self._signature_columns.append("index")
 
+    def create_optimizer(self, model=None) -> torch.optim.Optimizer:
+        optimizer = super().create_optimizer(model)
+        for group in optimizer.param_groups:  # a plain number, as a checkpoint takes, whoever has chosen it
+            if "weight_decay" in group:
+                group["weight_decay"] = float(group["weight_decay"])
+        return optimizer
+
     def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
         if self.args.decay_bias_and_norm:
             return [name for name, _ in model.named_parameters()]
