@@ -1,12 +1,17 @@
 """Models, labels and data sets of every shape train as the plain ones do, or one error names what is wrong."""
 
 import dataclasses
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import datasets
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file
 from torch import nn
 from torch.utils.data import ConcatDataset, Dataset
 from transformers.modeling_outputs import ImageClassifierOutput
@@ -350,3 +355,68 @@ def test_deepspeed_is_refused_by_losses_with_a_norm_of_the_parameters(tmp_path):
                 trainer.train()
         else:
             trainer.train()
+
+
+CUT = """
+import os, sys
+import torch
+from safetensors.torch import save_file
+from torch.distributed.fsdp import fully_shard
+from tests.hf_robust.training.test_any_classifier import Net, RobustTrainer, cut_arguments, samples, ImageTransform
+
+for number, (loss, accumulation) in enumerate((("anl_ce(delta=0.01)", 1), ("anl_ce(delta=0.01)", 2), ("elr", 1))):
+    args = cut_arguments(sys.argv[1], loss=loss, ddp_backend="gloo", per_device_train_batch_size=8 // accumulation,
+                         gradient_accumulation_steps=accumulation)
+    model = Net()
+    trainer = RobustTrainer(model=model, args=args, train_dataset=samples("vit"),
+                            image_transform=ImageTransform([0.5] * 3, [0.25] * 3))
+    assert args.world_size == 2
+    fully_shard(model.body)
+    fully_shard(model)
+    # accelerate shards on accelerators alone: on CPUs it would wrap the sharded model once more.
+    trainer.accelerator.prepare_model = lambda model, **options: model
+    trainer.train()
+    whole = {name: value.full_tensor() for name, value in model.state_dict().items()}
+    memory = trainer.loss.state_dict()
+    if args.process_index == 0:
+        save_file({**whole, **memory, "loss": torch.tensor([trainer.state.log_history[0]["loss"]])},
+                  f"{sys.argv[1]}/{number}.safetensors")
+torch.distributed.barrier()
+sys.stdout.flush()
+os._exit(0)
+"""
+
+
+def cut_arguments(folder, **changes):
+    return arguments(
+        folder, train_sampling_strategy="random", weight_decay=0.0, max_grad_norm=0.0, num_train_epochs=2,
+        logging_strategy="epoch", **changes,
+    )  # fmt: skip
+
+
+def test_parameters_in_shards_have_the_norm_and_the_steps_of_whole_ones(tmp_path):
+    script = tmp_path / "cut.py"
+    script.write_text(CUT)
+    path = os.pathsep.join([str(Path(__file__).parents[3]), *sys.path])
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    done = subprocess.run(
+        [*command, str(script), str(tmp_path)], env=os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
+        capture_output=True, text=True, timeout=240,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    for number, loss in enumerate(("anl_ce(delta=0.01)", "anl_ce(delta=0.01)", "elr")):
+        expected = RobustTrainer(
+            model=Net(), args=cut_arguments(tmp_path, loss=loss, per_device_train_batch_size=16),
+            train_dataset=samples("vit"), image_transform=ImageTransform([0.5] * 3, [0.25] * 3),
+        )  # fmt: skip
+        expected.train()
+        wanted = expected.model.state_dict() | expected.loss.state_dict()
+        got = load_file(tmp_path / f"{number}.safetensors")
+        assert got.pop("loss").item() == pytest.approx(expected.state.log_history[0]["loss"], abs=1e-5)
+        assert got.keys() == wanted.keys()
+        for name, tensor in got.items():
+            torch.testing.assert_close(tensor, wanted[name], atol=1e-6, rtol=0)
+        if loss != "elr":  # the norm is what moves the weights most: without it they end elsewhere
+            changes = {"weight_decay": 0.0, "max_grad_norm": 0.0, "train_sampling_strategy": "random"}
+            bare = fit(tmp_path, loss="anl_ce(delta=0)", num_train_epochs=2, per_device_train_batch_size=16, **changes)
+            assert largest_difference(bare.model, expected.model) > 1e-3
