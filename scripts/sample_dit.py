@@ -14,7 +14,7 @@ this package or diffusers' DiTPipeline, which is converted.
 Written to the output folder: study.png (one picture for each attention and scheduler if there are several; rows are
 guidance scales, columns steps), study.md and study.json (seconds, images/s, model evaluations, peak memory, change
 from the cell with the most steps), and every image under cells/. Interrupted or run again with further values, it
-samples what is missing.
+samples what is missing. Started several times at once, each takes the next cell that is free.
 """
 
 import math
@@ -25,6 +25,7 @@ from pathlib import Path
 import torch
 from transformers import HfArgumentParser
 
+from hf_common.signals import run_command
 from hf_dit.sampling.export import load_pipeline
 from hf_dit.studies.schedulers import SCHEDULERS
 from hf_dit.studies.study import check_axes, class_ids, run_study
@@ -134,4 +135,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main, "the finished cells are kept in --output_dir; the same command samples the rest:")

@@ -41,6 +41,10 @@ class DiTAttnProcessor(ABC):
     def mask(self, grid: Grid) -> Tensor | None:
         """(N, N) bool, True where a query (row) sees a key (column); None where each sees all."""
 
+    def sees_all(self, grid: Grid) -> bool:
+        """Whether a pattern that is meant to be local is full attention on this grid, which is too small for it."""
+        return False
+
     def check(  # noqa: B027 most kernels run wherever PyTorch does
         self, *, device: torch.device, dtype: torch.dtype, grid: Grid, head_dim: int, training: bool
     ) -> None:
@@ -99,6 +103,9 @@ class KernelAttnProcessor(DiTAttnProcessor):
 
     def mask(self, grid: Grid) -> Tensor | None:
         return self.pattern.mask(grid)
+
+    def sees_all(self, grid: Grid) -> bool:
+        return self.pattern.sees_all(grid)
 
     def _require(self, package: str) -> None:
         """An ImportError with the way out where a package is not installed."""

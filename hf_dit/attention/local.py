@@ -8,6 +8,8 @@ How: the queries are cut into tiles that share a rectangle of keys (`tiles.py`);
 batched product with a mask (`tiled.py`), and no N x N tensor exists.
 """
 
+import operator
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -20,7 +22,7 @@ BOUNDARIES = ("shift", "truncate")
 
 def window_mask_1d(length: int, window: int, device: torch.device | str | None = None) -> Tensor:
     """The meaning of [`window_attention_1d`]: (length, length) bool, row i is True where |i - j| <= window."""
-    check_whole_number("window", window, 0)
+    window = checked_whole_number("window", window, 0)
     position = torch.arange(length, device=device)
     return (position[:, None] - position[None, :]).abs() <= window
 
@@ -33,7 +35,7 @@ def neighborhood_mask_2d(
     Row i is True at the keys that query i sees: `kernel_size` rows times `kernel_size` columns around it, cut at the
     border (`"truncate"`) or moved inwards (`"shift"`).
     """
-    check_kernel(kernel_size, boundary)
+    kernel_size = checked_kernel(kernel_size, boundary)
     rows, columns = (
         (first[:, None] <= position) & (position <= last[:, None])
         for (first, last), position in ((window_bounds(n, kernel_size, boundary), torch.arange(n)) for n in grid)
@@ -56,7 +58,7 @@ def window_attention_1d(query: Tensor, key: Tensor, value: Tensor, window: int, 
     Raises:
         ValueError, TypeError: the shapes, dtypes or devices differ, or `window` is negative or not a whole number.
     """
-    check_whole_number("window", window, 0)
+    window = checked_whole_number("window", window, 0)
     _check_tensors(query, key, value)
     # One column of N rows: every rectangle of keys is a view, nothing is copied.
     return _attention(query, key, value, (query.shape[1], 1), (2 * window + 1, 1), "truncate", scale)
@@ -88,7 +90,7 @@ def neighborhood_attention_2d(
         ValueError, TypeError: the shapes, dtypes or devices differ, the grid does not hold N tokens, `kernel_size` is
             even or below 1, or `boundary` is unknown.
     """
-    check_kernel(kernel_size, boundary)
+    kernel_size = checked_kernel(kernel_size, boundary)
     _check_tensors(query, key, value)
     check_grid(grid, query.shape[1])
     return _attention(query, key, value, tuple(grid), (kernel_size, kernel_size), boundary, scale)
@@ -100,19 +102,29 @@ def check_grid(grid: tuple[int, int], tokens: int) -> None:
         raise ValueError(f"grid must be (rows, columns) with rows * columns == N = {tokens}; got {tuple(grid)}")
 
 
-def check_whole_number(name: str, value: int, least: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int):
+def checked_whole_number(name: str, value, least: int) -> int:
+    """`value`, an integer of Python, of numpy or in a tensor, as an `int`."""
+    number = value if isinstance(value, int) and not isinstance(value, bool) else None
+    if number is None and not isinstance(value, bool):
+        try:
+            number = operator.index(value)
+        except TypeError:
+            pass
+    if number is None:
         raise TypeError(f"{name} must be a whole number; got {value!r}")
-    if value < least:
+    if number < least:
         raise ValueError(f"{name} must be {least} or more; got {value}")
+    return number
 
 
-def check_kernel(kernel_size: int, boundary: str) -> None:
-    check_whole_number("kernel_size", kernel_size, 1)
+def checked_kernel(kernel_size, boundary: str) -> int:
+    """The size as an `int`; raises unless it is an odd whole number, and `boundary` one of `BOUNDARIES`."""
+    kernel_size = checked_whole_number("kernel_size", kernel_size, 1)
     if kernel_size % 2 == 0:
         raise ValueError(f"kernel_size must be odd, so that the window has a centre; got {kernel_size}")
     if boundary not in BOUNDARIES:
         raise ValueError(f"boundary must be one of {', '.join(BOUNDARIES)}; got {boundary!r}")
+    return kernel_size
 
 
 def _check_tensors(query: Tensor, key: Tensor, value: Tensor) -> None:

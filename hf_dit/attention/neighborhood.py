@@ -5,7 +5,7 @@ import re
 from torch import Tensor
 
 from .base import DiTAttnProcessor, Grid
-from .local import check_kernel, neighborhood_attention_2d, neighborhood_mask_2d
+from .local import checked_kernel, neighborhood_attention_2d, neighborhood_mask_2d
 
 
 class NeighborhoodAttnProcessor(DiTAttnProcessor):
@@ -22,8 +22,7 @@ class NeighborhoodAttnProcessor(DiTAttnProcessor):
     )
 
     def __init__(self, kernel_size: int, boundary: str = "shift"):
-        check_kernel(kernel_size, boundary)
-        self.kernel_size = kernel_size
+        self.kernel_size = kernel_size = checked_kernel(kernel_size, boundary)
         self.boundary = boundary
         self.spec = f"na{kernel_size}" + ("" if boundary == "shift" else f"/{boundary}")
 
@@ -35,6 +34,9 @@ class NeighborhoodAttnProcessor(DiTAttnProcessor):
     @property
     def words(self) -> str:
         return f"a token sees the {self.kernel_size} x {self.kernel_size} around it"
+
+    def sees_all(self, grid: Grid) -> bool:
+        return all(self.kernel_size >= (2 * n - 1 if self.boundary == "truncate" else n) for n in grid)
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor, grid: Grid) -> Tensor:
         return neighborhood_attention_2d(query, key, value, grid, self.kernel_size, self.boundary)

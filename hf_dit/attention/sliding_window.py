@@ -5,7 +5,7 @@ import re
 from torch import Tensor
 
 from .base import DiTAttnProcessor, Grid
-from .local import check_whole_number, window_attention_1d, window_mask_1d
+from .local import checked_whole_number, window_attention_1d, window_mask_1d
 
 
 class SlidingWindowAttnProcessor(DiTAttnProcessor):
@@ -22,8 +22,7 @@ class SlidingWindowAttnProcessor(DiTAttnProcessor):
     )
 
     def __init__(self, window: int):
-        check_whole_number("window", window, 0)
-        self.window = window
+        self.window = window = checked_whole_number("window", window, 0)
         self.spec = f"swa{window}"
 
     @classmethod
@@ -34,6 +33,9 @@ class SlidingWindowAttnProcessor(DiTAttnProcessor):
     @property
     def words(self) -> str:
         return f"a token sees those at most {self.window} away in row-major order"
+
+    def sees_all(self, grid: Grid) -> bool:
+        return self.window >= grid[0] * grid[1] - 1
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor, grid: Grid) -> Tensor:
         return window_attention_1d(query, key, value, self.window)

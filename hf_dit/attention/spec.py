@@ -12,9 +12,10 @@
 A spec names one item for all layers, or items with counts, first layer first: `na7*11,full`.
 """
 
+import sys
 from collections.abc import Sequence
 
-from .base import DiTAttnProcessor, processor_of_spec
+from .base import DiTAttnProcessor, Grid, processor_of_spec
 from .flex import FlexAttnProcessor
 from .full import FullAttnProcessor
 from .natten import NattenAttnProcessor
@@ -53,18 +54,31 @@ def make_attn_processors(spec: str, num_layers: int) -> list[DiTAttnProcessor]:
     Raises:
         ValueError: an item or a count is malformed, or the counts do not add up to `num_layers`.
     """
-    items = spec.split(",")
+    shown, items = spec if len(spec) <= 200 else f"{spec[:200]}...", spec.split(",")
     if len(items) == 1 and "*" not in spec:
         return [parse_attn_item(spec) for _ in range(num_layers)]
-    processors = []
+    runs = []
     for item in items:
         name, star, count = item.partition("*")
         if star and not count.strip().isdecimal():
-            raise ValueError(f"attention {spec!r}: the count of {item!r} must be a whole number")
-        processors += [parse_attn_item(name) for _ in range(int(count) if star else 1)]
-    if len(processors) != num_layers:
-        raise ValueError(f"attention {spec!r} names {len(processors)} layers; the model has {num_layers}")
-    return processors
+            raise ValueError(f"attention {shown!r}: the count of {item[:80]!r} must be a whole number")
+        # More digits than any number of layers has; Python refuses to read thousands of them.
+        runs.append((name, 1 if not star else int(count) if len(count.strip()) < 19 else sys.maxsize))
+    named = sum(count for _, count in runs)
+    if named != num_layers:  # before that many are made
+        raise ValueError(f"attention {shown!r} names {named} layers; the model has {num_layers}")
+    return [parse_attn_item(name) for name, count in runs for _ in range(count)]
+
+
+def in_tokens(grid: Grid) -> str:
+    """A grid in words."""
+    return f"a grid of {grid[0]} x {grid[1]} tokens"
+
+
+def seeing_all(spec: str, grid: Grid) -> list[str]:
+    """The items of a spec whose patterns are meant to be local and see the whole of this grid."""
+    items = dict.fromkeys(item.partition("*")[0].strip() for item in spec.split(","))
+    return [item for item in items if parse_attn_item(item).sees_all(grid)]
 
 
 def format_attn_spec(processors: Sequence) -> str | None:

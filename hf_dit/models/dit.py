@@ -2,6 +2,7 @@
 
 import math
 import os
+import warnings
 from collections.abc import Mapping
 
 import torch
@@ -14,7 +15,7 @@ from diffusers.models.transformers.dit_transformer_2d import DiTTransformer2DMod
 from torch import Tensor, nn
 
 from ..attention.base import DiTAttnProcessor
-from ..attention.spec import format_attn_spec, make_attn_processors
+from ..attention.spec import format_attn_spec, in_tokens, make_attn_processors
 from .block import DiTBlock, modulate
 from .convert import convert_diffusers, convert_original
 from .positions import position_embedding
@@ -204,7 +205,10 @@ class DiTModel(ModelMixin, ConfigMixin, AttentionMixin):
             processor = dict(zip(names, make_attn_processors(processor, len(names)), strict=True))
         elif isinstance(processor, dict):
             if processor.keys() != set(names):
-                raise ValueError(f"processor must have the keys {', '.join(names)}, got {', '.join(processor)}")
+                raise ValueError(
+                    f"processor must have the keys {', '.join(names)}, got {', '.join(processor)}: the number of "
+                    f"processors is {len(processor)}, that of attention layers {len(names)}"
+                )
             processor = dict(processor)  # the library empties the dict it is given
         super().set_attn_processor(processor)
         self._register_attention()
@@ -242,7 +246,7 @@ class DiTModel(ModelMixin, ConfigMixin, AttentionMixin):
         """Raise what the first layer that cannot run a (height, width) sample raises; else do nothing.
 
         `device` and `dtype` are the model's own where not given, the dtype under `torch.autocast` that of autocast.
-        Processors that are not of this package are not asked.
+        Processors that are not of this package are not asked. A local pattern that sees the whole grid is a warning.
         """
         device = self.device if device is None else torch.device(device)
         if dtype is None:
@@ -251,12 +255,15 @@ class DiTModel(ModelMixin, ConfigMixin, AttentionMixin):
             autocast = torch.amp.is_autocast_available(device.type) and torch.is_autocast_enabled(device.type)
             if autocast and dtype != torch.float64:
                 dtype = torch.get_autocast_dtype(device.type)
+        grid = self._grid(height, width)
         for processor in self.attn_processors.values():
             if isinstance(processor, DiTAttnProcessor):
+                if processor.sees_all(grid):  # Python shows a warning once
+                    warnings.warn(f"attention {processor.spec!r} is full attention on {in_tokens(grid)}", stacklevel=2)
                 processor.check(
                     device=device,
                     dtype=dtype,
-                    grid=self._grid(height, width),
+                    grid=grid,
                     head_dim=self.config.attention_head_dim,
                     training=training,
                 )

@@ -26,6 +26,7 @@ from .words import (
     origin,
     shortened,
     size_in_words,
+    token_grid,
     tokens,
 )
 
@@ -100,7 +101,7 @@ def _of_training(results: dict) -> dict:
         "latent_size": size_in_words(config),
         "tokens": tokens(config),
         "origin": origin(settings),
-        "attention_in_words": attention_in_words(config["attention"], config["num_layers"]),
+        "attention_in_words": attention_in_words(config["attention"], config["num_layers"], token_grid(config)),
         "classes": shortened(results["label_names"]),
         "source": data_in_words(results),
         "folders": folders_in_words(results),

@@ -8,13 +8,14 @@ from pathlib import Path
 import torch
 
 from hf_common.files import replace_text, write_json
-from hf_common.foreign import read_json
+from hf_common.foreign import check_fields, read_json
 from hf_common.public import public_results, without_paths
 from hf_common.run_folder import RESULTS
 
 from ..models.weights import weights_digest
 from ..sampling.export import PIPELINE_FILE, export_pipeline
 from ..sampling.pipeline import DiTImagePipeline
+from ..studies.cells import SETTINGS_FIELDS, check_cell, check_study
 from .card import dit_pipeline_card
 from .commands import NOT_OF_VALUES
 
@@ -37,9 +38,12 @@ REPOSITORY_FILES = (
 
 def read_study(folder: str | os.PathLike) -> dict:
     """The study that sample_dit.py wrote into a folder; a `ValueError` if there is none or it is not finished."""
-    study = _written_by(Path(folder) / "study.json", "sample_dit.py")
+    path = Path(folder) / "study.json"
+    study = _written_by(path, "sample_dit.py")
+    check_fields(study, {"pictures": list}, path)
     if not study["pictures"]:
         raise ValueError(f"the study in {os.fspath(folder)!r} is not finished; run sample_dit.py again")
+    check_study(study, path)
     return study
 
 
@@ -57,8 +61,12 @@ def read_scores(folders: Sequence[str | os.PathLike]) -> list[dict]:
         one = _written_by(Path(folder) / RESULTS, "evaluate_images.py")
         given = one["arguments"]
         cell = Path(f"{Path(given['predictions'])}.json")  # also of a folder that is given with a slash at its end
-        sampling = read_json(cell) if cell.exists() else None
-        if sampling is not None:
+        sampling = None
+        if cell.exists():
+            sampling = read_json(cell)
+            check_cell(sampling, cell)
+            check_fields(sampling, {"settings": dict}, cell)
+            check_fields(sampling["settings"], SETTINGS_FIELDS, cell, "settings.")
             del sampling["images"]
         arguments = {name: value for name, value in given.items() if name not in NOT_OF_VALUES}
         for name in ("predictions", "references", "inception_weights", "encoders"):

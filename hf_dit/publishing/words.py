@@ -3,7 +3,9 @@
 import math
 from collections.abc import Iterable, Sequence
 
-from ..attention.spec import make_attn_processors
+from hf_common.tables import escaped
+
+from ..attention.spec import in_tokens, make_attn_processors, seeing_all
 from ..models.sizes import DIT_SIZES, height_and_width
 
 MOST_NAMES = 12  # of classes in a sentence
@@ -15,9 +17,11 @@ def in_words(value: float, error: float | None, figures: int = 3) -> str:
     return f"{value:.{decimals}f}" + (f"\u00a0±\u00a0{error:.{decimals}f}" if error else "")
 
 
-def attention_in_words(spec: str, num_layers: int) -> str:
-    """`"na7*5,full"` -> what the tokens of such a model see."""
-    return "; ".join(dict.fromkeys(processor.words for processor in make_attn_processors(spec, num_layers)))
+def attention_in_words(spec: str, num_layers: int, grid: tuple[int, int] | None = None) -> str:
+    """`"na7*5,full"` -> what the tokens of such a model see; with a `grid`, also which of it is all of that."""
+    words = "; ".join(dict.fromkeys(processor.words for processor in make_attn_processors(spec, num_layers)))
+    whole = [] if grid is None else seeing_all(spec, grid)
+    return words + "".join(f"; `{item}` is full attention on {in_tokens(grid)}" for item in whole)
 
 
 def example_labels(names: Sequence[str] | None) -> list[int | str] | None:
@@ -75,16 +79,22 @@ def size_in_words(config: dict) -> str:
     return "{} x {}".format(*height_and_width(config["sample_size"]))
 
 
+def token_grid(config: dict) -> tuple[int, int]:
+    """Rows and columns of the tokens of a sample."""
+    height, width = height_and_width(config["sample_size"])
+    return height // config["patch_size"], width // config["patch_size"]
+
+
 def tokens(config: dict) -> int:
     """How many a sample has."""
-    return math.prod(side // config["patch_size"] for side in height_and_width(config["sample_size"]))
+    return math.prod(token_grid(config))
 
 
 def shortened(names: Sequence[str] | None) -> str | None:
     """The first `MOST_NAMES`, and how many more there are."""
     if names is None or len(names) <= MOST_NAMES:
-        return names and ", ".join(names)
-    return f"{', '.join(names[:MOST_NAMES])} and {len(names) - MOST_NAMES} more"
+        return names and ", ".join(map(escaped, names))
+    return f"{', '.join(map(escaped, names[:MOST_NAMES]))} and {len(names) - MOST_NAMES} more"
 
 
 def _decimals(value: float, figures: int) -> int:

@@ -1,5 +1,6 @@
 """One cell of a sampling study: its images, its figures, its files."""
 
+import itertools
 import json
 import time
 from pathlib import Path
@@ -11,13 +12,50 @@ from PIL import Image
 
 from hf_common.environment import hardware, versions
 from hf_common.files import save_picture, slug, write_json
-from hf_common.foreign import read_json
+from hf_common.foreign import check_fields, dict_of, file_name, list_of, number, read_json, refuse, short, whole
 
 from .. import LIBRARIES
 from ..sampling.pipeline import DiTImagePipeline
 from .measure import PeakMemory, synchronize
+from .schedulers import SCHEDULERS
 
 WARM_UP_STEPS = 2
+CELL_FIELDS = {  # of the file of a cell, and of a cell in a study, which has no settings of its own
+    "attention": str,
+    "scheduler": str,
+    "guidance_scale": number(),
+    "num_inference_steps": whole(1),
+    "timesteps": lambda value: isinstance(value, dict) and value.keys() == {"number", "first", "last"},
+    "timestep_spacing": str,
+    "seconds": number(0),
+    "images_per_second": number(0),
+    "model_evaluations": whole(),
+    "peak_memory_bytes": (whole(), None),
+    "peak_memory_kind": lambda value: value in (None, "cuda_max_memory_allocated", "process_peak_resident_set"),
+    "images": list_of(str),
+    "hardware": str,
+    "versions": lambda value: dict_of(str)(value) and {"torch", "diffusers"} <= value.keys(),
+}
+
+
+SETTINGS_FIELDS = {  # what the cells of a study have in common
+    "class_labels?": list_of(whole()),
+    "images_per_class": whole(1),
+    "batch_size": whole(1),
+    "seed": whole(),
+    "guidance_interval?": list_of(number(0), 2),
+    "cfg_channels": lambda value: value == "all" or type(value) is int,
+    "trained_with": dict,
+    "dtype": lambda value: value in ("float32", "bfloat16", "float16", "float64"),
+    "hardware": str,
+    "weights": str,
+}
+AXES_FIELDS = {
+    "attentions": list_of(str),
+    "schedulers": list_of(lambda value: isinstance(value, str) and value in SCHEDULERS),
+    "guidance_scales": list_of(number()),
+    "steps": list_of(whole(1)),
+}
 
 
 class Cell(NamedTuple):
@@ -72,7 +110,7 @@ def run_cell(pipeline: DiTImagePipeline, cell: Cell, labels: list, settings: dic
         seconds = time.perf_counter() - begin
 
     timesteps = pipeline.scheduler.timesteps.tolist()
-    names = [f"cells/{cell.folder}/{position:05d}.png" for position in range(len(images))]
+    names = _image_names(cell, len(images))
     for name, image in zip(names, images, strict=True):
         save_picture(image, folder / name)
     result = {
@@ -120,14 +158,79 @@ def try_scales(pipeline: DiTImagePipeline, label: int | None, guidance_scales: l
 
 
 def finished_cell(folder: Path, cell: Cell, settings: dict) -> dict | None:
-    """What an earlier run wrote of a complete cell; None where something of it is not there."""
+    """What an earlier run wrote of a complete cell; None where something of it is not there, or damaged."""
     path = _cell_file(folder, cell)
-    if not path.exists():
+    try:
+        there = path.exists() and isinstance(read_json(path).get("settings"), dict)
+    except ValueError:
+        there = False
+    if not there:
         return None
     refuse_another_study(path, settings, folder)
     result = read_json(path)
+    count = settings["images_per_class"] * len(settings["class_labels"] or [None])
+    try:
+        check_cell(result, path)
+    except ValueError:
+        return None
     result.pop("settings")
-    return result if all((folder / image).exists() for image in result["images"]) else None
+    same = all(result[name] == value for name, value in cell._asdict().items())
+    if not same or result["images"] != _image_names(cell, count):
+        return None
+    return result if all(map(_readable, (folder / image for image in result["images"]))) else None
+
+
+def _readable(path: Path) -> bool:
+    try:
+        with Image.open(path) as image:
+            image.load()
+    except Exception:  # of any kind, as the bytes may be: the picture is made again
+        return False
+    return True
+
+
+def _image_names(cell: Cell, count: int) -> list[str]:
+    return [f"cells/{cell.folder}/{position:05d}.png" for position in range(count)]
+
+
+def check_cell(cell: dict, path: Path, where: str = "") -> None:
+    """Raise a `ValueError` that names the file unless it holds, at this place, what is known of a cell."""
+    check_fields(cell, CELL_FIELDS, path, where)
+    if (cell["peak_memory_bytes"] is None) != (cell["peak_memory_kind"] is None):
+        raise refuse(path, f"{where}peak_memory_bytes and peak_memory_kind must both be null, or none")
+
+
+def check_study(study: dict, path: Path) -> None:
+    """Raise a `ValueError` that names the file unless it holds a study, whose pictures are files beside it."""
+    parts = {
+        "settings": dict,
+        "axes": dict,
+        "cells": list_of(dict),
+        "pictures": list_of(str),
+        "sees_all?": list_of(str),
+    }
+    check_fields(study, parts, path)
+    check_fields(study["settings"], SETTINGS_FIELDS, path, "settings.")
+    check_fields(study["axes"], AXES_FIELDS, path, "axes.")
+    changes = {name: (number(0), None) for name in ("change_from_most_steps", "change_from_first_attention")}
+    for place, cell in enumerate(study["cells"]):
+        check_cell(cell, path, f"cells[{place}].")
+        check_fields(cell, changes, path, f"cells[{place}].")
+    expected = set(picture_names(study["axes"]).values())
+    for name in study["pictures"]:
+        file_name(name, path, expected)
+    cells = {tuple(cell[name] for name in Cell._fields) for cell in study["cells"]}
+    if study["pictures"] and cells != set(itertools.product(*study["axes"].values())):
+        raise refuse(path, "must hold a cell for each combination of its axes")
+
+
+def picture_names(axes: dict) -> dict[tuple[str, str], str]:
+    """The file in a study's folder for each pair of attention and scheduler."""
+    pairs = list(itertools.product(axes["attentions"], axes["schedulers"]))
+    return {
+        (attention, scheduler): f"study_{slug(attention)}_{scheduler}.png" if len(pairs) > 1 else "study.png"
+        for attention, scheduler in pairs
+    }
 
 
 def _cell_file(folder: Path, cell: Cell) -> Path:
@@ -138,7 +241,9 @@ def refuse_another_study(path: Path, settings: dict, folder: Path) -> None:
     """Raise a ValueError if there is a JSON file whose `settings` are others than these."""
     if not path.exists():
         return
-    there = read_json(path)["settings"]
+    content = read_json(path)
+    check_fields(content, {"settings": dict}, path)
+    there = content["settings"]
     here = json.loads(json.dumps(settings))
     differences = [
         f"{name} was {there.get(name)!r} and is {here.get(name)!r}"
@@ -146,6 +251,5 @@ def refuse_another_study(path: Path, settings: dict, folder: Path) -> None:
         if there.get(name) != here.get(name)
     ]
     if differences:
-        raise ValueError(
-            f"output_dir {str(folder)!r} holds another study: {'; '.join(differences)}; choose another output_dir"
-        )
+        words = short("; ".join(differences))
+        raise ValueError(f"output_dir {str(folder)!r} holds another study: {words}; choose another output_dir")

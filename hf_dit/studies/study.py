@@ -23,6 +23,7 @@ import json
 import math
 import operator
 import os
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -31,8 +32,9 @@ from tqdm.auto import tqdm
 
 from hf_common.environment import hardware
 from hf_common.files import replace_text, write_json
+from hf_common.locks import try_lock
 
-from ..attention.spec import format_attn_spec, make_attn_processors
+from ..attention.spec import format_attn_spec, in_tokens, make_attn_processors, seeing_all
 from ..models.dit import DiTModel
 from ..models.sizes import height_and_width
 from ..models.weights import weights_digest
@@ -42,6 +44,7 @@ from .schedulers import SCHEDULERS, sampling_scheduler
 from .study_report import add_changes, save_pictures, study_markdown
 
 STUDY = "study.json"
+POLL_SECONDS = 0.2  # while all cells that are left are those of other processes
 FOREIGN = "custom"  # attention by processors that are not of this package
 
 
@@ -67,7 +70,8 @@ def run_study(
     ([`image_generators`]), whatever the batch size. The pipeline is as it was afterwards, its attention included.
 
     A study can be interrupted, taken up again, and grown by further values of the four axes: a cell that is complete
-    in `output_dir` is read and not run.
+    in `output_dir` is read and not run. Several processes may run one study at the same time: each takes the next
+    cell that is free, and waits at the end until all are there.
 
     Args:
         pipeline: on the device and in the dtype that the study is about.
@@ -98,6 +102,8 @@ def run_study(
     study = {"settings": settings, "axes": axes, "cells": [], "pictures": []}
     _run_cells(pipeline, study, folder)
     add_changes(study, folder)
+    if whole := _seeing_all(pipeline.transformer, axes["attentions"]):
+        study["sees_all"] = whole
     study["pictures"] = save_pictures(study, _class_names(pipeline, ids), folder)
     write_json(folder / STUDY, study)
     replace_text(folder / "study.md", study_markdown(study) + "\n")
@@ -206,13 +212,35 @@ def _run_cells(pipeline: DiTImagePipeline, study: dict, folder: Path) -> None:
         for scheduler in dict.fromkeys(cell.scheduler for cell in missing):
             worker.scheduler = built[scheduler]
             try_scales(worker, labels[0], axes["guidance_scales"], settings)
-        for cell in tqdm(missing, desc="cells", initial=len(cells) - len(missing), total=len(cells)):
-            _set_attention(transformer, cell.attention, own)
-            worker.scheduler = built[cell.scheduler]
-            results[cell] = run_cell(worker, cell, labels, settings, folder)
+        for cell in tqdm(_claimed(missing, folder), desc="cells", initial=len(cells) - len(missing), total=len(cells)):
+            results[cell] = finished_cell(folder, cell, settings)  # perhaps by another process meanwhile
+            if results[cell] is None:
+                _set_attention(transformer, cell.attention, own)
+                worker.scheduler = built[cell.scheduler]
+                results[cell] = run_cell(worker, cell, labels, settings, folder)
             study["cells"] = [result for result in results.values() if result is not None]
             write_json(folder / STUDY, study)
     study["cells"] = list(results.values())
+
+
+def _claimed(cells: Sequence[Cell], folder: Path) -> Iterator[Cell]:
+    """The cells one by one, each while this process holds its lock; those that others hold come when they are free.
+
+    A lock ends with its process: the cell of one that was killed is free.
+    """
+    waiting = list(cells)
+    while waiting:
+        for cell in list(waiting):
+            lock = try_lock(folder / "cells" / ".locks" / cell.folder)
+            if lock is None:
+                continue
+            try:
+                yield cell
+            finally:
+                lock.release()
+            waiting.remove(cell)
+        if waiting:
+            time.sleep(POLL_SECONDS)
 
 
 @contextmanager
@@ -230,6 +258,14 @@ def _attention_names(transformer: DiTModel, attentions: Sequence[str | None]) ->
     own = format_attn_spec(list(transformer.attn_processors.values())) or FOREIGN
     layers = len(transformer.transformer_blocks)
     return [own if spec is None else format_attn_spec(make_attn_processors(spec, layers)) for spec in attentions]
+
+
+def _seeing_all(transformer: DiTModel, names: Sequence[str]) -> list[str]:
+    """`"na9 is full attention on a grid of 8 x 8 tokens"`, for each local pattern that is."""
+    patch = transformer.config.patch_size
+    height, width = (side // patch for side in height_and_width(transformer.config.sample_size))
+    items = [item for name in names if name != FOREIGN for item in seeing_all(name, (height, width))]
+    return [f"{item} is full attention on {in_tokens((height, width))}" for item in dict.fromkeys(items)]
 
 
 def _set_attention(transformer: DiTModel, name: str, own: dict) -> None:

@@ -1,6 +1,5 @@
 """What a sampling study says: its table, its pictures, how its cells differ."""
 
-import itertools
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,11 +7,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from hf_common.files import save_picture, slug
-from hf_common.tables import markdown_table
+from hf_common.files import save_picture
+from hf_common.tables import escaped, markdown_table
 
 from ..sampling.pictures import contact_sheet, image_grid
-from .cells import Cell
+from .cells import Cell, picture_names
 
 WIDEST_CELL = 640  # pixels, unless its images as they are need more
 USUAL_SIDE = 96  # of an image in a picture
@@ -52,6 +51,7 @@ def study_markdown(study: dict) -> str:
         notes.append(f"Peak: {MEMORY_IN_WORDS[kind]}.")
     if changes:
         notes.append("Change: mean absolute difference of the pixels, in levels of 0 to 255.")
+    notes += [f"{escaped(sentence)}." for sentence in study.get("sees_all", ())]
     return f"{markdown_table(heads, lines)}\n\n{' '.join(notes)}"
 
 
@@ -78,13 +78,10 @@ def save_pictures(study: dict, names: Sequence[str], folder: Path) -> list[str]:
     Args:
         names: of the classes; empty for an unconditional model.
     """
-    pairs = list(itertools.product(study["axes"]["attentions"], study["axes"]["schedulers"]))
-    pictures = []
-    for attention, scheduler in pairs:
-        name = f"study_{slug(attention)}_{scheduler}.png" if len(pairs) > 1 else "study.png"
+    pictures = picture_names(study["axes"])
+    for (attention, scheduler), name in pictures.items():
         save_picture(_picture(study, attention, scheduler, names, folder), folder / name)
-        pictures.append(name)
-    return pictures
+    return list(pictures.values())
 
 
 def _picture(study: dict, attention: str, scheduler: str, names: Sequence[str], folder: Path) -> Image.Image:

@@ -1,5 +1,7 @@
 import shutil
+import tracemalloc
 
+import numpy as np
 import pytest
 import torch
 
@@ -14,6 +16,7 @@ from hf_dit import (
 from hf_dit.attention.flex import flex_plan, tile_order
 from hf_dit.attention.layer import DiTAttention
 from hf_dit.attention.spec import format_attn_spec, make_attn_processors
+from hf_dit.models.dit import DiTModel
 
 CPU = torch.device("cpu")
 
@@ -184,3 +187,40 @@ def test_flex_plans_made_in_inference_mode_are_for_training_too():
     with torch.inference_mode():
         order, inverse, block_mask = flex_plan("na7", (16, 256), CPU)
     assert not any(x.is_inference() for x in (order, inverse, block_mask.kv_indices))
+
+
+@pytest.mark.parametrize(
+    "spec", ["na7*1000000,full", "full*1000000000000000000000", "full*" + "9" * 5000, "full*9999,full"]
+)
+def test_counts_are_added_before_processors_are_made(spec):
+    tracemalloc.start()
+    try:
+        with pytest.raises(ValueError, match="the model has 3") as caught:
+            make_attn_processors(spec, 3)
+        assert tracemalloc.get_traced_memory()[1] < 2**20 and len(str(caught.value)) < 400
+    finally:
+        tracemalloc.stop()
+    with pytest.raises(ValueError, match="the model has 3"):
+        config = {**DiTModel.from_name("dit-micro-2").config, "num_layers": 3, "attention": spec}
+        DiTModel.from_config({**config, "_use_default_values": []})
+
+
+def test_a_wrong_number_of_processors_is_said():
+    model = DiTModel.from_name("dit-micro-2")
+    with pytest.raises(ValueError, match="number of processors"):
+        model.set_attn_processor(dict(list(model.attn_processors.items())[:1]))
+
+
+@pytest.mark.parametrize("kind", [np.int64, torch.tensor])
+def test_sizes_are_any_integers(kind):
+    assert NeighborhoodAttnProcessor(kind(3)).spec == "na3" and SlidingWindowAttnProcessor(kind(4)).spec == "swa4"
+    for wrong in (True, 3.0, "3"):
+        with pytest.raises(TypeError, match="whole number"):
+            NeighborhoodAttnProcessor(wrong)
+
+
+@pytest.mark.parametrize("spec", ["na3", "na5", "na7", "na9", "na3/truncate", "na9/truncate", "swa10", "swa24"])
+@pytest.mark.parametrize("grid", [(4, 5), (5, 5), (3, 9)])
+def test_what_sees_all_has_a_mask_without_gaps(spec, grid):
+    (processor,) = make_attn_processors(spec, 1)
+    assert processor.sees_all(grid) == bool(processor.mask(grid).all())

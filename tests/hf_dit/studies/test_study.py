@@ -1,7 +1,11 @@
 import inspect
 import json
+import re
 import runpy
+import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import diffusers
@@ -12,6 +16,7 @@ from diffusers import AutoencoderKL, DDIMScheduler, DDPMScheduler, DiTPipeline, 
 from PIL import Image
 
 from hf_dit.models.dit import DiTModel
+from hf_dit.publishing.publish import read_study
 from hf_dit.sampling.export import export_pipeline
 from hf_dit.sampling.pictures import image_grid
 from hf_dit.sampling.pipeline import DiTImagePipeline
@@ -504,3 +509,115 @@ def test_what_is_no_pipeline_and_labels_that_are_none(run, tmp_path, capsys):
     with pytest.raises(SystemExit):
         run("--model_name_or_path", tmp_path)
     assert "must hold a DiTImagePipeline or a DiTPipeline; got 'StableDiffusionPipeline'" in capsys.readouterr().err
+
+
+# ------------------------------------------------------------------------------------------ workers, damage, strangers
+
+
+def test_workers_share_a_study(tmp_path, monkeypatch):
+    one = {"attentions": ("full", "na3"), "guidance_scales": (1, 3), "steps": (2, 3)}
+    whole = run_study(make_pipeline(), [0, 1], **one, output_dir=tmp_path / "whole")
+    # The workers of this test are threads, which have one number of a process.
+    own = "hf_common.files.temporary_name"
+    monkeypatch.setattr(own, lambda path: path.with_name(f".{path.name}.{threading.get_ident()}.tmp"))
+    made, run_cell = [], study_module.run_cell
+    monkeypatch.setattr(study_module, "run_cell", lambda *given: made.append(given[1]) or run_cell(*given))
+    with ThreadPoolExecutor(3) as pool:
+        work = [
+            pool.submit(run_study, make_pipeline(), [0, 1], **one, output_dir=tmp_path / "shared") for _ in range(3)
+        ]
+        studies = [each.result() for each in work]
+    assert len(made) == len(set(made)) == 8
+    assert studies[0] == studies[1] == studies[2] == json.loads((tmp_path / "shared" / "study.json").read_text())
+    for cell in whole["cells"]:
+        for image in cell["images"]:
+            assert (tmp_path / "shared" / image).read_bytes() == (tmp_path / "whole" / image).read_bytes()
+
+
+def test_a_dead_workers_cell_is_taken_over(tmp_path):
+    cell = cells_module.Cell("full", "ddim", 1.0, 2)
+    code = "import sys, time; from hf_common.locks import try_lock; lock = try_lock(sys.argv[1]); print(1, flush=True)"
+    command = [sys.executable, "-c", f"{code}; time.sleep(600)", str(tmp_path / "cells" / ".locks" / cell.folder)]
+    other = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE)
+    try:
+        assert other.stdout.readline() == b"1\n"
+        with ThreadPoolExecutor(1) as pool:
+            call = {"guidance_scales": (1, 2), "steps": (2,), "output_dir": tmp_path}
+            work = pool.submit(run_study, make_pipeline(), [0], **call)
+            while not list((tmp_path / "cells").glob("*.json")):  # the other one is done
+                assert not work.done()
+            assert not (tmp_path / "cells" / f"{cell.folder}.json").exists()
+            other.kill()
+            assert len(work.result(timeout=60)["cells"]) == 2
+    finally:
+        other.kill()
+        other.communicate()
+
+
+def changed(content, rng):
+    """Bytes with a flip, a cut, a block of zeros, or with a number or word of another type."""
+    content, place = bytearray(content), int(rng.integers(len(content)))
+    match rng.integers(4):
+        case 0:
+            content[place] ^= 1 << int(rng.integers(8))
+        case 1:
+            del content[place:]
+        case 2:
+            content[place : place + 16] = bytes(len(content[place : place + 16]))
+        case 3:
+            words = list(re.finditer(rb'(?<=: )("[^"]*"|[\d.]+|null)', content)) or [re.match(rb"", content)]
+            word = words[int(rng.integers(len(words)))]
+            content[word.start() : word.end()] = [b'"../x"', b"-1", b"null", b"[]", b"1e400"][int(rng.integers(5))]
+    return bytes(content)
+
+
+@pytest.mark.parametrize("kind", ["study.json", "cell", "picture"])
+def test_damaged_files_are_named_or_made_again(tmp_path, kind):
+    call = {"guidance_scales": (1,), "steps": (2, 3), "output_dir": tmp_path}
+    study = run_study(make_pipeline(), [0], **call)
+    cell = cells_module.Cell("full", "ddim", 1.0, 2)
+    path = {
+        "study.json": tmp_path / "study.json",
+        "cell": tmp_path / "cells" / f"{cell.folder}.json",
+        "picture": tmp_path / study["cells"][0]["images"][0],
+    }[kind]
+    whole, rng, refused = path.read_bytes(), np.random.default_rng(0), 0
+    for _ in range(300):
+        path.write_bytes(changed(whole, rng))
+        try:
+            if kind == "study.json":
+                result = read_study(tmp_path)
+                assert set(result["pictures"]) == {"study.png"} and study_markdown(result)
+            else:
+                result = cells_module.finished_cell(tmp_path, cell, study["settings"])
+                assert result is None or result.keys() == study["cells"][0].keys() - {
+                    "change_from_most_steps",
+                    "change_from_first_attention",
+                }
+                refused += result is None
+        except ValueError as error:
+            assert (str(path) in str(error) or "holds another study" in str(error)) and len(str(error)) <= 700
+            refused += 1
+    assert refused > 100
+    if kind != "study.json":
+        path.write_bytes(whole[:40])
+        again = run_study(make_pipeline(), [0], **call)
+        assert again["cells"][0]["images"] == study["cells"][0]["images"]
+        Image.open(tmp_path / study["cells"][0]["images"][0]).load()
+
+
+@pytest.mark.parametrize("name", ["../secret.png", "/etc/passwd", "study_x.png", 3])
+def test_pictures_of_a_study_are_those_of_its_axes(tmp_path, name):
+    study = run_study(make_pipeline(), [0], guidance_scales=(1,), steps=(2,), output_dir=tmp_path)
+    (tmp_path / "study.json").write_text(json.dumps({**study, "pictures": [name]}))
+    with pytest.raises(ValueError, match="study.json"):
+        read_study(tmp_path)
+
+
+def test_a_window_larger_than_the_grid_is_said(tmp_path):
+    with pytest.warns(UserWarning, match="attention 'na9' is full attention on a grid of 4 x 4 tokens"):
+        study = run_study(
+            make_pipeline(), [0], attentions=("na3", "na9"), guidance_scales=(1,), steps=(2,), output_dir=tmp_path
+        )
+    assert study["sees_all"] == ["na9 is full attention on a grid of 4 x 4 tokens"]
+    assert "na9 is full attention on a grid of 4 x 4 tokens." in (tmp_path / "study.md").read_text()
