@@ -84,9 +84,9 @@ def build_noisy_cifar10(
 
     Returns:
         `dict`: the manifest: `repo_id` (None until it is published), `source`, `source_fingerprint`, `seed`,
-        `sampling`, `noise_version`, `class_names`, `versions` (when a config was last built), `test` and `configs`, the last with
-        `num_examples`, `num_bytes` (Arrow), `file_bytes`, `rate` (share of wrong labels, in [0, 1]) and `matrix`
-        (10 x 10, rows are clean classes) for each config, in the order in which they were built.
+        `sampling`, `noise_version`, `class_names`, `versions` (when a config was last built), `test` and `configs`,
+        the last with `num_examples`, `num_bytes` (Arrow), `file_bytes`, `rate` (share of wrong labels, in [0, 1]) and
+        `matrix` (10 x 10, rows are clean classes) for each config, in the order in which they were built.
 
     Raises:
         ValueError: bad name, seed, sampling, columns, labels, image size, human labels in another order, an output
@@ -156,7 +156,7 @@ def _check_same_source(where: str, manifest: dict, given: _Given, other: str) ->
 
 
 def _check_noise_version(where: str, manifest: dict, given: _Given, other: str) -> None:
-    """Raise a `ValueError` where a data set has labels that are drawn otherwise now; where none is, it is as if new."""
+    """Raise a `ValueError` where a data set has labels that are drawn otherwise now; without any, it is as if new."""
     if manifest.get("noise_version") == NOISE_VERSION:
         return
     counts = np.bincount(given.train["labels"], minlength=NUM_CLASSES)

@@ -4,6 +4,11 @@ import json
 from collections.abc import Collection
 from pathlib import Path
 
+from hf_common.foreign import file_name, refuse
+
+from ..noise.human import HUMAN_CONFIGS
+from ..noise.spec import NoiseSpec
+
 MANIFEST = "noisy_cifar10.json"
 TRAIN_FILE = "train-00000-of-00001.parquet"
 TEST_FILE = "test-00000-of-00001.parquet"
@@ -29,6 +34,7 @@ def read_manifest(output_dir: Path, must_exist: bool) -> dict | None:
             raise ValueError(
                 f"output_dir: {str(path)!r} is not a manifest of build_noisy_cifar10; name another folder"
             )
+        _check_names(manifest, path)
         return manifest
     if must_exist:
         raise ValueError(f"output_dir: {str(output_dir)!r} has no {MANIFEST}; it was not built by build_noisy_cifar10")
@@ -46,6 +52,35 @@ def read_manifest(output_dir: Path, must_exist: bool) -> dict | None:
 def is_manifest(content) -> bool:
     """Whether parsed JSON is a manifest of `build_noisy_cifar10`."""
     return isinstance(content, dict) and set(content) - {"building", "noise_version"} == MANIFEST_KEYS
+
+
+def _check_names(manifest: dict, path: Path) -> None:
+    """Raise a `ValueError` unless what a manifest names are configs beside it, and what it builds is unfinished.
+
+    The folder may come from elsewhere, and the one that is being built is deleted when the build goes on.
+    """
+    if not isinstance(manifest["configs"], dict):
+        raise refuse(path, "its configs must be an object")
+    for name in manifest["configs"]:
+        file_name(name, path)
+        _check_config(name, path)
+    building = manifest.get("building")
+    if building is None:
+        return
+    file_name(building, path)
+    if building in manifest["configs"] or (building == "test" and manifest["test"] is not None):
+        raise refuse(path, f"says that {building!r} is being built, which is finished")
+    if building != "test":
+        _check_config(building, path)
+
+
+def _check_config(name: str, path: Path) -> None:
+    try:
+        known = name in HUMAN_CONFIGS or str(NoiseSpec.parse(name)) == name
+    except ValueError:
+        known = False
+    if not known:
+        raise refuse(path, f"names {name!r}, which is no config of such a data set")
 
 
 def unfinished_paths(output_dir: Path) -> list[Path]:

@@ -332,6 +332,40 @@ def check_valid(folder):
     return names
 
 
+@pytest.mark.parametrize(
+    ("building", "message"),
+    [
+        ("../victim", "must name a file or folder beside it"),
+        ("{victim}", "must name a file or folder beside it"),
+        (".", "must name a file or folder beside it"),
+        (["symmetric_40"], "must name a file or folder beside it"),
+        ("clean", "being built, which is finished"),
+        ("test", "being built, which is finished"),
+        ("figures", "no config of such a data set"),
+        ("symmetric_40.0", "no config of such a data set"),
+    ],
+)
+def test_a_manifest_of_others_names_nothing_to_delete(source, tmp_path, building, message):
+    victim, folder = tmp_path / "victim", tmp_path / "data"
+    victim.mkdir()
+    (victim / "photo.png").write_text("mine")
+    build_noisy_cifar10(str(source), folder, configs=["clean"])
+    path = folder / MANIFEST
+    manifest = json.loads(path.read_text())
+    building = building.format(victim=victim) if isinstance(building, str) else building
+    path.write_text(json.dumps(manifest | {"building": building}))
+    before = tree(folder)
+    with pytest.raises(ValueError, match=message) as caught:
+        build_noisy_cifar10(str(source), folder, configs=["symmetric_40"])
+    assert str(path) in str(caught.value)
+    assert (victim / "photo.png").read_text() == "mine" and tree(folder) == before
+    path.write_text(json.dumps(manifest | {"configs": {"../victim": manifest["configs"]["clean"]}}))
+    with pytest.raises(ValueError, match="must name a file or folder beside it"):
+        build_noisy_cifar10(str(source), folder, configs=["symmetric_40"])
+    path.write_text(json.dumps(manifest | {"building": "symmetric_40"}))  # as a kill leaves it
+    assert list(build_noisy_cifar10(str(source), folder, configs=["symmetric_40"])["configs"]) == ["clean", "symmetric_40"]
+
+
 def test_killed_at_every_step(source, tmp_path):
     folder = tmp_path / "killed"
     command = [sys.executable, "-c", KILLED_AT_EVERY_STEP, str(source), str(folder)]
