@@ -34,7 +34,7 @@ def read_manifest(output_dir: Path, must_exist: bool) -> dict | None:
             raise ValueError(
                 f"output_dir: {str(path)!r} is not a manifest of build_noisy_cifar10; name another folder"
             )
-        _check_names(manifest, path)
+        _check_folders(manifest, path)
         return manifest
     if must_exist:
         raise ValueError(f"output_dir: {str(output_dir)!r} has no {MANIFEST}; it was not built by build_noisy_cifar10")
@@ -54,7 +54,7 @@ def is_manifest(content) -> bool:
     return isinstance(content, dict) and set(content) - {"building", "noise_version"} == MANIFEST_KEYS
 
 
-def _check_names(manifest: dict, path: Path) -> None:
+def _check_folders(manifest: dict, path: Path) -> None:
     """Raise a `ValueError` unless what a manifest names are configs beside it, and what it builds is unfinished.
 
     The folder may come from elsewhere, and the one that is being built is deleted when the build goes on.
@@ -63,7 +63,7 @@ def _check_names(manifest: dict, path: Path) -> None:
         raise refuse(path, "its configs must be an object")
     for name in manifest["configs"]:
         file_name(name, path)
-        _check_config(name, path)
+        _check_folder(name, path)
     building = manifest.get("building")
     if building is None:
         return
@@ -71,10 +71,10 @@ def _check_names(manifest: dict, path: Path) -> None:
     if building in manifest["configs"] or (building == "test" and manifest["test"] is not None):
         raise refuse(path, f"says that {building!r} is being built, which is finished")
     if building != "test":
-        _check_config(building, path)
+        _check_folder(building, path)
 
 
-def _check_config(name: str, path: Path) -> None:
+def _check_folder(name: str, path: Path) -> None:
     try:
         known = name in HUMAN_CONFIGS or str(NoiseSpec.parse(name)) == name
     except ValueError:
