@@ -55,7 +55,7 @@ def is_manifest(content) -> bool:
 
 
 def _check_folders(manifest: dict, path: Path) -> None:
-    """Raise a `ValueError` unless what a manifest names are configs beside it, and what it builds is unfinished.
+    """Raise a `ValueError` unless what a manifest names lies beside it, and what it builds is an unfinished config.
 
     The folder may come from elsewhere, and the one that is being built is deleted when the build goes on.
     """
@@ -63,24 +63,18 @@ def _check_folders(manifest: dict, path: Path) -> None:
         raise refuse(path, "its configs must be an object")
     for name in manifest["configs"]:
         file_name(name, path)
-        _check_folder(name, path)
     building = manifest.get("building")
     if building is None:
         return
     file_name(building, path)
     if building in manifest["configs"] or (building == "test" and manifest["test"] is not None):
         raise refuse(path, f"says that {building!r} is being built, which is finished")
-    if building != "test":
-        _check_folder(building, path)
-
-
-def _check_folder(name: str, path: Path) -> None:
     try:
-        known = name in HUMAN_CONFIGS or str(NoiseSpec.parse(name)) == name
+        known = building in ("test", *HUMAN_CONFIGS) or str(NoiseSpec.parse(building)) == building
     except ValueError:
         known = False
     if not known:
-        raise refuse(path, f"names {name!r}, which is no config of such a data set")
+        raise refuse(path, f"says that {building!r} is being built, which is no config of such a data set")
 
 
 def unfinished_paths(output_dir: Path) -> list[Path]:
