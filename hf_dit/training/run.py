@@ -12,7 +12,12 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedType, InitProcessGroupKwargs, ProjectConfiguration
+from accelerate.utils import (
+    DistributedType,
+    GradientAccumulationPlugin,
+    InitProcessGroupKwargs,
+    ProjectConfiguration,
+)
 from torch import Tensor
 
 from hf_common.environment import hardware, versions
@@ -234,9 +239,19 @@ class _Run:
 
 def make_accelerator(model: ModelArguments, args: DiTTrainingArguments) -> Accelerator:
     """accelerate as the trainer needs it; a `ValueError` where its own configuration asks for something else."""
+    configured = os.environ.get("ACCELERATE_GRADIENT_ACCUMULATION_STEPS")
+    if configured not in (None, str(args.gradient_accumulation_steps)):
+        raise ValueError(
+            f"gradient_accumulation_steps is {args.gradient_accumulation_steps}, but accelerate is configured to "
+            f"{configured} (ACCELERATE_GRADIENT_ACCUMULATION_STEPS); unset it"
+        )
     accelerator = Accelerator(
         mixed_precision=args.mixed_precision,
-        gradient_accumulation_steps=args.gradient_accumulation_steps,
+        # A step is full by its number of micro-batches: accelerate's other sign, the end of a loader, would be that of
+        # whatever training of this Python process was left in mid-epoch.
+        gradient_accumulation_plugin=GradientAccumulationPlugin(
+            num_steps=args.gradient_accumulation_steps, sync_with_dataloader=False
+        ),
         cpu=args.use_cpu,
         log_with=None if args.report_to == "none" else args.report_to,
         project_config=ProjectConfiguration(project_dir=args.output_dir, logging_dir=f"{args.output_dir}/logs"),
@@ -247,11 +262,6 @@ def make_accelerator(model: ModelArguments, args: DiTTrainingArguments) -> Accel
     )
     if accelerator.mixed_precision not in PRECISIONS:
         raise ValueError(f"mixed_precision must be one of {list(PRECISIONS)}; got {accelerator.mixed_precision!r}")
-    if accelerator.gradient_accumulation_steps != args.gradient_accumulation_steps:
-        raise ValueError(
-            f"gradient_accumulation_steps is {args.gradient_accumulation_steps}, but accelerate is configured to "
-            f"{accelerator.gradient_accumulation_steps} (ACCELERATE_GRADIENT_ACCUMULATION_STEPS); unset it"
-        )
     if accelerator.distributed_type in SHARDED:
         raise ValueError(
             f"accelerate is configured to {accelerator.distributed_type.value}; each process must hold the whole model"

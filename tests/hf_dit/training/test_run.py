@@ -1,3 +1,4 @@
+import itertools
 import json
 import os
 import shutil
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState, DistributedType
+from accelerate.state import AcceleratorState, DistributedType, GradientState
 from PIL import Image
 from safetensors.torch import load_file
 
@@ -165,6 +166,19 @@ def test_accumulation_and_two_processes_give_the_weights_of_one_batch(colours, t
             torch.testing.assert_close(weights(tmp_path / name)[key], value, rtol=0, atol=1e-5)
     assert results["processes"] == 2
     assert (tmp_path / "processes" / "checkpoint-6" / "random_states_1.pkl").exists()
+
+
+def test_a_loader_that_another_training_left_in_mid_epoch_changes_no_step(colours, tmp_path):
+    changes = {"train_batch_size": 1, "gradient_accumulation_steps": 4}
+    train_dit(*arguments(colours, tmp_path / "alone", **changes))
+    left = Accelerator(cpu=True).prepare(torch.utils.data.DataLoader(range(2)))
+    rows = iter(left)
+    list(itertools.islice(rows, 2))  # its last batch is out, its end was never asked for
+    assert GradientState().end_of_dataloader
+    train_dit(*arguments(colours, tmp_path / "after", **changes))
+    assert losses(tmp_path / "after") == losses(tmp_path / "alone")
+    for key, value in weights(tmp_path / "alone").items():
+        assert torch.equal(weights(tmp_path / "after")[key], value)
 
 
 KILLED = """
