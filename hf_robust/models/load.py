@@ -30,13 +30,14 @@ def load_model(
     id2label: Mapping[int, str] | None = None,
     image_size: int | None = None,
     trust_remote_code: bool = False,
+    fresh_head: bool = True,
     **config_overrides,
 ) -> PreTrainedModel:
     """A classifier for `num_labels` classes: a fresh network of `MODELS`, or one from a folder or the Hub.
 
     The names of `MODELS` come first, then folders, then Hub ids. Fresh weights are drawn from PyTorch's global
-    generator (seed it first). Loaded weights are exact; only where the saved head has another number of classes is
-    the head drawn afresh.
+    generator (seed it first). Loaded weights are exact and complete; only the head is drawn afresh where the saved one
+    has another number of classes, or where a backbone without a head was saved.
 
     Args:
         name_or_path: a key of `MODELS`, a folder written by `save_pretrained`, or a Hub id that
@@ -47,6 +48,7 @@ def load_model(
         image_size: height and width of the images, for fresh networks whose linear layer fixes it (`cnn_small`,
             `cnn8`; default 32). The others take any size, and loaded models bring theirs.
         trust_remote_code: as in `from_pretrained`.
+        fresh_head: whether the head of a saved model may be drawn afresh; False for a model that is only scored.
         config_overrides: further fields of the config, e.g. `batch_norm=False` for `cnn_small`.
 
     Returns:
@@ -56,21 +58,34 @@ def load_model(
     Raises:
         TypeError: `name_or_path` or `num_labels` is of another type.
         ValueError: the name is neither one of `MODELS` nor loadable, `num_labels` is below 2, `id2label` has other
-            keys, or a fresh network's config has no such field.
+            keys, a fresh network's config has no such field, or a file lacks weights, or has them in another shape.
     """
     labels = _check_labels(name_or_path, num_labels, id2label)
     name = os.fspath(name_or_path)
     if name in MODELS:
         return _fresh_model(name, labels, image_size, config_overrides)
     saved = saved_config(name, trust_remote_code=trust_remote_code)
-    return AutoModelForImageClassification.from_pretrained(
+    model, info = AutoModelForImageClassification.from_pretrained(
         name,
         **labels,
         # Only then: in a head of the right size a mismatch is damage that must not go unnoticed.
         ignore_mismatched_sizes=saved.num_labels != num_labels,
         trust_remote_code=trust_remote_code,
+        output_loading_info=True,
         **config_overrides,
     )
+    resized = {
+        name
+        for name, was, is_now in info["mismatched_keys"]
+        if fresh_head and (was[0], is_now[0]) == (saved.num_labels, num_labels) and was[1:] == is_now[1:]
+    }
+    lacking = set(info["missing_keys"]) | {name for name, *_ in info["mismatched_keys"]}
+    if fresh_head and type(model).__name__ not in (saved.architectures or []):  # a backbone's file
+        lacking = {name for name in lacking if name.startswith(f"{model.base_model_prefix}.")}
+    if lost := sorted(lacking - resized):
+        listed = ", ".join(lost[:5]) + (f" and {len(lost) - 5} more" if len(lost) > 5 else "")
+        raise ValueError(f"model {name!r} does not hold all weights of {type(model).__name__}: {listed}")
+    return model
 
 
 def _check_labels(name_or_path, num_labels: int, id2label: Mapping[int, str] | None) -> dict:

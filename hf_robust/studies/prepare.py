@@ -111,6 +111,7 @@ def network_for(model: ModelArguments, splits: ImageSplits, do_train: bool) -> P
         id2label=dict(enumerate(names)),
         image_size=size,
         trust_remote_code=model.trust_remote_code,
+        fresh_head=do_train,
         **overrides,
     )
 

@@ -10,10 +10,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import (
     AutoConfig,
+    AutoModel,
     AutoModelForImageClassification,
     ViTImageProcessorPil,
     pipeline,
@@ -383,6 +384,58 @@ def test_a_damaged_head_is_not_replaced_in_silence(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(config))
     with pytest.raises(RuntimeError, match="ignore_mismatched_sizes"):
         load_model(tmp_path, num_labels=3)
+
+
+def test_weights_that_a_file_lacks_are_not_drawn_in_silence(tmp_path):
+    config = AutoConfig.for_model(
+        "vit",
+        hidden_size=8,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=8,
+        image_size=8,
+        num_labels=3,
+    )
+    saved = AutoModelForImageClassification.from_config(config)
+    saved.save_pretrained(tmp_path / "whole")
+    state = load_file(tmp_path / "whole" / "model.safetensors")
+    # As the file has it, and the model.
+    for lost, named in (
+        ("layer.1.attention", "k_proj"),
+        ("classifier.bias", "classifier"),
+        ("layernorm", "layernorm"),
+    ):
+        kept = {name: tensor for name, tensor in state.items() if lost not in name}
+        assert kept.keys() < state.keys()
+        save_file(kept, tmp_path / "whole" / "model.safetensors", metadata={"format": "pt"})
+        with pytest.raises(ValueError, match=f"does not hold all weights of ViTForImageClassification: .*{named}"):
+            load_model(tmp_path / "whole", num_labels=3)
+    # Another shape beyond the head is damage also where the head is to be another.
+    widened = "layer.0.intermediate.dense.weight"
+    wide = {name: tensor.repeat(2, 1) if name.endswith(widened) else tensor for name, tensor in state.items()}
+    assert any(wide[name].shape != state[name].shape for name in state)
+    save_file(wide, tmp_path / "whole" / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ValueError, match="does not hold all weights of ViTForImageClassification"):
+        load_model(tmp_path / "whole", num_labels=5)
+
+
+def test_a_backbone_gets_a_head_to_be_trained_but_none_to_be_scored(tmp_path):
+    config = AutoConfig.for_model(
+        "vit", hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8, image_size=8
+    )
+    backbone = AutoModel.from_config(config)
+    backbone.save_pretrained(tmp_path)
+    loaded = load_model(tmp_path, num_labels=2)  # as many as a config has that says nothing of classes
+    for name, tensor in backbone.state_dict().items():
+        if not name.startswith("pooler."):
+            assert torch.equal(loaded.state_dict()[f"vit.{name}"], tensor)
+    with pytest.raises(ValueError, match="does not hold all weights.*classifier.bias, classifier.weight"):
+        load_model(tmp_path, num_labels=2, fresh_head=False)
+    save_model = AutoModelForImageClassification.from_config(config)
+    save_model.save_pretrained(tmp_path / "classifier")
+    with pytest.raises(ValueError, match="does not hold all weights.*classifier"):
+        load_model(tmp_path / "classifier", num_labels=3, fresh_head=False)
+    assert load_model(tmp_path / "classifier", num_labels=3).config.num_labels == 3
 
 
 def test_names_of_classes():
