@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 CAUGHT = (signal.SIGINT, signal.SIGTERM)
+STARTS_OVER = "nothing is written before the end; this starts over:"  # for `run_command`
 
 
 class Stopped(KeyboardInterrupt):

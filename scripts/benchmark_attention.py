@@ -27,6 +27,7 @@ import torch
 from transformers import HfArgumentParser
 
 from hf_common.files import replace_text, save_figure, write_json
+from hf_common.signals import STARTS_OVER, run_command
 from hf_dit.attention.spec import parse_attn_item
 from hf_dit.models.sizes import DIT_SIZES
 from hf_dit.studies.benchmark import PHASES, run_benchmark
@@ -150,4 +151,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main, STARTS_OVER)

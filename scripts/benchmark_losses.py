@@ -29,6 +29,7 @@ from transformers import HfArgumentParser
 
 from hf_common.environment import hardware, versions
 from hf_common.files import write_json
+from hf_common.signals import STARTS_OVER, run_command
 from hf_common.tables import markdown_table
 from hf_robust import LIBRARIES
 from hf_robust.losses import RobustLoss, get_loss, list_losses
@@ -188,4 +189,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main, STARTS_OVER)
