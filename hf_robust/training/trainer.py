@@ -62,7 +62,10 @@ class RobustTrainer(PushingTrainer):
     model's config: `get_loss(model.config.robust_loss)`.
 
     Args:
-        args (`RobustTrainingArguments`).
+        args (`RobustTrainingArguments`): its `label_names[0]` is the batch's name of the labels, integers of any type;
+            -100 is ignored.
+        train_dataset, eval_dataset: samples that the collator takes, as for `Trainer`; also pairs `(input, label)` and
+            PIL images, which `image_transform` turns into model input.
         loss (`RobustLoss`, *optional*): instead of `args.loss` and `args.class_weights`; for a loss that takes more
             than a spec, `get_loss("forward", transition_matrix=T)`.
         image_transform (`ImageTransform`, *optional*): turns the uint8 batches of an [`ImageTensorDataset`] into model
