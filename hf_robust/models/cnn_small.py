@@ -22,9 +22,11 @@ class CnnSmallConfig(PreTrainedConfig):
         batch_norm (`bool`, *optional*, defaults to `True`):
             Batch normalisation after both convolutions and after the first linear layer. Without it the network is
             the bare conv-pool-conv-linear-linear, on which bounded losses such as NCE+RCE train poorly.
+        width (`int`, *optional*, defaults to 1):
+            By which the 32 and 64 channels and the 128 hidden units are multiplied.
 
     Raises:
-        ValueError: `num_channels` or `image_size` is too small.
+        ValueError: `num_channels`, `image_size` or `width` is too small.
     """
 
     model_type = "cnn_small"
@@ -32,19 +34,22 @@ class CnnSmallConfig(PreTrainedConfig):
     num_channels: int = 3
     image_size: int = 32
     batch_norm: bool = True
+    width: int = 1
 
     def __post_init__(self, **kwargs):
         if self.num_channels < 1:
             raise ValueError(f"num_channels must be at least 1, got {self.num_channels}")
         if self.image_size < 2:
             raise ValueError(f"image_size must be at least 2 (one max-pool halves it), got {self.image_size}")
+        if self.width < 1:
+            raise ValueError(f"width must be at least 1, got {self.width}")
         super().__post_init__(**kwargs)
 
 
 class CnnSmallForImageClassification(PreTrainedModel):
     """
     conv3x3(32) - ReLU - max-pool 2x2 - conv3x3(64, stride 2) - ReLU - linear(128) - ReLU - linear(num_labels), with
-    batch normalisation before every ReLU if `config.batch_norm`.
+    batch normalisation before every ReLU if `config.batch_norm`; channels and hidden units times `config.width`.
 
     545,322 parameters at 32x32 RGB and 10 classes with batch normalisation, 545,098 without. Weights and biases
     start as PyTorch's own layers do: uniform in +-1/sqrt(fan_in). With batch normalisation a *training* batch needs
@@ -60,14 +65,15 @@ class CnnSmallForImageClassification(PreTrainedModel):
         super().__init__(config)
         # The mean subtraction of a batch norm cancels any bias before it.
         bias = not config.batch_norm
-        self.conv1 = nn.Conv2d(config.num_channels, 32, kernel_size=3, padding=1, bias=bias)
-        self.norm1 = nn.BatchNorm2d(32) if config.batch_norm else nn.Identity()
-        self.conv2 = nn.Conv2d(32, 64, kernel_size=3, stride=2, padding=1, bias=bias)
-        self.norm2 = nn.BatchNorm2d(64) if config.batch_norm else nn.Identity()
+        first, second, hidden = 32 * config.width, 64 * config.width, 128 * config.width
+        self.conv1 = nn.Conv2d(config.num_channels, first, kernel_size=3, padding=1, bias=bias)
+        self.norm1 = nn.BatchNorm2d(first) if config.batch_norm else nn.Identity()
+        self.conv2 = nn.Conv2d(first, second, kernel_size=3, stride=2, padding=1, bias=bias)
+        self.norm2 = nn.BatchNorm2d(second) if config.batch_norm else nn.Identity()
         side = (config.image_size // 2 + 1) // 2  # after the pool, and after the strided convolution
-        self.linear1 = nn.Linear(64 * side**2, 128, bias=bias)
-        self.norm3 = nn.BatchNorm1d(128) if config.batch_norm else nn.Identity()
-        self.linear2 = nn.Linear(128, config.num_labels)
+        self.linear1 = nn.Linear(second * side**2, hidden, bias=bias)
+        self.norm3 = nn.BatchNorm1d(hidden) if config.batch_norm else nn.Identity()
+        self.linear2 = nn.Linear(hidden, config.num_labels)
         self.post_init()
 
     @torch.no_grad()

@@ -71,13 +71,18 @@ def test_cnn8_parameters_in_closed_form():
     assert count(load_model("cnn8", num_labels=10)) == convolutions + linear(3136, 256) + 2 * 256 + linear(256, 10)
 
 
-@pytest.mark.parametrize("num_labels, image_size", [(2, 32), (10, 32), (7, 9)])
-def test_cnn_small_parameters_in_closed_form(num_labels, image_size):
-    flat = 64 * ((image_size // 2 + 1) // 2) ** 2
-    normalised = load_model("cnn_small", num_labels=num_labels, image_size=image_size)
-    assert count(normalised) == conv_bn(3, 32) + conv_bn(32, 64) + flat * 128 + 2 * 128 + linear(128, num_labels)
-    bare = load_model("cnn_small", num_labels=num_labels, image_size=image_size, batch_norm=False)
-    assert count(bare) == linear(27, 32) + linear(288, 64) + linear(flat, 128) + linear(128, num_labels)
+@pytest.mark.parametrize(
+    "num_labels, image_size, width", [(2, 32, 1), (10, 32, 1), (7, 9, 1), (10, 32, 2), (10, 32, 4)]
+)
+def test_cnn_small_parameters_in_closed_form(num_labels, image_size, width):
+    first, second, hidden = 32 * width, 64 * width, 128 * width
+    flat = second * ((image_size // 2 + 1) // 2) ** 2
+    shape = {"num_labels": num_labels, "image_size": image_size} | ({} if width == 1 else {"width": width})
+    normalised, bare = load_model("cnn_small", **shape), load_model("cnn_small", **shape, batch_norm=False)
+    head = linear(hidden, num_labels)
+    assert count(normalised) == conv_bn(3, first) + conv_bn(first, second) + flat * hidden + 2 * hidden + head
+    assert count(bare) == linear(27, first) + linear(9 * first, second) + linear(flat, hidden) + head
+    assert bare(images(size=image_size)).logits.shape[1] == num_labels
 
 
 def test_the_bare_network_has_no_batch_norm():
@@ -310,6 +315,7 @@ def test_wrong_pixels_are_refused(name):
     [
         (CnnSmallConfig, {"image_size": 1}, "image_size must be at least 2"),
         (CnnSmallConfig, {"num_channels": 0}, "num_channels must be at least 1, got 0"),
+        (CnnSmallConfig, {"width": 0}, "width must be at least 1, got 0"),
         (Cnn8Config, {"image_size": 7}, "image_size must be at least 8"),
         (Cnn8Config, {"num_channels": 0}, "num_channels must be at least 1, got 0"),
         (ResNetCifarConfig, {"depths": [3, 3]}, "one entry per stage"),
