@@ -21,13 +21,13 @@ def parse_overrides(text: str | None, allowed: Collection[str] | None = None, *,
         if not part.strip():
             continue
         if not equals:
-            raise ValueError(f"config_overrides must be name=value,...; got {part!r} in {text!r}")
+            raise ValueError(f"config_overrides must be name=value,...; got {part[:80]!r}")
         try:
             overrides[name] = json.loads(value.lower() if value.lower() in ("true", "false") else value)
         except json.JSONDecodeError:
             if not strings:
-                raise ValueError(f"config_overrides must be name=value,...; got {part!r} in {text!r}") from None
+                raise ValueError(f"config_overrides must be name=value,...; got {part[:80]!r}") from None
             overrides[name] = value
         if allowed is not None and name not in allowed:
-            raise ValueError(f"config_overrides may set {sorted(allowed)}; got {name!r}")
+            raise ValueError(f"config_overrides may set {sorted(allowed)}; got {name[:80]!r}")
     return overrides

@@ -31,6 +31,11 @@ def short(text: object, longest: int = LONGEST) -> str:
     return text if len(text) <= longest else f"{text[:half]} ... {text[-half:]}"
 
 
+def first_line(error: BaseException) -> str:
+    """What an error of a library says first, or its kind."""
+    return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+
 def refuse(path: str | os.PathLike, what: object) -> ValueError:
     """The error that says what is wrong with a file."""
     return ValueError(short(f"{os.fspath(path)}: {what}"))

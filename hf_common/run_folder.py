@@ -1,10 +1,12 @@
 """The folder of one run: whose it is, whether it is finished, and where a killed run goes on."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 from .foreign import read_json
-from .locks import LOCK
+from .locks import LOCK, locked
+from .processes import from_first_process
 
 SETTINGS, RESULTS = "settings.json", "results.json"
 
@@ -26,6 +28,55 @@ def begun(output_dir: Path) -> bool:
         return False
     # A kill while the first file was being written leaves its temporary name alone.
     return any(not path.match(".*.tmp") and path.name != LOCK for path in output_dir.iterdir())
+
+
+class HeldFolder:
+    """A context in which this run alone may write into its folder; of several processes, the first one holds it.
+
+    A folder that was held before is taken at once, so that a second process is refused before it does any work; any
+    other by [`take`], when all that may be refused was looked at: a refusal leaves no file. Look at the folder again
+    after that: another process may have been there meanwhile.
+
+    Args:
+        check: raises a `ValueError` for a folder that is not for such a run, which is then left alone.
+
+    Raises:
+        ValueError: another process has it, or what `check` raises.
+    """
+
+    def __init__(
+        self,
+        output_dir: str | Path,
+        process_index: int = 0,
+        num_processes: int = 1,
+        check: Callable[[Path], object] | None = None,
+    ):
+        self._folder, self._processes = Path(output_dir), (process_index, num_processes)
+        self._check = _check_is_run if check is None else check
+        self._held, self._taken = ExitStack(), False
+
+    def __enter__(self) -> "HeldFolder":
+        if from_first_process(lambda: (self._folder / LOCK).exists(), *self._processes):
+            self.take()
+        return self
+
+    def __exit__(self, *error) -> None:
+        self._held.close()
+
+    def take(self) -> None:
+        """Take it, unless it was taken."""
+        if not self._taken:
+            from_first_process(self._take, *self._processes)
+            self._taken = True
+
+    def _take(self) -> None:
+        self._check(self._folder)
+        self._held.enter_context(locked(self._folder))
+
+
+def _check_is_run(output_dir: Path) -> None:
+    if begun(output_dir) and not (output_dir / SETTINGS).exists():
+        check_same_run(output_dir, {})  # says so
 
 
 def check_same_run(output_dir: Path, settings: dict) -> None:

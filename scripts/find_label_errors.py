@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from hf_common.processes import leave_processes
+from hf_common.signals import run_command
 from hf_robust.studies.arguments import DataArguments, ExperimentArguments, ModelArguments
 from hf_robust.studies.label_errors import find_label_errors, label_errors_table
 from hf_robust.training.recipes import RecipeParser
@@ -44,4 +45,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(
+        main,
+        "the finished folds are kept in --output_dir; the same command trains the others:",
+    )

@@ -24,6 +24,7 @@ from dataclasses import dataclass, field
 
 from transformers import HfArgumentParser
 
+from hf_common.signals import run_command
 from hf_robust.noise.base import SAMPLINGS
 from hf_robust.noise.human import HUMAN_CONFIGS
 from hf_robust.noise.spec import spec_patterns
@@ -103,4 +104,7 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    run_command(
+        main,
+        "the configs that are finished are kept in --output_dir; the same command builds the others:",
+    )

@@ -24,6 +24,7 @@ from transformers import HfArgumentParser
 
 from hf_common.files import replace_text, write_json
 from hf_common.processes import leave_processes
+from hf_common.signals import run_command
 from hf_common.tables import markdown_table
 from hf_robust.losses import parse_loss_spec
 from hf_robust.noise.cifar10 import CIFAR10_CLASSES
@@ -230,4 +231,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(
+        main,
+        "finished runs and the newest checkpoint of the one at hand are kept in --output_dir; this goes on:",
+    )

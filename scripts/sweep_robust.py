@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from hf_common.processes import leave_processes
+from hf_common.signals import run_command
 from hf_robust.reports.tables import results_table
 from hf_robust.studies.arguments import DataArguments, ExperimentArguments, ModelArguments
 from hf_robust.studies.sweep import Run, refuse_replaced_flags, run_sweep
@@ -52,4 +53,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(
+        main,
+        "finished runs and the newest checkpoint of the one at hand are kept in --output_dir; this goes on:",
+    )

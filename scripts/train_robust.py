@@ -23,6 +23,7 @@ from argparse import RawDescriptionHelpFormatter
 from pathlib import Path
 
 from hf_common.processes import leave_processes
+from hf_common.signals import run_command
 from hf_robust.reports.tables import results_table
 from hf_robust.studies.arguments import DataArguments, ExperimentArguments, ModelArguments
 from hf_robust.studies.run import run_experiment
@@ -46,4 +47,8 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(
+        main,
+        "the newest checkpoint, and what was written before, are kept in --output_dir; this goes on:",
+        flags=("--resume_from_checkpoint=last",),
+    )

@@ -38,7 +38,7 @@ def parse_attn_item(item: str) -> DiTAttnProcessor:
     processor = processor_of_spec(item.strip(), PROCESSORS)
     if processor is None:
         raise ValueError(
-            f"attention item {item!r} is not known; allowed are {', '.join(cls.forms for cls in PROCESSORS)} "
+            f"attention item {item[:80]!r} is not known; allowed are {', '.join(cls.forms for cls in PROCESSORS)} "
             "(W, K whole numbers)"
         )
     return processor

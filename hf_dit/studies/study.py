@@ -23,7 +23,6 @@ import json
 import math
 import operator
 import os
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -32,7 +31,7 @@ from tqdm.auto import tqdm
 
 from hf_common.environment import hardware
 from hf_common.files import replace_text, write_json
-from hf_common.locks import try_lock
+from hf_common.locks import claimed
 
 from ..attention.spec import format_attn_spec, in_tokens, make_attn_processors, seeing_all
 from ..models.dit import DiTModel
@@ -44,7 +43,6 @@ from .schedulers import SCHEDULERS, sampling_scheduler
 from .study_report import add_changes, save_pictures, study_markdown
 
 STUDY = "study.json"
-POLL_SECONDS = 0.2  # while all cells that are left are those of other processes
 FOREIGN = "custom"  # attention by processors that are not of this package
 
 
@@ -212,7 +210,8 @@ def _run_cells(pipeline: DiTImagePipeline, study: dict, folder: Path) -> None:
         for scheduler in dict.fromkeys(cell.scheduler for cell in missing):
             worker.scheduler = built[scheduler]
             try_scales(worker, labels[0], axes["guidance_scales"], settings)
-        for cell in tqdm(_claimed(missing, folder), desc="cells", initial=len(cells) - len(missing), total=len(cells)):
+        claims = claimed(missing, lambda cell: folder / "cells" / ".locks" / cell.folder)
+        for cell in tqdm(claims, desc="cells", initial=len(cells) - len(missing), total=len(cells)):
             results[cell] = finished_cell(folder, cell, settings)  # perhaps by another process meanwhile
             if results[cell] is None:
                 _set_attention(transformer, cell.attention, own)
@@ -221,26 +220,6 @@ def _run_cells(pipeline: DiTImagePipeline, study: dict, folder: Path) -> None:
             study["cells"] = [result for result in results.values() if result is not None]
             write_json(folder / STUDY, study)
     study["cells"] = list(results.values())
-
-
-def _claimed(cells: Sequence[Cell], folder: Path) -> Iterator[Cell]:
-    """The cells one by one, each while this process holds its lock; those that others hold come when they are free.
-
-    A lock ends with its process: the cell of one that was killed is free.
-    """
-    waiting = list(cells)
-    while waiting:
-        for cell in list(waiting):
-            lock = try_lock(folder / "cells" / ".locks" / cell.folder)
-            if lock is None:
-                continue
-            try:
-                yield cell
-            finally:
-                lock.release()
-            waiting.remove(cell)
-        if waiting:
-            time.sleep(POLL_SECONDS)
 
 
 @contextmanager

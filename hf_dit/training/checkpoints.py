@@ -2,13 +2,10 @@
 
 import re
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from hf_common.files import publish_folder
 from hf_common.foreign import read_json
-from hf_common.locks import locked
 from hf_common.run_folder import RESULTS, SETTINGS, begun, check_same_run, chosen_checkpoint, settings_difference
 
 RESUME_LATEST = "latest"
@@ -41,19 +38,6 @@ def publish_checkpoint(output_dir: Path, step: int, total_limit: int = 0) -> Pat
     for unfinished in output_dir.glob(".checkpoint-*.tmp"):
         shutil.rmtree(unfinished)
     return final
-
-
-@contextmanager
-def claimed_folder(output_dir: Path) -> Iterator[None]:
-    """Hold the lock of the folder of a run for the block.
-
-    Raises:
-        ValueError: another process has it, or the folder, which is left alone, holds no run.
-    """
-    if begun(output_dir) and not (output_dir / SETTINGS).exists():
-        check_same_run(output_dir, {})  # says so
-    with locked(output_dir):
-        yield
 
 
 def claimed_checkpoint(output_dir: Path, settings: dict, max_train_steps: int, resume: str | None) -> Path | None:

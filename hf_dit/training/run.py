@@ -4,7 +4,6 @@ import os
 import shutil
 import time
 from collections.abc import Callable
-from contextlib import ExitStack
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -23,15 +22,14 @@ from torch import Tensor
 from hf_common.environment import hardware, versions
 from hf_common.files import publish_folder, save_figure, sync, write_json
 from hf_common.foreign import read_json
-from hf_common.locks import LOCK
 from hf_common.processes import from_first_process
-from hf_common.run_folder import RESULTS, SETTINGS
+from hf_common.run_folder import RESULTS, SETTINGS, HeldFolder
 from hf_common.signals import deferred
 
 from .. import LIBRARIES
 from ..sampling.pipeline import DiTImagePipeline
 from .arguments import PRECISIONS, DataArguments, DiTTrainingArguments, ModelArguments
-from .checkpoints import claimed_checkpoint, claimed_folder, finished_training
+from .checkpoints import claimed_checkpoint, finished_training
 from .figures import plot_loss, sample_grid, smoothed
 from .images import ImageFormat, ImageRows, image_format, load_images, open_rows
 from .latents import LatentMoments, cached_latents
@@ -75,15 +73,9 @@ def train_dit(
     if check_push is not None:
         _decided(accelerator, check_push)
     check_guidance(data, model, args)
-    folder = Path(args.output_dir)
-    with ExitStack() as held:  # by the first process, for all
-        # At once where a run has been before; else when the images are found to fit, so that no refusal leaves a file.
-        locked_before = _decided(accelerator, lambda: (folder / LOCK).exists())
-        if locked_before:
-            _decided(accelerator, lambda: held.enter_context(claimed_folder(folder)))
+    with HeldFolder(args.output_dir, accelerator.process_index, accelerator.num_processes) as held:
         run = _Run(data, model, args, accelerator)
-        if not locked_before:
-            _decided(accelerator, lambda: held.enter_context(claimed_folder(folder)))
+        held.take()
         return _finished(run, accelerator, check_push is not None)
 
 

@@ -6,6 +6,8 @@ from functools import partial
 
 from transformers import AutoConfig, AutoModelForImageClassification, PreTrainedConfig, PreTrainedModel
 
+from hf_common.foreign import short
+
 from .cnn8 import Cnn8Config
 from .cnn_small import CnnSmallConfig
 from .resnet_cifar import ResNetCifarConfig
@@ -64,7 +66,13 @@ def load_model(
     name = os.fspath(name_or_path)
     if name in MODELS:
         return _fresh_model(name, labels, image_size, config_overrides)
-    saved = saved_config(name, trust_remote_code=trust_remote_code)
+    return _saved_model(name, labels, fresh_head, trust_remote_code, config_overrides)
+
+
+def _saved_model(
+    name: str, labels: dict, fresh_head: bool, trust_remote_code: bool, overrides: dict
+) -> PreTrainedModel:
+    saved, num_labels = saved_config(name, trust_remote_code=trust_remote_code), labels["num_labels"]
     model, info = AutoModelForImageClassification.from_pretrained(
         name,
         **labels,
@@ -72,16 +80,16 @@ def load_model(
         ignore_mismatched_sizes=saved.num_labels != num_labels,
         trust_remote_code=trust_remote_code,
         output_loading_info=True,
-        **config_overrides,
+        **overrides,
     )
     resized = {
-        name
-        for name, was, is_now in info["mismatched_keys"]
+        weight
+        for weight, was, is_now in info["mismatched_keys"]
         if fresh_head and (was[0], is_now[0]) == (saved.num_labels, num_labels) and was[1:] == is_now[1:]
     }
-    lacking = set(info["missing_keys"]) | {name for name, *_ in info["mismatched_keys"]}
+    lacking = set(info["missing_keys"]) | {weight for weight, *_ in info["mismatched_keys"]}
     if fresh_head and type(model).__name__ not in (saved.architectures or []):  # a backbone's file
-        lacking = {name for name in lacking if name.startswith(f"{model.base_model_prefix}.")}
+        lacking = {weight for weight in lacking if weight.startswith(f"{model.base_model_prefix}.")}
     if lost := sorted(lacking - resized):
         listed = ", ".join(lost[:5]) + (f" and {len(lost) - 5} more" if len(lost) > 5 else "")
         raise ValueError(f"model {name!r} does not hold all weights of {type(model).__name__}: {listed}")
@@ -123,5 +131,6 @@ def saved_config(name_or_path: str, *, trust_remote_code: bool = False) -> PreTr
         return AutoConfig.from_pretrained(name_or_path, trust_remote_code=trust_remote_code)
     except (OSError, ValueError) as error:
         raise ValueError(
-            f"model {name_or_path!r} is neither one of {list(MODELS)} nor a folder or Hub id with a model: {error}"
+            f"model {short(repr(name_or_path), 120)} is neither one of {list(MODELS)} nor a folder or Hub id with a "
+            f"model: {short(error)}"
         ) from error

@@ -1,11 +1,12 @@
 """CIFAR-10N: the human labels of CIFAR-10's training images (Wei et al. 2022), read from the published file."""
 
 import os
-import pickle
 from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
+
+from hf_common.foreign import first_line, refuse, short
 
 from .cifar10 import CIFAR10_CLASSES
 from .human import HUMAN_CONFIGS
@@ -33,22 +34,21 @@ def read_human_labels(path: str | os.PathLike) -> dict[str, np.ndarray]:
         raise ValueError(f"human_labels: there is no file {str(path)!r}")
     if path.suffix == ".parquet":
         keys = {name: name for name in ("clean", *HUMAN_CONFIGS)}
-        table = pq.read_table(path)
-        columns = {name: table[name].to_numpy() for name in table.column_names}
+        columns = _parquet_columns(path)
     else:
         keys = {"clean": "clean_label", **HUMAN_CONFIGS}
         columns = _unpickle_arrays(path)
 
     missing = [key for key in keys.values() if key not in columns]
     if missing:
-        raise ValueError(f"human_labels: {str(path)!r} lacks {missing}; it has {sorted(columns)}")
-    labels = {
-        name: check_labels(f"human_labels: {key!r} in {str(path)!r}", columns[key], len(CIFAR10_CLASSES))
-        for name, key in keys.items()
-    }
+        raise refuse(path, f"human_labels: it lacks {missing}; it has {short(sorted(map(str, columns)), 120)}")
+    try:
+        labels = {name: check_labels(key, columns[key], len(CIFAR10_CLASSES)) for name, key in keys.items()}
+    except (TypeError, ValueError) as error:
+        raise refuse(path, f"human_labels: {error}") from None
     lengths = {name: len(column) for name, column in labels.items()}
     if len(set(lengths.values())) > 1:
-        raise ValueError(f"human_labels: {str(path)!r} has columns of unequal lengths {lengths}")
+        raise refuse(path, f"human_labels: it has columns of unequal lengths {lengths}")
     return labels
 
 
@@ -82,8 +82,20 @@ def _unpickle_arrays(path) -> dict:
     try:
         with torch.serialization.safe_globals(allowed):
             content = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        raise ValueError(f"human_labels: {str(path)!r} is no pickled dict of NumPy arrays: {error}") from error
+    except OSError:
+        raise
+    except Exception as error:  # of any kind: a damaged pickle is another program for the unpickler
+        raise refuse(path, f"human_labels: it is no pickled dict of NumPy arrays: {first_line(error)}") from error
     if not isinstance(content, dict):
-        raise ValueError(f"human_labels: {str(path)!r} holds a {type(content).__name__}, expected a dict of arrays")
+        raise refuse(path, f"human_labels: it holds a {type(content).__name__}, expected a dict of arrays")
+    if not all(isinstance(column, (np.ndarray, list)) for column in content.values()):
+        raise refuse(path, "human_labels: it holds something else than arrays")
     return content
+
+
+def _parquet_columns(path: Path) -> dict:
+    try:
+        table = pq.read_table(path, page_checksum_verification=True)
+        return {name: table[name].to_numpy() for name in table.column_names}
+    except Exception as error:  # pyarrow raises its own, OSError, TypeError, MemoryError ... for damaged files
+        raise refuse(path, f"human_labels: it can't be read as Parquet: {first_line(error)}") from error

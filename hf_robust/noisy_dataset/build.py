@@ -11,6 +11,7 @@ import contextlib
 import os
 import shutil
 from collections.abc import Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,6 +23,7 @@ from tqdm.auto import tqdm
 
 from hf_common.environment import versions
 from hf_common.files import replace_text, write_json
+from hf_common.run_folder import HeldFolder
 
 from .. import __version__
 from ..noise.base import NOISE_VERSION, whole_shares
@@ -35,6 +37,7 @@ from .card import dataset_card
 from .figures import write_figures
 from .manifest import (
     MANIFEST,
+    NUM_CLASSES,
     TEST_FILE,
     TRAIN_FILE,
     UNFINISHED,
@@ -43,7 +46,7 @@ from .manifest import (
     read_manifest,
     unfinished_paths,
 )
-from .source import NUM_CLASSES, decode_all, load_source, source_fingerprint
+from .source import decode_all, load_source, source_fingerprint
 
 CONFIGS = (
     "clean",
@@ -90,36 +93,30 @@ def build_noisy_cifar10(
 
     Raises:
         ValueError: bad name, seed, sampling, columns, labels, image size, human labels in another order, an output
-            folder that holds something else, or a `published` one that this one can't replace, see `check_replaces`.
-            Nothing has been written then.
+            folder that holds something else or that another process builds, or a `published` one that this one can't
+            replace, see `check_replaces`. Nothing has been written then.
         TypeError: an argument of the wrong type.
     """
     # Everything that can be said without the images is said first.
     make_noisy_labels([0], "clean", num_classes=NUM_CLASSES, seed=seed, sampling=sampling)
     noises = _resolve_configs(configs, human_labels is not None)
     output_dir, settings = Path(output_dir), {"seed": seed, "sampling": sampling}
-    manifest = read_manifest(output_dir, must_exist=False)
-    if manifest:
-        check_same(repr(str(output_dir)), manifest, settings, "output_dir")
-    if published:
-        check_replaces(published, settings, [*noises, *(manifest["configs"] if manifest else ())])
-
-    given = _read_given(source, human_labels, noises)
-    if manifest:
-        _check_same_source(repr(str(output_dir)), manifest, given, "output_dir")
-    if published:
-        _check_same_source("the published data set", published, given, "repository")
-    manifest = manifest or _new_manifest(source, given, settings)
-    todo = {name: spec for name, spec in noises.items() if name not in manifest["configs"]}
-    _check_free(output_dir, manifest, todo)
-    _add_configs(output_dir, manifest, todo, given)
-    write_figures(output_dir, manifest)
+    with HeldFolder(output_dir, check=partial(read_manifest, must_exist=False)) as held:
+        _read_checked(output_dir, settings, noises, published)
+        given = _read_given(source, human_labels, noises)
+        _, todo = _plan(output_dir, settings, noises, published, given)
+        pixels = _pixels(given, todo)
+        held.take()
+        manifest, todo = _plan(output_dir, settings, noises, published, given)  # with what others built meanwhile
+        _add_configs(output_dir, manifest, todo, given, pixels)
+        write_figures(output_dir, manifest)
     return manifest
 
 
 class _Given(NamedTuple):
     """What is read before anything is written: the source's splits, their fingerprint, and human labels, if any."""
 
+    source: str
     train: dict
     test: dict
     fingerprint: str
@@ -139,7 +136,32 @@ def _read_given(source: str, human_file: str | os.PathLike | None, noises: dict[
                 f"configs: {spec.kind} noise is defined on the classes {list(classes)}, in this order; "
                 f"the source has {train['class_names']}"
             )
-    return _Given(train, test, source_fingerprint(train, test), human, human_file)
+    return _Given(source, train, test, source_fingerprint(train, test), human, human_file)
+
+
+def _read_checked(output_dir: Path, settings: dict, noises: dict, published: dict | None) -> dict | None:
+    """The manifest of the folder, if it has one, as far as it can be checked without the images."""
+    manifest = read_manifest(output_dir, must_exist=False)
+    if manifest:
+        check_same(repr(str(output_dir)), manifest, settings, "output_dir")
+    if published:
+        check_replaces(published, settings, [*noises, *(manifest["configs"] if manifest else ())])
+    return manifest
+
+
+def _plan(
+    output_dir: Path, settings: dict, noises: dict, published: dict | None, given: _Given
+) -> tuple[dict, dict[str, NoiseSpec | None]]:
+    """The manifest that the folder has or begins with, and the configs that it lacks."""
+    manifest = _read_checked(output_dir, settings, noises, published)
+    if manifest:
+        _check_same_source(repr(str(output_dir)), manifest, given, "output_dir")
+    if published:
+        _check_same_source("the published data set", published, given, "repository")
+    manifest = manifest or _new_manifest(given, settings)
+    todo = {name: spec for name, spec in noises.items() if name not in manifest["configs"]}
+    _check_free(output_dir, manifest, todo)
+    return manifest, todo
 
 
 def _check_same_source(where: str, manifest: dict, given: _Given, other: str) -> None:
@@ -171,11 +193,11 @@ def _check_noise_version(where: str, manifest: dict, given: _Given, other: str) 
     manifest["noise_version"] = NOISE_VERSION
 
 
-def _new_manifest(source: str, given: _Given, settings: dict) -> dict:
+def _new_manifest(given: _Given, settings: dict) -> dict:
     return {
         "repo_id": None,
         # A folder's full path means nothing to those who read the published manifest.
-        "source": Path(source).resolve().name if os.path.isdir(source) else source,
+        "source": Path(given.source).resolve().name if os.path.isdir(given.source) else given.source,
         "source_fingerprint": given.fingerprint,
         "seed": int(settings["seed"]),
         "sampling": settings["sampling"],
@@ -233,10 +255,20 @@ def _check_free(output_dir: Path, manifest: dict, todo: Iterable[str]) -> None:
         )
 
 
-def _add_configs(output_dir: Path, manifest: dict, todo: dict[str, NoiseSpec | None], given: _Given) -> None:
-    """Write what is missing, one folder after the other; manifest and card tell of each as soon as it is there."""
+def _pixels(given: _Given, todo: dict[str, NoiseSpec | None]) -> np.ndarray | None:
+    """The training images, where what is to be drawn depends on them."""
     drawn = [KINDS[spec.kind] for spec in todo.values() if spec is not None]
-    pixels = decode_all(given.train["bytes"]) if any(kind.needs_images for kind in drawn) else None
+    return decode_all(given.train["bytes"]) if any(kind.needs_images for kind in drawn) else None
+
+
+def _add_configs(
+    output_dir: Path,
+    manifest: dict,
+    todo: dict[str, NoiseSpec | None],
+    given: _Given,
+    pixels: np.ndarray | None,
+) -> None:
+    """Write what is missing, one folder after the other; manifest and card tell of each as soon as it is there."""
     _remove_unfinished(output_dir, manifest)
     output_dir.mkdir(parents=True, exist_ok=True)
     if todo:

@@ -1,6 +1,5 @@
 """CIFAR-10 with noisy labels as a data set repository on the Hub: the folder that was built, by one commit."""
 
-import json
 import os
 import tempfile
 from pathlib import Path
@@ -16,11 +15,12 @@ from huggingface_hub.errors import (
 )
 
 from hf_common.files import replace_text, write_json
+from hf_common.foreign import read_json, short
 from hf_common.hub import HUB_FILES, check_push, push_folder
 
 from .card import dataset_card
 from .figures import MATRICES_FIGURE, RATES_FIGURE
-from .manifest import MANIFEST, TEST_FILE, TRAIN_FILE, check_replaces, is_manifest, read_manifest
+from .manifest import MANIFEST, TEST_FILE, TRAIN_FILE, check_manifest, check_replaces, read_manifest
 
 SHARED_NAMES = (f"test/{TEST_FILE}", MANIFEST, "README.md", RATES_FIGURE, MATRICES_FIGURE)
 
@@ -100,7 +100,8 @@ def _published_manifest(repo_id, token, revision) -> dict | None:
             path = hf_hub_download(
                 repo_id, MANIFEST, repo_type="dataset", revision=revision, token=token, local_dir=folder
             )
-            manifest = json.loads(Path(path).read_text(encoding="utf-8"))
+            manifest = read_json(path)
+            check_manifest(manifest, Path(path))
     except RepositoryNotFoundError:
         return None
     except RevisionNotFoundError:
@@ -114,10 +115,9 @@ def _published_manifest(repo_id, token, revision) -> dict | None:
         return None
     except (HfHubHTTPError, HTTPError, LocalEntryNotFoundError) as error:
         raise ConnectionError(f"repo_id={repo_id!r}: asking the Hub for its {MANIFEST} failed: {error}") from error
-    except json.JSONDecodeError:
-        manifest = None
-    if not is_manifest(manifest):
+    except ValueError as error:
         raise ValueError(
-            f"repo_id={repo_id!r}: its {MANIFEST} was not written by build_noisy_cifar10; name another repository"
-        )
+            f"repo_id={repo_id!r}: its {MANIFEST} was not written by build_noisy_cifar10 ({short(error, 120)}); name "
+            "another repository"
+        ) from None
     return manifest

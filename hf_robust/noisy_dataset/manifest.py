@@ -1,18 +1,33 @@
 """The files of a data set folder, and its manifest: what is built, and of what."""
 
-import json
 from collections.abc import Collection
 from pathlib import Path
 
-from hf_common.foreign import file_name, refuse
+from hf_common.foreign import Check, check_fields, dict_of, file_name, list_of, number, read_json, refuse, whole
+from hf_common.locks import LOCK
 
+from ..noise.cifar10 import CIFAR10_CLASSES
 from ..noise.human import HUMAN_CONFIGS
 from ..noise.spec import NoiseSpec
 
+NUM_CLASSES = len(CIFAR10_CLASSES)
 MANIFEST = "noisy_cifar10.json"
 TRAIN_FILE = "train-00000-of-00001.parquet"
 TEST_FILE = "test-00000-of-00001.parquet"
 MANIFEST_KEYS = set("repo_id source source_fingerprint seed sampling class_names versions test configs".split())
+MANIFEST_FIELDS: dict[str, Check] = {
+    "repo_id?": str,
+    "source": str,
+    "source_fingerprint": str,
+    "seed": whole(),
+    "sampling": str,
+    "noise_version?": whole(1),
+    "class_names": list_of(str, NUM_CLASSES),
+    "versions": dict_of(str),
+    "test?": dict,
+    "configs": dict_of(dict),
+    "building?": str,
+}
 # Whatever is unfinished carries this prefix until one rename makes it part of the data set.
 UNFINISHED = ".building-"
 
@@ -26,19 +41,13 @@ def read_manifest(output_dir: Path, must_exist: bool) -> dict | None:
         raise ValueError(f"output_dir: {str(output_dir)!r} is not a folder")
     path = output_dir / MANIFEST
     if path.is_file():
-        try:
-            manifest = json.loads(path.read_text(encoding="utf-8"))
-        except json.JSONDecodeError as error:
-            raise ValueError(f"output_dir: {str(path)!r} is damaged ({error}); name another folder") from error
-        if not is_manifest(manifest):
-            raise ValueError(
-                f"output_dir: {str(path)!r} is not a manifest of build_noisy_cifar10; name another folder"
-            )
+        manifest = read_json(path)
+        check_manifest(manifest, path)
         _check_folders(manifest, path)
         return manifest
     if must_exist:
         raise ValueError(f"output_dir: {str(output_dir)!r} has no {MANIFEST}; it was not built by build_noisy_cifar10")
-    unfinished = {path.name for path in unfinished_paths(output_dir)}
+    unfinished = {LOCK, *(path.name for path in unfinished_paths(output_dir))}
     foreign = sorted(path.name for path in output_dir.glob("*") if path.name not in unfinished)
     if foreign:
         shown = ", ".join(foreign[:5]) + (", ..." if len(foreign) > 5 else "")
@@ -49,9 +58,17 @@ def read_manifest(output_dir: Path, must_exist: bool) -> dict | None:
     return None
 
 
-def is_manifest(content) -> bool:
-    """Whether parsed JSON is a manifest of `build_noisy_cifar10`."""
-    return isinstance(content, dict) and set(content) - {"building", "noise_version"} == MANIFEST_KEYS
+def check_manifest(content: dict, path: Path) -> None:
+    """Raise a `ValueError` that names the file unless it is a manifest of `build_noisy_cifar10`."""
+    if set(content) - {"building", "noise_version"} != MANIFEST_KEYS:
+        raise refuse(path, "is not a manifest of build_noisy_cifar10; name another folder")
+    check_fields(content, MANIFEST_FIELDS, path)
+    sizes = {"num_examples": whole(), "num_bytes": whole(), "file_bytes": whole()}
+    if content["test"] is not None:
+        check_fields(content["test"], sizes, path, "test.")
+    for name, entry in content["configs"].items():
+        drawn = {"rate": number(0, 1), "matrix": list_of(list_of(number(0, 1), NUM_CLASSES), NUM_CLASSES)}
+        check_fields(entry, sizes | drawn, path, f"configs.{name[:40]}.")
 
 
 def _check_folders(manifest: dict, path: Path) -> None:
@@ -59,8 +76,6 @@ def _check_folders(manifest: dict, path: Path) -> None:
 
     The folder may come from elsewhere, and the one that is being built is deleted when the build goes on.
     """
-    if not isinstance(manifest["configs"], dict):
-        raise refuse(path, "its configs must be an object")
     for name in manifest["configs"]:
         file_name(name, path)
     building = manifest.get("building")

@@ -12,10 +12,9 @@ from datasets import ClassLabel, Image
 
 from hf_common.images import to_rgb
 
-from ..noise.cifar10 import CIFAR10_CLASSES
 from ..noise.labels import check_labels
+from .manifest import NUM_CLASSES
 
-NUM_CLASSES = len(CIFAR10_CLASSES)
 IMAGE_SIZE = (32, 32)
 
 

@@ -15,9 +15,12 @@ Of it figures and tables read
 """
 
 import json
+import os
 from dataclasses import MISSING, fields
 
 from transformers import TrainingArguments
+
+from hf_common.foreign import Check, check_fields, dict_of, list_of, number, read_json, whole
 
 from ..losses import format_loss_spec, parse_loss_spec
 
@@ -37,6 +40,61 @@ NEUTRAL = set(
     "dataloader_multiprocessing_context use_cpu local_rank ddp_backend ddp_timeout ddp_bucket_cap_mb "
     "skip_memory_metrics debug include_num_input_tokens_seen".split()
 )
+
+
+SHARE = number(0, 1)
+# What of a file others read: a name with "?" may be missing or None, as in files of older versions.
+RESULT_FIELDS: dict[str, Check] = {
+    "settings": dict,
+    "accuracy": dict,
+    "noise": dict,
+    "history": list_of(dict),
+    "memorisation?": dict_of(number()),
+    "images_per_second?": number(0),
+    "train_images?": whole(),
+    "test_images?": whole(),
+    "parameters?": whole(),
+    "label_names?": list_of(str),
+    "hardware?": str,
+    "versions?": dict_of(str),
+    "finished?": str,
+}
+SETTING_FIELDS: dict[str, Check] = {"loss": str, "noise": str, "model": str, "seed": whole()}
+ACCURACY_FIELDS: dict[str, Check] = {"last": SHARE, "best": SHARE, "best_epoch": number(0)}
+NOISE_FIELDS: dict[str, Check] = {
+    "rate?": SHARE,
+    "matrix?": list_of(list_of(SHARE)),
+    "estimated_rate?": SHARE,
+    "estimated_matrix?": list_of(list_of(SHARE)),
+}
+SHARES = "test_accuracy train_clean_accuracy train_given_accuracy train_memorised train_recovered train_separation_auc"
+ROW_FIELDS: dict[str, Check] = {
+    "epoch": number(0),
+    **{f"{name}?": SHARE for name in SHARES.split()},
+    **{f"{name}?": number() for name in ("train_loss", "learning_rate", "test_loss", "test_cross_entropy")},
+    "loss_histogram?": dict,
+}
+COUNTS = list_of(whole())
+HISTOGRAM_FIELDS: dict[str, Check] = {"edges": list_of(number()), "clean": COUNTS, "flipped": COUNTS}
+
+
+def read_results(path: str | os.PathLike) -> dict:
+    """The content of a run's `results.json`, of this version or an older one, checked as far as anyone reads it.
+
+    Raises:
+        ValueError: naming the file and what in it is not as it must be.
+    """
+    results = read_json(path)
+    check_fields(results, RESULT_FIELDS, path)
+    check_fields(results["settings"], SETTING_FIELDS, path, "settings.")
+    if results["accuracy"]:  # empty of a run that was never evaluated
+        check_fields(results["accuracy"], ACCURACY_FIELDS, path, "accuracy.")
+    check_fields(results["noise"], NOISE_FIELDS, path, "noise.")
+    for place, row in enumerate(results["history"]):
+        check_fields(row, ROW_FIELDS, path, f"history[{place}].")
+        if row.get("loss_histogram") is not None:
+            check_fields(row["loss_histogram"], HISTOGRAM_FIELDS, path, f"history[{place}].loss_histogram.")
+    return results
 
 
 def changed_arguments(args: TrainingArguments) -> dict:
@@ -64,7 +122,7 @@ def training_settings(args: TrainingArguments) -> dict:
 def epoch_history(log_history: list[dict]) -> list[dict]:
     """`Trainer`'s log, one entry an evaluation: its epoch, loss, learning rate, test scores and training fits.
 
-    After a resume in mid-epoch, that epoch's `train_loss` is the mean over the steps since the resume.
+    That of a resumed run is that of one that was never stopped.
     """
     names = {
         "loss": "train_loss",

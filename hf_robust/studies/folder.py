@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from hf_common.foreign import read_json
 from hf_common.run_folder import RESULTS, SETTINGS, begun, check_same_run, chosen_checkpoint, settings_difference
 
+from ..reports.results import read_results
 from ..training.checkpoints import complete_checkpoints
 
 
@@ -12,7 +12,7 @@ def finished_results(output_dir: Path, settings: dict) -> dict | None:
     """What the `results.json` of this very run holds; None if it is not finished. A `ValueError` for another run."""
     if not (output_dir / RESULTS).exists() or not (output_dir / SETTINGS).exists():
         return None
-    results = read_json(output_dir / RESULTS)
+    results = read_results(output_dir / RESULTS)
     if difference := settings_difference(settings, results["settings"]):
         raise ValueError(f"output_dir {str(output_dir)!r} holds another run: {difference}; choose another")
     return results

@@ -2,18 +2,20 @@
 
 import copy
 import io
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.numpy import load_file, save
+from safetensors.numpy import save
 from sklearn.model_selection import StratifiedKFold
 from tqdm.auto import tqdm
 
 from hf_common.files import replace_bytes, write_json
+from hf_common.foreign import read_tensors
 from hf_common.processes import from_first_process
-from hf_common.run_folder import SETTINGS, check_same_run
+from hf_common.run_folder import SETTINGS, HeldFolder, check_same_run
 
 from ..data.load import ImageSplits
 from ..data.memory import ImageTensorDataset
@@ -44,8 +46,21 @@ def out_of_fold_probabilities(
         probabilities (N, K) float64 (float32 would make ties of those next to 1), the same on every process.
 
     Raises:
-        ValueError: bad arguments, or an output folder that holds another run or other files; nothing is overwritten.
+        ValueError: bad arguments, or an output folder that holds another run or other files, or that another process
+            writes into; nothing is overwritten.
     """
+    with HeldFolder(args.output_dir, args.process_index, args.world_size) as held:
+        return cross_validate(data, model, args, num_folds, held.take)
+
+
+def cross_validate(
+    data: DataArguments,
+    model: ModelArguments,
+    args: ExperimentArguments,
+    num_folds: int,
+    take: Callable[[], None],
+) -> tuple[ImageSplits, np.ndarray]:
+    """[`out_of_fold_probabilities`] for callers that hold the lock of the folder themselves, from `take()` on."""
     _check_fold_arguments(args, num_folds)
     check_arguments(data, model, args)
     output_dir = Path(args.output_dir)
@@ -64,6 +79,7 @@ def out_of_fold_probabilities(
         args.process_index,
         args.world_size,
     )
+    take()
     probabilities = np.empty((len(given), len(splits.label_names)))
     for fold in tqdm(range(num_folds), desc="folds", disable=args.process_index != 0):
         if parts[fold] is None:
@@ -130,11 +146,16 @@ def _fold_file(output_dir: Path, fold: int) -> Path:
 def _read_fold(
     output_dir: Path, fold: int, held_out: np.ndarray, given: np.ndarray, num_classes: int
 ) -> np.ndarray | None:
-    """(n, K) float64 probabilities of the held-out images; None if they have not been written yet."""
+    """(n, K) float64 probabilities of the held-out images; None if they have not been written yet, or are damaged."""
     path = _fold_file(output_dir, fold)
     if not path.exists():
         return None
-    content = load_file(path)
+    try:
+        content = {name: tensor.numpy() for name, tensor in read_tensors(path)[0].items()}
+    except ValueError:
+        return None  # damaged: it is made again
+    if set(content) != {"index", "given", "probabilities"} or not _are_probabilities(content["probabilities"]):
+        return None
     expected = {"index": held_out, "given": given[held_out]}
     same = all(np.array_equal(content[name], array) for name, array in expected.items())
     if not same or content["probabilities"].shape != (len(held_out), num_classes):
@@ -142,6 +163,11 @@ def _read_fold(
             f"{str(path)!r} is of other images or labels: the data set has changed; choose another folder"
         )
     return content["probabilities"]
+
+
+def _are_probabilities(array: np.ndarray) -> bool:
+    rows = array.ndim == 2 and array.dtype == np.float64 and ((array >= 0) & (array <= 1)).all()
+    return bool(rows and np.allclose(array.sum(axis=1), 1, rtol=0, atol=1e-9))
 
 
 def _train_fold(

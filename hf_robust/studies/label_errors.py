@@ -11,14 +11,14 @@ import numpy as np
 from hf_common.environment import hardware, versions
 from hf_common.files import replace_text, write_json
 from hf_common.processes import from_first_process
-from hf_common.run_folder import RESULTS
+from hf_common.run_folder import RESULTS, HeldFolder
 from hf_common.tables import markdown_table
 
 from .. import LIBRARIES
 from ..data.load import ImageSplits
 from ..noise.estimate import noise_summary
 from .arguments import DataArguments, ExperimentArguments, ModelArguments
-from .folds import folds_settings, out_of_fold_probabilities
+from .folds import cross_validate, folds_settings
 
 
 def find_label_errors(
@@ -40,9 +40,8 @@ def find_label_errors(
         from cleanlab.filter import find_label_issues
     except ImportError as error:
         raise ImportError("finding label errors needs cleanlab: pip install 'cleanlab>=2.9'") from error
-    splits, probabilities = out_of_fold_probabilities(data, model, args, num_folds)
 
-    def report() -> dict:
+    def report(splits: ImageSplits, probabilities: np.ndarray) -> dict:
         # One job: it would fork this process, whose threads of torch (and CUDA) do not survive that.
         issues = find_label_issues(
             splits.train.labels.numpy(), probabilities, return_indices_ranked_by="self_confidence", n_jobs=1
@@ -59,7 +58,9 @@ def find_label_errors(
         write_json(output_dir / RESULTS, results)
         return results
 
-    return from_first_process(report, args.process_index, args.world_size)
+    with HeldFolder(args.output_dir, args.process_index, args.world_size) as held:
+        found = cross_validate(data, model, args, num_folds, held.take)
+        return from_first_process(lambda: report(*found), args.process_index, args.world_size)
 
 
 def label_errors_table(results: dict) -> str:

@@ -10,7 +10,6 @@ from transformers import PreTrainedModel, set_seed
 from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
 from hf_common.arguments import parse_overrides
-from hf_common.foreign import read_json
 
 from ..data.load import ImageSplits, add_noise, load_image_splits
 from ..data.memory import ImageTensorDataset
@@ -19,6 +18,7 @@ from ..losses import RobustLoss, get_loss
 from ..models import MODELS, load_model, make_image_processor, saved_config
 from ..noise.draw import transition_matrix
 from ..noise.labels import realised_matrix
+from ..noise.matrix_file import read_transition_matrix
 from ..noise.spec import NoiseSpec
 from ..training.trainer import RobustTrainer
 from .arguments import AUGMENTATIONS, DataArguments, ExperimentArguments, ModelArguments, matrix_source
@@ -154,15 +154,4 @@ def resolve_transition_matrix(name: str, train: ImageTensorDataset, num_classes:
         return realised_matrix(train.clean_labels.numpy(), train.labels.numpy(), num_classes)
     if isinstance(source, NoiseSpec):
         return transition_matrix(source, num_classes)
-    if source.suffix == ".npy":
-        return np.load(source, allow_pickle=False)
-    content = read_json(source, object)  # what it must be is said below
-    if isinstance(content, dict):
-        noise = content.get("noise")
-        content = noise.get("estimated_matrix") if isinstance(noise, dict) else None
-    try:
-        return np.asarray(content, np.float64).reshape(num_classes, num_classes)
-    except (TypeError, ValueError):
-        raise ValueError(
-            f"transition_matrix: {name!r} holds neither a matrix of {num_classes} classes nor a run's results with one"
-        ) from None
+    return read_transition_matrix(source, num_classes)

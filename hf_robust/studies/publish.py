@@ -26,7 +26,7 @@ from ..noise.semantic import CONTAMINATED
 from ..reports.card import FIGURES, drawn_by_rule, is_hub_id, render_card, same_setting
 from ..reports.loss_plots import plot_loss_histograms
 from ..reports.plots import plot_curves, plot_runs, plot_transition_matrices
-from ..reports.results import RECIPE
+from ..reports.results import RECIPE, read_results
 from ..reports.style import compact
 from ..training.arguments import default_optim_args, default_weight_decay
 from ..training.push import push_model
@@ -132,7 +132,7 @@ def push_run(args: ExperimentArguments) -> CommitInfo:
         PermissionError, ConnectionError: as for `push_folder`.
     """
     run = Path(args.output_dir)
-    results = public_results(read_json(run / RESULTS))
+    results = public_results(read_results(run / RESULTS))
     if (link := link_words(parse_loss_spec(results["settings"]["loss"]))) != SOFTMAX:
         logger.warning(
             "%s takes %s for the model's probabilities, the Hub's widget and pipeline() the softmax of the logits: "

@@ -10,7 +10,7 @@ from transformers import TrainerState
 from hf_common.environment import hardware, versions
 from hf_common.files import save_figure, write_json
 from hf_common.processes import from_first_process
-from hf_common.run_folder import RESULTS, SETTINGS
+from hf_common.run_folder import RESULTS, SETTINGS, HeldFolder
 
 from .. import LIBRARIES
 from ..data.load import ImageSplits
@@ -18,7 +18,7 @@ from ..data.memory import ImageTensorDataset
 from ..noise.estimate import noise_summary
 from ..reports.card import FIGURES
 from ..reports.results import accuracy_summary, epoch_history, last_row
-from ..training.checkpoints import load_loss_state
+from ..training.checkpoints import load_loss_state, train_until_stopped
 from ..training.diagnostics import MemorisationCallback, ThroughputCallback, first_array
 from ..training.push import check_hub_repo
 from ..training.trainer import RobustTrainer
@@ -52,46 +52,48 @@ def run_experiment(
         splits (`ImageSplits`, *optional*): what `load_splits(data)` gives, for callers that run several experiments.
 
     Raises:
-        ValueError: bad arguments, or an output folder that holds another run, a finished one, or other files; nothing
-            is overwritten.
+        ValueError: bad arguments, or an output folder that holds another run, a finished one, or other files, or that
+            another process writes into; nothing is overwritten.
+        Stopped: a signal came while it trained (see `hf_common.signals`); a checkpoint holds its state.
         PermissionError, ConnectionError: `args.push_to_hub`, and the token may not, or the Hub can't be reached.
     """
     args = with_trained_loss(model, args)
     check_arguments(data, model, args)
-    settings = run_settings(data, model, args)
-    results, checkpoint = _claim(args, settings)
-    if results is None:
-        splits = load_splits(data, train=args.do_train) if splits is None else splits
-        splits = replace(splits, train=noisy_train(data, splits))
-        results = _run(data, model, args, settings, splits, checkpoint)
-    if args.push_to_hub and args.process_index == 0:
-        push_run(args)
+    with HeldFolder(args.output_dir, args.process_index, args.world_size) as held:
+        results = _finished_before(data, model, args)
+        if results is None:
+            claim_run(data, model, args)  # a refusal comes before the images are read, and leaves no file
+            splits = load_splits(data, train=args.do_train) if splits is None else splits
+            splits = replace(splits, train=noisy_train(data, splits))
+            held.take()
+            results = run_claimed(data, model, args, splits)
+        if args.push_to_hub and args.process_index == 0:
+            push_run(args)
     return results
 
 
-def _claim(args: ExperimentArguments, settings: dict) -> tuple[dict | None, str | None]:
-    """The results of a run that is only to be pushed, if it is, and the checkpoint to go on from, if there is one."""
+def _finished_before(data: DataArguments, model: ModelArguments, args: ExperimentArguments) -> dict | None:
+    """The results of a run that is only to be pushed, if it is."""
+    if not args.push_to_hub:
+        return None
     processes = args.process_index, args.world_size
-    output_dir = Path(args.output_dir)
-    if args.push_to_hub:
-        from_first_process(lambda: check_hub_repo(args), *processes)
-        results = from_first_process(lambda: finished_results(output_dir, settings), *processes)
-        if results is not None:
-            return results, None
-    resume = args.resume_from_checkpoint
-    return None, from_first_process(lambda: claim_output_dir(output_dir, settings, resume), *processes)
+    from_first_process(lambda: check_hub_repo(args), *processes)
+    settings = run_settings(data, model, args)
+    return from_first_process(lambda: finished_results(Path(args.output_dir), settings), *processes)
 
 
-def _run(
-    data: DataArguments,
-    model: ModelArguments,
-    args: ExperimentArguments,
-    settings: dict,
-    splits: ImageSplits,
-    checkpoint: str | None,
-) -> dict:
-    """Train, evaluate, summarise and write; `splits.train` has its noise."""
-    output_dir, train = Path(args.output_dir), splits.train
+def claim_run(data: DataArguments, model: ModelArguments, args: ExperimentArguments) -> str | None:
+    """[`claim_output_dir`] for this run, by the first process for all."""
+    settings, resume = run_settings(data, model, args), args.resume_from_checkpoint
+    return from_first_process(
+        lambda: claim_output_dir(Path(args.output_dir), settings, resume), args.process_index, args.world_size
+    )
+
+
+def run_claimed(data: DataArguments, model: ModelArguments, args: ExperimentArguments, splits: ImageSplits) -> dict:
+    """Train, evaluate, summarise and write, for callers that hold the folder's lock; `splits.train` has its noise."""
+    output_dir, train, settings = Path(args.output_dir), splits.train, run_settings(data, model, args)
+    checkpoint = claim_run(data, model, args)
     state = None if checkpoint is None else TrainerState.load_from_json(str(Path(checkpoint) / "trainer_state.json"))
     # Trainer would make one step more where the last checkpoint was written at the very end.
     trained = state is not None and state.global_step >= state.max_steps
@@ -107,7 +109,7 @@ def _run(
             trainer.state = state
             load_loss_state(trainer.loss, checkpoint)
         else:
-            trainer.train(resume_from_checkpoint=checkpoint)
+            train_until_stopped(trainer, checkpoint)
         trainer.save_model(_internal_call=True)  # else it is pushed, without its results
     evaluated = {entry["step"] for entry in trainer.state.log_history if "eval_accuracy" in entry}
     if args.do_eval and trainer.state.global_step not in evaluated:

@@ -3,7 +3,7 @@
 import copy
 import itertools
 from argparse import ArgumentParser
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -11,19 +11,20 @@ from typing import NamedTuple
 from tqdm.auto import tqdm
 
 from hf_common.files import replace_text, save_figure, slug, write_json
-from hf_common.foreign import read_json
+from hf_common.locks import claimed
 from hf_common.processes import from_first_process
-from hf_common.run_folder import RESULTS, settings_difference
+from hf_common.run_folder import RESULTS, check_same_run, settings_difference
 
 from ..losses import format_loss_spec, loss_needs, parse_loss_spec
 from ..noise.spec import NoiseSpec
 from ..reports.plots import plot_accuracy_vs_noise, plot_runs
+from ..reports.results import read_results
 from ..reports.tables import results_table
 from ..training.arguments import default_weight_decay
 from ..training.checkpoints import complete_checkpoints
 from .arguments import DataArguments, ExperimentArguments, ModelArguments, check_arguments, run_settings
-from .prepare import load_splits
-from .run import run_experiment
+from .prepare import load_splits, noisy_train
+from .run import run_claimed
 
 # In place of a noise: the labels as the data set has them, noisy or not.
 GIVEN = "given"
@@ -47,6 +48,8 @@ def run_sweep(
     args: ExperimentArguments,
 ) -> list[dict]:
     """Run every combination that is not finished yet; return the results of all, in the order of the loops.
+
+    Several workers may share a sweep, see [`run_missing`]: each calls this with the same arguments.
 
     A seed is the seed of the initial weights, of the order of the images and of the noise: three seeds are three
     draws of everything, and losses are compared on the same noisy labels.
@@ -81,7 +84,11 @@ def run_sweep(
     ]
     for run in runs:
         check_arguments(*run)
-    return _run_missing(runs, data, args)
+    output_dir, processes = Path(args.output_dir), (args.process_index, args.world_size)
+    results = run_missing(runs, processes, each=lambda finished: _report(finished, output_dir))
+    if args.process_index == 0:
+        _report(results, output_dir)
+    return results
 
 
 def _one_run(noise: NoiseSpec | str, model: str, seed: int, loss: str, common: Run) -> Run:
@@ -104,22 +111,38 @@ def _one_run(noise: NoiseSpec | str, model: str, seed: int, loss: str, common: R
     return Run(data, replace(common.model, model=model), args)
 
 
-def _run_missing(runs: list[Run], data: DataArguments, args: ExperimentArguments) -> list[dict]:
-    """The results of all runs, made where they are not there; after each, and at the end, those there are drawn."""
-    processes = args.process_index, args.world_size
+def run_missing(
+    runs: Sequence[Run], processes: tuple[int, int] = (0, 1), each: Callable[[list[dict]], None] = lambda results: None
+) -> list[dict]:
+    """The results of all runs, made where they are not there.
+
+    Started several times at once, each worker takes the next run that is free; a run whose worker was killed is taken
+    over, and goes on from its last checkpoint. Each worker ends when all runs are finished.
+
+    Args:
+        runs: of one data set.
+        processes: the index of this process and the number of processes of this worker.
+        each: called after each run of this worker with the results of all that are finished by then.
+
+    Raises:
+        ValueError: a folder holds another run.
+    """
     results = from_first_process(lambda: [_results_of(run) for run in runs], *processes)
-    splits = None
-    for position, run in enumerate(tqdm(runs, desc="runs", disable=args.process_index != 0)):
-        if results[position] is not None:
-            continue
-        splits = load_splits(data) if splits is None else splits
-        started = from_first_process(lambda run=run: bool(complete_checkpoints(run.args.output_dir)), *processes)
-        run.args.resume_from_checkpoint = "last" if started else None
-        results[position] = run_experiment(*run, splits=splits)
-        if args.process_index == 0:
-            _report([result for result in results if result is not None], Path(args.output_dir))
-    if args.process_index == 0:
-        _report(results, Path(args.output_dir))
+    missing = [position for position, result in enumerate(results) if result is None]
+    splits = load_splits(runs[0].data) if missing else None
+    bar = tqdm(desc="runs", total=len(runs), initial=len(runs) - len(missing), disable=processes[0] != 0)
+    for position in claimed(missing, lambda position: Path(runs[position].args.output_dir), *processes):
+        run = runs[position]
+        results[position] = from_first_process(lambda run=run: _results_of(run), *processes)
+        if results[position] is None:  # else another worker has made it meanwhile
+            from_first_process(lambda run=run: _results_file(run).unlink(missing_ok=True), *processes)  # damaged
+            started = from_first_process(lambda run=run: bool(complete_checkpoints(run.args.output_dir)), *processes)
+            run.args.resume_from_checkpoint = "last" if started else None
+            results[position] = run_claimed(*run, replace(splits, train=noisy_train(run.data, splits)))
+            if processes[0] == 0:
+                each([result for result in map(_results_of, runs) if result is not None])
+        bar.update()
+    bar.close()
     return results
 
 
@@ -144,13 +167,25 @@ def refuse_replaced_flags(parser: ArgumentParser, run: Run, flags: Iterable[str]
             parser.error(f"--{flag}: a sweep takes {REPLACED_FLAGS[flag]}")
 
 
+def _results_file(run: Run) -> Path:
+    return Path(run.args.output_dir) / RESULTS
+
+
 def _results_of(run: Run) -> dict | None:
-    """The results of a finished run; None if there are none yet. A `ValueError` if they are of another run."""
-    path = Path(run.args.output_dir) / RESULTS
+    """The results of a finished run; None if there are none yet, or damaged ones, which are to be made again.
+
+    Raises:
+        ValueError: they are of another run.
+    """
+    path, settings = _results_file(run), run_settings(*run)
     if not path.exists():
         return None
-    results = read_json(path)
-    if difference := settings_difference(run_settings(*run), results["settings"]):
+    try:
+        results = read_results(path)
+    except ValueError:
+        check_same_run(path.parent, settings)
+        return None
+    if difference := settings_difference(settings, results["settings"]):
         raise ValueError(f"{str(path)!r} is the result of another run: {difference}; choose another output_dir")
     return results
 

@@ -4,11 +4,11 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import TrainerCallback, TrainerState, TrainingArguments
+from transformers import Trainer, TrainerCallback, TrainerState, TrainingArguments
 
 from hf_common.files import write_json
 from hf_common.foreign import check_fields, list_of, read_json, whole
-from hf_common.signals import requested
+from hf_common.signals import Stopped, deferred, requested_signal
 
 from ..losses import RobustLoss
 
@@ -38,27 +38,38 @@ class SaveAfterEvaluation(TrainerCallback):
 class StopOnSignal(TrainerCallback):
     """Ends a training at the step in which SIGINT or SIGTERM came to any of its processes, with a checkpoint.
 
-    It looks at [`requested`], so that it belongs in a block of [`deferred`] of a script that runs under
-    [`run_command`]. A training that is resumed from that checkpoint has the record of one that was never stopped.
+    It looks at [`requested_signal`], so that it belongs in a block of [`deferred`] of a script that runs under
+    [`run_command`]; [`train_until_stopped`] is that block. A training that is resumed from that checkpoint has the
+    record of one that was never stopped.
     """
 
     def __init__(self):
+        self.signal = 0  # the number of the one that ended the training
         self.stopped_within_epoch = False
 
     def on_step_end(self, args, state, control, **kwargs):
-        if not _on_any_process(requested(), args):
+        self.signal = _largest(requested_signal(), args)
+        if not self.signal:
             return
         control.should_training_stop = True
         self.stopped_within_epoch = not ends_epoch(state)
         control.should_save |= self.stopped_within_epoch
 
     def on_epoch_end(self, args, state, control, **kwargs):
-        if not control.should_training_stop:
-            return
         if self.stopped_within_epoch:  # it is saved; what follows an epoch comes when it is over
             control.should_log = control.should_evaluate = control.should_save = False
-        elif _on_any_process(requested(), args):
+        elif self.signal:
             control.should_save = True
+
+
+def train_until_stopped(trainer: Trainer, resume_from_checkpoint: str | None) -> None:
+    """`trainer.train(...)`, which a signal ends with a checkpoint, on all processes; [`Stopped`] is raised then."""
+    stop = StopOnSignal()
+    trainer.add_callback(stop)
+    with deferred():
+        trainer.train(resume_from_checkpoint=resume_from_checkpoint)
+    if stop.signal:  # on the processes, too, that no signal came to
+        raise Stopped(stop.signal)
 
 
 def ends_epoch(state: TrainerState) -> bool:
@@ -66,12 +77,13 @@ def ends_epoch(state: TrainerState) -> bool:
     return state.epoch == int(state.epoch) or state.global_step >= state.max_steps
 
 
-def _on_any_process(flag: bool, args: TrainingArguments) -> bool:
+def _largest(number: int, args: TrainingArguments) -> int:
+    """The largest of a number over the processes."""
     if args.world_size == 1:
-        return flag
-    count = torch.tensor(int(flag), device=args.device)
-    torch.distributed.all_reduce(count)
-    return count.item() > 0
+        return number
+    numbers = torch.tensor(number, device=args.device)
+    torch.distributed.all_reduce(numbers, torch.distributed.ReduceOp.MAX)
+    return int(numbers)
 
 
 def complete_checkpoints(output_dir: str | Path) -> list[Path]:

@@ -84,7 +84,7 @@ def test_allow_list_is_taken_back(tmp_path):
     [
         (r"lacks \['worse_label'\]; it has \['aggre_label'", lambda d: d.pop("worse_label")),
         ("unequal lengths", lambda d: d.update(worse_label=d["worse_label"][:-1])),
-        (r"'worse_label' in .* in 0\.\.9, got 10", lambda d: d["worse_label"].fill(10)),
+        (r"worse_label: .* in 0\.\.9, got 10", lambda d: d["worse_label"].fill(10)),
         ("no pickled dict", lambda d: d.update(worse_label=d["worse_label"] * 1.0)),  # float64 is not let through
     ],
 )
@@ -99,7 +99,9 @@ def test_bad_human_labels(tmp_path, match, change):
 def test_human_labels_that_are_no_integers(tmp_path):
     columns = human_columns() | {"human_worst": np.linspace(0, 9, NUM_TRAIN)}
     pq.write_table(pa.table(columns), tmp_path / "human.parquet")
-    with pytest.raises(TypeError, match="'human_worst' in .*: expected integers, got dtype float64"):
+    with pytest.raises(
+        ValueError, match="human.parquet: human_labels: human_worst: expected integers, got dtype float64"
+    ):
         read_human_labels(tmp_path / "human.parquet")
 
 

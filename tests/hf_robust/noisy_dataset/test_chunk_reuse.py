@@ -32,7 +32,17 @@ def crafted(tmp_path):
     for name, data in files.items():
         (tmp_path / name).mkdir()
         (tmp_path / name / TRAIN_FILE).write_bytes(data)
-    (tmp_path / MANIFEST).write_text(json.dumps(dict.fromkeys(MANIFEST_KEYS) | {"configs": dict.fromkeys(files)}))
+    sizes = {"num_examples": 1, "num_bytes": 1, "file_bytes": 1}
+    entry = sizes | {"rate": 0.0, "matrix": np.eye(len(CIFAR10_CLASSES)).tolist()}
+    said = {"source": "somewhere", "source_fingerprint": "", "seed": 0, "sampling": "quota", "test": sizes}
+    said |= {
+        "repo_id": None,
+        "class_names": list(CIFAR10_CLASSES),
+        "versions": {},
+        "configs": dict.fromkeys(files, entry),
+    }
+    assert said.keys() == MANIFEST_KEYS
+    (tmp_path / MANIFEST).write_text(json.dumps(said))
     return tmp_path, files
 
 

@@ -20,6 +20,7 @@ from datasets import ClassLabel, Dataset, Features, Image, load_dataset
 from huggingface_hub import DatasetCard, HfApi
 from huggingface_hub.errors import HTTPError
 
+from hf_common.locks import LOCK
 from hf_robust.noise.cifar10 import CIFAR10_CLASSES
 from hf_robust.noise.human import HUMAN_CONFIGS
 from hf_robust.noisy_dataset.build import CONFIGS, build_noisy_cifar10
@@ -98,7 +99,8 @@ def script(monkeypatch, **arguments):
 
 
 def tree(folder):
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    files = [path for path in folder.rglob("*") if path.is_file() and path.name != LOCK]
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
 
 
 def published(hub, branch="main"):

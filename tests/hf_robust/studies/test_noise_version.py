@@ -23,7 +23,7 @@ def test_a_folder_of_another_version_is_another_run(tmp_path, version):
     old = {key: value for key, value in settings.items() if key != "noise_version"}
     old |= {} if version is None else {"noise_version": version}
     (tmp_path / "settings.json").write_text(json.dumps(old))
-    (tmp_path / "results.json").write_text(json.dumps({"settings": old}))
+    (tmp_path / "results.json").write_text(json.dumps({"settings": old, "accuracy": {}, "noise": {}, "history": []}))
     for claim in (claim_output_dir, finished_results):
         with pytest.raises(ValueError, match=rf"holds another run: noise_version=2 \(it has {version}\)"):
             claim(tmp_path, settings)

@@ -226,7 +226,7 @@ def test_contaminated_noise_is_named_and_less():
         ({"augmentation": "rotate"}, {}, {}, "crop_flip.*rotate"),
         ({}, {"model": "cnn9"}, {}, "cnn9.*cnn_small"),
         ({}, {"config_overrides": "batch_norm"}, {}, "name=value.*batch_norm"),
-        ({}, {"config_overrides": "width=3"}, {}, "width"),
+        ({}, {"config_overrides": "depth=3"}, {}, "depth"),
         ({}, {"config_overrides": "image_size=16"}, {}, "image_size"),
         ({"noise": "semantic_40"}, {}, {}, "semantic_40.*airplane"),
         ({"noise_sampling": "exact"}, {}, {}, "exact"),

@@ -20,7 +20,7 @@ from transformers.modeling_outputs import ImageClassifierOutput
 from hf_common import signals
 from hf_robust import RobustTrainer, RobustTrainingArguments
 from hf_robust.data.transform import ImageTransform
-from hf_robust.training.checkpoints import StopOnSignal, complete_checkpoints
+from hf_robust.training.checkpoints import complete_checkpoints, train_until_stopped
 from hf_robust.training.restore import restore_weights
 
 from .families import MODELS, WITHOUT_IMAGES, largest_difference, make_trainer, record, samples
@@ -301,9 +301,7 @@ def test_a_signal_ends_a_training_with_a_checkpoint_from_which_it_goes_on(tmp_pa
     def command():
         trainer = make_trainer("vit", tmp_path / "b", save_strategy="epoch")
         trainer.add_callback(SignalAt(step))
-        trainer.add_callback(StopOnSignal())
-        with signals.deferred():
-            trainer.train()
+        train_until_stopped(trainer, None)
         raise AssertionError("not stopped")
 
     signals.run_command(command, "kept")
@@ -316,8 +314,7 @@ def test_a_signal_ends_a_training_with_a_checkpoint_from_which_it_goes_on(tmp_pa
 
 def test_without_a_signal_nothing_is_stopped(tmp_path):
     trainer = make_trainer("vit", tmp_path, max_steps=6)
-    trainer.add_callback(StopOnSignal())
-    trainer.train()
+    train_until_stopped(trainer, None)
     assert trainer.state.global_step == 6
 
 

@@ -1,0 +1,43 @@
+"""Transition matrices from files: `.npy`, or JSON that is the matrix or the results of a run with an estimate."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+
+from hf_common.foreign import list_of, number, read_array, read_json, refuse
+
+SUM_TOLERANCE = 1e-4  # of a row, as the losses take it
+
+
+def read_transition_matrix(path: str | os.PathLike, num_classes: int) -> np.ndarray:
+    """The (K, K) float64 matrix of a file; rows are clean classes.
+
+    Args:
+        path: `.npy` with the matrix; or `.json` with it as a list of rows, or as `noise.estimated_matrix`, where
+            `results.json` of a run has it.
+
+    Raises:
+        ValueError: naming the file: no such matrix, another size, entries outside [0, 1], rows that do not sum to 1.
+    """
+    path = Path(path)
+    if path.suffix == ".npy":
+        matrix = read_array(path, (num_classes, num_classes)).astype(np.float64)
+    else:
+        content = read_json(path, object)  # what it must be is said below
+        if isinstance(content, dict):
+            noise = content.get("noise")
+            content = noise.get("estimated_matrix") if isinstance(noise, dict) else None
+        if not list_of(list_of(number(), num_classes), num_classes)(content):
+            raise refuse(
+                path,
+                f"transition_matrix: it holds neither a matrix of {num_classes} classes nor a run's results with one",
+            )
+        matrix = np.asarray(content, np.float64)
+    if not ((matrix >= 0) & (matrix <= 1)).all():  # NaN is in no range
+        raise refuse(path, f"transition_matrix: entries must be in [0, 1], are {np.min(matrix)} to {np.max(matrix)}")
+    off = np.abs(matrix.sum(axis=1) - 1)
+    if off.max() > SUM_TOLERANCE:
+        row = int(off.argmax())
+        raise refuse(path, f"transition_matrix: rows must sum to 1, row {row} sums to {matrix[row].sum():.6g}")
+    return matrix
