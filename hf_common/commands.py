@@ -4,6 +4,8 @@ import json
 import shlex
 from collections.abc import Mapping, Sequence
 
+from .tables import visible
+
 WIDTH = 95  # of a line
 
 
@@ -42,4 +44,5 @@ def launch_command(script: str, processes: int, hardware: str) -> tuple[list[str
 def _word(value) -> str:
     if isinstance(value, (bool, dict)):
         return json.dumps(value)
-    return str(int(value)) if type(value) is float and value.is_integer() else str(value)
+    # A line end in a name would end the code block that the line is shown in.
+    return str(int(value)) if type(value) is float and value.is_integer() else visible(str(value))

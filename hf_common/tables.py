@@ -21,7 +21,7 @@ def cell(text: str) -> str:
 
 
 # What begins or ends something in Markdown, wherever it stands in a line; in HTML; and characters that are not seen.
-SPECIAL = re.compile(r"([\\`*_\[\]|~])")
+SPECIAL = re.compile(r"([\\`*\[\]|~]|(?<![^\W_])_|_(?![^\W_]))")  # between letters a low line does nothing
 ENTITIES = {"&": "&amp;", "<": "&lt;", ">": "&gt;"}
 UNSEEN = ("Cc", "Cf", "Cs", "Co")
 
@@ -34,7 +34,9 @@ def escaped(text: str) -> str:
     quotation or fence.
     """
     shown = "".join(ENTITIES.get(char, char) for char in SPECIAL.sub(r"\\\1", visible(text)))
-    shown = re.sub(r"^(\s*\d*)([#+.)=-])", r"\1\\\2", shown)
+    # A mark begins something where a blank, another mark or nothing follows: "1. a" is a list, "1.5" a number.
+    shown = re.sub(r"^(\s*)([#+=-])(?=[\s#+=-]|$)", r"\1\\\2", shown)
+    shown = re.sub(r"^(\s*\d+)([.)])(?=\s|$)", r"\1\\\2", shown)
     # Readers such as the Hub's make links of bare addresses.
     return re.sub(r"(?i)\b(https?|ftp|mailto|xmpp):", r"\1&#58;", re.sub(r"(?i)\bwww\.", "www&#46;", shown))
 
@@ -43,3 +45,11 @@ def visible(text: str) -> str:
     """`text` in one line, with `U+202E` and the like in place of characters that are not seen and are no blanks."""
     blanks = re.sub(r"[\n\r\t\v\f\x85\u2028\u2029]", " ", text)
     return "".join(f"U+{ord(char):04X}" if unicodedata.category(char) in UNSEEN else char for char in blanks)
+
+
+def code(text: object) -> str:
+    """A name that comes from elsewhere, as code in Markdown, also in a table: one line, shown as it is."""
+    shown = visible(str(text))
+    fence = "`" * (1 + max(map(len, re.findall("`+", shown)), default=0))
+    pad = " " if shown.startswith("`") or shown.endswith("`") else ""
+    return cell(f"{fence}{pad}{shown}{pad}{fence}")

@@ -10,7 +10,7 @@ from importlib.resources import files
 from huggingface_hub import ModelCard, ModelCardData
 
 from hf_common.run_folder import RESULTS
-from hf_common.tables import cell
+from hf_common.tables import cell, code, escaped
 
 from .commands import sampling_command, scoring_command, training_command
 from .papers import papers
@@ -64,7 +64,9 @@ def dit_pipeline_card(
         config=results["config"],
         settings=results["settings"],
         measured=in_words,
-        in_cell=cell,
+        in_cell=lambda value: cell(escaped(value)),
+        code=code,
+        escaped=escaped,
         **_of_training(results),
         **_of_scores(rows),
         **_of_example(results, rows),
@@ -116,9 +118,9 @@ def _of_scores(rows: Sequence[dict]) -> dict:
     return {
         "rows": rows,
         "columns": [(key, title) for key, _, _, title, _ in METRICS if key in measured],
-        "references": listed(f"{row['n_references']:,} images of {row['references']}" for row in rows),
+        "references": listed(f"{row['n_references']:,} images of {escaped(row['references'])}" for row in rows),
         "encoders": list(dict.fromkeys(row["encoder"] for row in rows)),
-        "notes": sorted({note for row in rows for note in row["notes"]}),
+        "notes": sorted({escaped(note) for row in rows for note in row["notes"]}),
     }
 
 

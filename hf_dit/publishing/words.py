@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterable, Sequence
 
-from hf_common.tables import escaped
+from hf_common.tables import code, escaped
 
 from ..attention.spec import in_tokens, make_attn_processors, seeing_all
 from ..models.sizes import DIT_SIZES, height_and_width
@@ -21,7 +21,7 @@ def attention_in_words(spec: str, num_layers: int, grid: tuple[int, int] | None 
     """`"na7*5,full"` -> what the tokens of such a model see; with a `grid`, also which of it is all of that."""
     words = "; ".join(dict.fromkeys(processor.words for processor in make_attn_processors(spec, num_layers)))
     whole = [] if grid is None else seeing_all(spec, grid)
-    return words + "".join(f"; `{item}` is full attention on {in_tokens(grid)}" for item in whole)
+    return words + "".join(f"; {code(item)} is full attention on {in_tokens(grid)}" for item in whole)
 
 
 def example_labels(names: Sequence[str] | None) -> list[int | str] | None:
@@ -37,17 +37,17 @@ def example_labels(names: Sequence[str] | None) -> list[int | str] | None:
 def origin(settings: dict) -> str:
     """What the training started from."""
     if settings["model"] not in DIT_SIZES:
-        return f"`{settings['model']}`, trained on"
-    changed = f" with {settings['config_overrides']}" if settings["config_overrides"] else ""
-    return f"`{settings['model']}`{changed} from scratch"
+        return f"{code(settings['model'])}, trained on"
+    changed = f" with {escaped(settings['config_overrides'])}" if settings["config_overrides"] else ""
+    return f"{code(settings['model'])}{changed} from scratch"
 
 
 def data_in_words(results: dict) -> str:
     """The data set, with its address if it has one."""
     name = results["settings"]["dataset_name"]
     if "dataset_name" in results["from_hub"]:
-        return f"[{name}](https://huggingface.co/datasets/{name})"
-    return f"`{name or results['settings']['train_data_dir']}`"
+        return f"[{escaped(name)}](https://huggingface.co/datasets/{name})"
+    return code(name or results["settings"]["train_data_dir"])
 
 
 def folders_in_words(results: dict) -> str | None:
@@ -58,7 +58,7 @@ def folders_in_words(results: dict) -> str | None:
     names += [settings["vae"]] * (settings["vae"] is not None and "vae" not in from_hub)
     if not names:
         return None
-    return f"{listed(f'`{name}`' for name in names)} {'was a folder' if len(names) == 1 else 'were folders'}"
+    return f"{listed(map(code, names))} {'was a folder' if len(names) == 1 else 'were folders'}"
 
 
 def images_in_words(config: dict, settings: dict) -> str:

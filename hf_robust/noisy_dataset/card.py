@@ -9,6 +9,8 @@ from datasets.info import DatasetInfosDict
 from datasets.utils.metadata import MetadataConfigs
 from huggingface_hub import DatasetCard, DatasetCardData
 
+from hf_common.tables import code, escaped, visible
+
 from ..noise.kinds import KINDS, kind_of
 from .figures import MATRICES_FIGURE, RATES_FIGURE
 from .manifest import TEST_FILE, TRAIN_FILE
@@ -43,6 +45,8 @@ def dataset_card(manifest: dict) -> str:
         template_str=template,
         **manifest | {"repo_id": manifest["repo_id"] or UNPUBLISHED},
         kinds=kinds,
+        code=code,
+        escaped=escaped,
         papers=sorted((kind.paper for kind in kinds if kind.paper), key=lambda paper: paper.where.split()[-1]),
         recorded=recorded,
         example=next((name for name in manifest["configs"] if name != "clean"), "clean"),
@@ -86,7 +90,7 @@ def _describe_configs(data: DatasetCardData, manifest: dict) -> None:
 def _command(manifest: dict, recorded: bool) -> str:
     words = [
         *("python", "scripts/make_noisy_cifar10.py", "--output_dir", "noisy-cifar10"),
-        *("--source", shlex.quote(manifest["source"])),
+        *("--source", shlex.quote(visible(manifest["source"]))),
         *("--seed", str(manifest["seed"]), "--sampling", manifest["sampling"]),
         *(("--human_labels", "CIFAR-10_human.pt") if recorded else ()),
         *("--configs", *manifest["configs"]),

@@ -1,11 +1,13 @@
 """The files of a data set folder, and its manifest: what is built, and of what."""
 
+import re
 from collections.abc import Collection
 from pathlib import Path
 
 from hf_common.foreign import Check, check_fields, dict_of, file_name, list_of, number, read_json, refuse, whole
 from hf_common.locks import LOCK
 
+from ..noise.base import SAMPLINGS
 from ..noise.cifar10 import CIFAR10_CLASSES
 from ..noise.human import HUMAN_CONFIGS
 from ..noise.spec import NoiseSpec
@@ -15,12 +17,19 @@ MANIFEST = "noisy_cifar10.json"
 TRAIN_FILE = "train-00000-of-00001.parquet"
 TEST_FILE = "test-00000-of-00001.parquet"
 MANIFEST_KEYS = set("repo_id source source_fingerprint seed sampling class_names versions test configs".split())
+
+
+def _is_repo_id(value) -> bool:
+    """the name of a repository"""
+    return isinstance(value, str) and re.fullmatch(r"[\w.-]+(/[\w.-]+)?", value) is not None
+
+
 MANIFEST_FIELDS: dict[str, Check] = {
-    "repo_id?": str,
+    "repo_id?": _is_repo_id,
     "source": str,
     "source_fingerprint": str,
     "seed": whole(),
-    "sampling": str,
+    "sampling": lambda value: isinstance(value, str) and value in SAMPLINGS,
     "noise_version?": whole(1),
     "class_names": list_of(str, NUM_CLASSES),
     "versions": dict_of(str),

@@ -14,7 +14,7 @@ from statistics import mean, stdev
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from hf_common.run_folder import settings_difference
-from hf_common.tables import cell
+from hf_common.tables import cell, code, escaped
 
 from ..losses import list_losses, parse_loss_spec
 from ..losses.papers import loss_bibtex
@@ -72,6 +72,8 @@ def render_card(
         repo_id=repo_id,
         name=name,
         task=task,
+        code=code,
+        escaped=escaped,
         reproduce=reproduce,
         figures=figures or {},
         result=first,
@@ -277,7 +279,7 @@ def _head(results: Sequence[dict], baseline: Sequence[dict]) -> list[str]:
     seeds = ", ".join(str(run["settings"]["seed"]) for run in results)
     several = ["mean ± s.d.", f"seeds {seeds}"]
     head = several if len(results) > 1 else [f"seed {seeds}"]
-    return head + ([f"with `{baseline[0]['settings']['loss']}`"] if baseline else [])
+    return head + ([f"with {code(baseline[0]['settings']['loss'])}"] if baseline else [])
 
 
 def _spread(values: Sequence[float]) -> str:
@@ -300,4 +302,4 @@ def _one_or_all(values: list):
 
 def _in_table(value) -> str:
     text = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
-    return cell(text).removesuffix(".0")
+    return cell(escaped(text)).removesuffix(".0")

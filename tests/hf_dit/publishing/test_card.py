@@ -132,7 +132,7 @@ def test_the_scores_stand_in_the_table_and_in_the_model_index():
     assert [row[:4] for row in table] == [
         ["samples, ddim", "1", "50", "1,000"],
         ["samples, ddim", "2", "50", "1,000"],
-        ["*real: landscapes test[:1000]*", "", "", "1,000"],
+        ["*real: landscapes test\\[:1000\\]*", "", "", "1,000"],
     ]
     entries = card().data.eval_results
     for row, one in zip(table, SCORES, strict=True):

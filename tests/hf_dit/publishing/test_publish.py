@@ -275,7 +275,7 @@ def test_study_and_scores_are_published_with_the_model(hub, colours, run, tmp_pa
     assert unbiased.metric_args["guidance_scale"] == 2 and unbiased.metric_args["num_inference_steps"] == 4
     assert unbiased.dataset_type == "colours"
     assert len(card.data.eval_results) == 3  # real images are no result of the model
-    assert re.search(r"\| \*real: colours train\[:10\]\* \|", card.text)
+    assert re.search(r"\| \*real: colours train\\\[:10\\\]\* \|", card.text)
     for cell in study["cells"]:
         assert f"| {in_words(1 / cell['images_per_second'], None, 2)} s" in card.text
     settings = '{"guidance_scale": 2.0, "num_inference_steps": 4}'
