@@ -3,7 +3,6 @@
 import math
 import os
 import warnings
-from collections.abc import Mapping
 
 import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
@@ -17,6 +16,7 @@ from torch import Tensor, nn
 from ..attention.base import DiTAttnProcessor
 from ..attention.spec import format_attn_spec, in_tokens, make_attn_processors
 from .block import DiTBlock, modulate
+from .config import check_dit_config
 from .convert import convert_diffusers, convert_original
 from .positions import position_embedding
 from .sizes import dit_config, height_and_width
@@ -77,7 +77,7 @@ class DiTModel(ModelMixin, ConfigMixin, AttentionMixin):
         attention: str = "full",
     ):
         super().__init__()
-        _check_config(self.config)
+        check_dit_config(self.config)
         dim = num_attention_heads * attention_head_dim
         self._native_grid = self._grid(*height_and_width(sample_size))
         self._positions = None  # the last (key, position embedding)
@@ -107,6 +107,26 @@ class DiTModel(ModelMixin, ConfigMixin, AttentionMixin):
         self.proj_out = nn.Linear(dim, patch_size**2 * self.out_channels)
         self.gradient_checkpointing = False
         self.reset_parameters()
+
+    @classmethod
+    def load_config(cls, pretrained_model_name_or_path: str | os.PathLike, *args, **kwargs) -> dict | tuple:
+        """The config of a folder or Hub id (also a part of `from_pretrained`); arguments as in diffusers.
+
+        One that is no config of such a model is a `ValueError` that names where it came from.
+        """
+        where = f"{pretrained_model_name_or_path}: {cls.config_name}"
+        try:
+            loaded = super().load_config(pretrained_model_name_or_path, *args, **kwargs)
+        except (RecursionError, ValueError) as error:
+            raise ValueError(f"{where}: {str(error)[:150] or 'nested too deeply'}") from None
+        config = loaded[0] if isinstance(loaded, tuple) else loaded
+        if not isinstance(config, dict):
+            raise ValueError(f"{where} must hold an object, holds {type(config).__name__}")
+        try:
+            check_dit_config(config)
+        except ValueError as error:
+            raise ValueError(f"{where}: {error}") from None
+        return loaded
 
     @classmethod
     def from_name(cls, name: str, **overrides) -> "DiTModel":
@@ -370,26 +390,3 @@ class DiTModel(ModelMixin, ConfigMixin, AttentionMixin):
         elif self.training and self.config.class_dropout_prob:
             drop = torch.rand(batch, device=labels.device) < self.config.class_dropout_prob
         return labels if drop is None else torch.where(drop, self.null_class_id, labels)
-
-
-def _check_config(config: Mapping) -> None:
-    """Raise a `ValueError` for an argument of the model that is outside its range."""
-    for name in ("patch_size", "in_channels", "num_layers", "num_attention_heads", "attention_head_dim"):
-        if config[name] < 1:
-            raise ValueError(f"{name} must be at least 1, got {config[name]}")
-    heads, head_dim, num_classes = (
-        config[name] for name in ("num_attention_heads", "attention_head_dim", "num_classes")
-    )
-    if heads * head_dim % 4:
-        raise ValueError(
-            "num_attention_heads * attention_head_dim must be divisible by 4 for the position embedding, got "
-            f"{heads} * {head_dim}"
-        )
-    if num_classes is not None and num_classes < 1:
-        raise ValueError(f"num_classes must be at least 1, or None for an unconditional model, got {num_classes}")
-    if not 0 <= config["class_dropout_prob"] <= 1:
-        raise ValueError(f"class_dropout_prob must lie in [0, 1], got {config['class_dropout_prob']}")
-    if config["downscale_freq_shift"] not in (0, 1):
-        raise ValueError(f"downscale_freq_shift must be 0 or 1, got {config['downscale_freq_shift']}")
-    if config["attention"] is None:  # what set_attn_processor leaves for a processor without a spec
-        raise ValueError("attention must be a spec such as 'full' or 'na7', got None")

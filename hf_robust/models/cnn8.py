@@ -21,7 +21,7 @@ class Cnn8Config(PreTrainedConfig):
             Height and width of the input images, at least 8. The first linear layer fixes it.
 
     Raises:
-        ValueError: `num_channels` or `image_size` is too small.
+        ValueError: a field is of another type, too small or too large.
     """
 
     model_type = "cnn8"
@@ -30,10 +30,11 @@ class Cnn8Config(PreTrainedConfig):
     image_size: int = 32
 
     def __post_init__(self, **kwargs):
-        if self.num_channels < 1:
-            raise ValueError(f"num_channels must be at least 1, got {self.num_channels}")
-        if self.image_size < 8:
-            raise ValueError(f"image_size must be at least 8 (three max-pools halve it), got {self.image_size}")
+        # Before layers of that size take memory: a config may come from elsewhere. Three max-pools halve the image.
+        for name, least, most in (("num_channels", 1, 4096), ("image_size", 8, 2048)):
+            value = getattr(self, name)
+            if type(value) is not int or not least <= value <= most:
+                raise ValueError(f"{name} must be a whole number from {least} to {most}, got {value!r:.60}")
         super().__post_init__(**kwargs)
 
 

@@ -9,6 +9,8 @@ from transformers import initialization as init
 from transformers.modeling_outputs import ImageClassifierOutput
 from transformers.utils import can_return_tuple
 
+MOST_WEIGHTS = 2**32
+
 
 class CnnSmallConfig(PreTrainedConfig):
     r"""
@@ -26,7 +28,7 @@ class CnnSmallConfig(PreTrainedConfig):
             By which the 32 and 64 channels and the 128 hidden units are multiplied.
 
     Raises:
-        ValueError: `num_channels`, `image_size` or `width` is too small.
+        ValueError: a field is of another type, too small or too large.
     """
 
     model_type = "cnn_small"
@@ -37,12 +39,19 @@ class CnnSmallConfig(PreTrainedConfig):
     width: int = 1
 
     def __post_init__(self, **kwargs):
-        if self.num_channels < 1:
-            raise ValueError(f"num_channels must be at least 1, got {self.num_channels}")
-        if self.image_size < 2:
-            raise ValueError(f"image_size must be at least 2 (one max-pool halves it), got {self.image_size}")
-        if self.width < 1:
-            raise ValueError(f"width must be at least 1, got {self.width}")
+        # One max-pool halves the image.
+        for name, least, most in (("num_channels", 1, 4096), ("image_size", 2, 4096), ("width", 1, 256)):
+            value = getattr(self, name)
+            if type(value) is not int or not least <= value <= most:
+                raise ValueError(f"{name} must be a whole number from {least} to {most}, got {value!r:.60}")
+        if not isinstance(self.batch_norm, bool):
+            raise ValueError(f"batch_norm must be True or False, got {self.batch_norm!r:.60}")
+        weights = 64 * self.width * ((self.image_size // 2 + 1) // 2) ** 2 * 128 * self.width
+        if weights > MOST_WEIGHTS:  # before they take memory: a config may come from elsewhere
+            raise ValueError(
+                f"image_size={self.image_size} and width={self.width} make a layer of {weights:.2g} weights, "
+                f"more than {MOST_WEIGHTS:.2g}"
+            )
         super().__post_init__(**kwargs)
 
 

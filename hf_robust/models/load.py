@@ -6,7 +6,7 @@ from functools import partial
 
 from transformers import AutoConfig, AutoModelForImageClassification, PreTrainedConfig, PreTrainedModel
 
-from hf_common.foreign import short
+from hf_common.foreign import first_line, short, whole
 
 from .cnn8 import Cnn8Config
 from .cnn_small import CnnSmallConfig
@@ -23,6 +23,8 @@ MODELS = {
         ResNetCifarConfig, embedding_size=16, hidden_sizes=(16, 32, 64), depths=(3, 3, 3), shortcut="A"
     ),
 }
+
+MOST_LABELS = 10_000_000
 
 
 def load_model(
@@ -128,9 +130,19 @@ def _fresh_model(name: str, labels: dict, image_size: int | None, overrides: dic
 def saved_config(name_or_path: str, *, trust_remote_code: bool = False) -> PreTrainedConfig:
     """The config of a saved model, a folder or Hub id; a `ValueError` that lists `MODELS` where there is none."""
     try:
+        _check_labels_of(PreTrainedConfig.get_config_dict(name_or_path)[0])
         return AutoConfig.from_pretrained(name_or_path, trust_remote_code=trust_remote_code)
-    except (OSError, ValueError) as error:
+    except Exception as error:  # of any kind: the library takes the file's fields for what it wrote itself
         raise ValueError(
             f"model {short(repr(name_or_path), 120)} is neither one of {list(MODELS)} nor a folder or Hub id with a "
-            f"model: {short(error)}"
+            f"model: {short(first_line(error), 120)}"
         ) from error
+
+
+def _check_labels_of(content: dict) -> None:
+    """Raise a `ValueError` if the fields of a config's file name no classes or too many, whose names are made."""
+    if not isinstance(content, dict):
+        raise ValueError(f"config.json must hold an object, holds {type(content).__name__}")
+    count = content.get("num_labels")
+    if count is not None and not whole(0, MOST_LABELS)(count):
+        raise ValueError(f"num_labels must be a whole number up to {MOST_LABELS}, got {short(repr(count), 40)}")

@@ -10,6 +10,8 @@ from transformers import initialization as init
 from transformers.modeling_outputs import ImageClassifierOutput
 from transformers.utils import can_return_tuple
 
+MOST_CHANNELS, MOST_BLOCKS, MOST_WEIGHTS = 16_384, 2000, 2**32  # a config may come from elsewhere
+
 
 class ResNetCifarConfig(PreTrainedConfig):
     r"""
@@ -31,8 +33,9 @@ class ResNetCifarConfig(PreTrainedConfig):
             no parameters. `"B"`: a 1x1 convolution with batch normalisation.
 
     Raises:
-        ValueError: a size is smaller than 1, `hidden_sizes` and `depths` differ in length, `shortcut` is unknown, or
-            shortcut "A" cannot add an equal number of channels on both sides.
+        ValueError: a size is no whole number, smaller than 1 or larger than any network's, `hidden_sizes` and `depths`
+            differ in length, `shortcut` is unknown, or shortcut "A" cannot add an equal number of channels on both
+            sides.
     """
 
     model_type = "resnet_cifar"
@@ -44,19 +47,28 @@ class ResNetCifarConfig(PreTrainedConfig):
     shortcut: str = "A"
 
     def __post_init__(self, **kwargs):
+        for name in ("num_channels", "embedding_size", "hidden_sizes", "depths"):
+            value, several = getattr(self, name), name in ("hidden_sizes", "depths")
+            if several and not isinstance(value, list | tuple):
+                raise ValueError(f"{name} must be a list with an entry for each stage, got {value!r:.60}")
+            for size in value if several else [value]:
+                if type(size) is not int or not 1 <= size <= MOST_CHANNELS:
+                    raise ValueError(f"{name} must be whole numbers from 1 to {MOST_CHANNELS}, got {value!r:.60}")
         self.hidden_sizes = list(self.hidden_sizes)
         self.depths = list(self.depths)
         if len(self.hidden_sizes) != len(self.depths) or not self.depths:
             raise ValueError(
                 "hidden_sizes and depths must have one entry per stage, at least one, got "
-                f"hidden_sizes={self.hidden_sizes} and depths={self.depths}"
+                f"hidden_sizes={self.hidden_sizes!r:.60} and depths={self.depths!r:.60}"
             )
-        for name in ("num_channels", "embedding_size", "hidden_sizes", "depths"):
-            value = getattr(self, name)
-            if min(value if isinstance(value, list) else [value]) < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}")
+        weights = sum(18 * depth * size**2 for depth, size in zip(self.depths, self.hidden_sizes, strict=True))
+        if sum(self.depths) > MOST_BLOCKS or weights > MOST_WEIGHTS:  # before they take memory
+            raise ValueError(
+                f"hidden_sizes={self.hidden_sizes!r:.60} and depths={self.depths!r:.60} make {sum(self.depths)} "
+                f"blocks of {weights:.2g} weights, more than {MOST_BLOCKS} or {MOST_WEIGHTS:.2g}"
+            )
         if self.shortcut not in ("A", "B"):
-            raise ValueError(f"shortcut must be 'A' or 'B', got {self.shortcut!r}")
+            raise ValueError(f"shortcut must be 'A' or 'B', got {self.shortcut!r:.60}")
         if self.shortcut == "A":
             sizes = [self.embedding_size, *self.hidden_sizes]
             for before, after in pairwise(sizes):

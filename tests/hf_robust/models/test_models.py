@@ -1,4 +1,5 @@
 import json
+import math
 import os
 import runpy
 import subprocess
@@ -313,13 +314,28 @@ def test_wrong_pixels_are_refused(name):
 @pytest.mark.parametrize(
     "config, fields, message",
     [
-        (CnnSmallConfig, {"image_size": 1}, "image_size must be at least 2"),
-        (CnnSmallConfig, {"num_channels": 0}, "num_channels must be at least 1, got 0"),
-        (CnnSmallConfig, {"width": 0}, "width must be at least 1, got 0"),
-        (Cnn8Config, {"image_size": 7}, "image_size must be at least 8"),
-        (Cnn8Config, {"num_channels": 0}, "num_channels must be at least 1, got 0"),
+        (CnnSmallConfig, {"image_size": 1}, "image_size must be a whole number from 2 to 4096, got 1$"),
+        (CnnSmallConfig, {"num_channels": 0}, "num_channels must be a whole number from 1 to 4096, got 0"),
+        (CnnSmallConfig, {"width": 0}, "width must be a whole number from 1 to 256, got 0"),
+        (CnnSmallConfig, {"image_size": 10**12}, "image_size must be .*, got 1000000000000$"),
+        (
+            CnnSmallConfig,
+            {"image_size": 4096, "width": 256},
+            "and width=256 make a layer of .* weights",
+        ),
+        (CnnSmallConfig, {"batch_norm": "no"}, "batch_norm must be True or False, got 'no'"),
+        (Cnn8Config, {"image_size": 7}, "image_size must be a whole number from 8 to 2048, got 7"),
+        (Cnn8Config, {"num_channels": 0}, "num_channels must be a whole number from 1 to 4096, got 0"),
+        (Cnn8Config, {"num_channels": "3"}, "num_channels must be a whole number from 1 to 4096, got '3'"),
+        (Cnn8Config, {"image_size": math.nan}, "image_size must be .*, got nan"),
         (ResNetCifarConfig, {"depths": [3, 3]}, "one entry per stage"),
-        (ResNetCifarConfig, {"depths": [3, 0, 3]}, r"depths must be at least 1, got \[3, 0, 3\]"),
+        (ResNetCifarConfig, {"depths": [3, 0, 3]}, r"depths must be whole numbers from 1 to 16384, got \[3, 0, 3\]"),
+        (ResNetCifarConfig, {"depths": [3, True, 3]}, "depths must be whole numbers"),
+        (ResNetCifarConfig, {"depths": 3}, "depths must be a list with an entry for each stage, got 3"),
+        (ResNetCifarConfig, {"depths": [9000, 3, 3]}, "make 9006 blocks"),
+        (ResNetCifarConfig, {"hidden_sizes": [16, 10**12, 64]}, "hidden_sizes must be whole numbers"),
+        (ResNetCifarConfig, {"hidden_sizes": [16, 32, 16_000]}, "of 1.4e.10 weights, more than"),
+        (ResNetCifarConfig, {"embedding_size": None}, "embedding_size must be whole numbers .*, got None"),
         (ResNetCifarConfig, {"shortcut": "C"}, "shortcut must be 'A' or 'B', got 'C'"),
         (ResNetCifarConfig, {"hidden_sizes": [16, 31, 64]}, "even number.*31"),
     ],
