@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from hf_common.files import replace_text, write_json
-from hf_common.foreign import check_fields, read_json
+from hf_common.foreign import Check, check_fields, list_of, number, read_json, whole
 from hf_common.public import public_results, without_paths
 from hf_common.run_folder import RESULTS
 
@@ -16,8 +16,10 @@ from ..models.weights import weights_digest
 from ..sampling.export import PIPELINE_FILE, export_pipeline
 from ..sampling.pipeline import DiTImagePipeline
 from ..studies.cells import SETTINGS_FIELDS, check_cell, check_study
+from ..training.checkpoints import read_training
 from .card import dit_pipeline_card
 from .commands import NOT_OF_VALUES
+from .scores import METRICS
 
 # Patterns of all that such a repository may hold.
 REPOSITORY_FILES = (
@@ -39,7 +41,7 @@ REPOSITORY_FILES = (
 def read_study(folder: str | os.PathLike) -> dict:
     """The study that sample_dit.py wrote into a folder; a `ValueError` if there is none or it is not finished."""
     path = Path(folder) / "study.json"
-    study = _written_by(path, "sample_dit.py")
+    study = read_json(_written_by(path, "sample_dit.py"))
     check_fields(study, {"pictures": list}, path)
     if not study["pictures"]:
         raise ValueError(f"the study in {os.fspath(folder)!r} is not finished; run sample_dit.py again")
@@ -58,7 +60,7 @@ def read_scores(folders: Sequence[str | os.PathLike]) -> list[dict]:
     """
     scores = []
     for folder in folders:
-        one = _written_by(Path(folder) / RESULTS, "evaluate_images.py")
+        one = _checked_scores(_written_by(Path(folder) / RESULTS, "evaluate_images.py"))
         given = one["arguments"]
         cell = Path(f"{Path(given['predictions'])}.json")  # also of a folder that is given with a slash at its end
         sampling = None
@@ -78,6 +80,20 @@ def read_scores(folders: Sequence[str | os.PathLike]) -> list[dict]:
         values = [{**score, "encoder": without_paths(score["encoder"])} for score in one["scores"]]
         scores.append({**one, "arguments": arguments, "scores": values, "sampling": sampling})
     return scores
+
+
+def _checked_scores(path: Path) -> dict:
+    content = read_json(path)
+    check_fields(content, {"arguments": dict, "scores": list_of(dict)}, path)
+    given: dict[str, Check] = {"predictions": str, "references": str, "encoders": list_of(str)}
+    given |= {f"{role}_{part}?": str for role in ("predictions", "references") for part in ("config", "split")}
+    check_fields(content["arguments"], given, path, "arguments.")
+    for place, score in enumerate(content["scores"]):
+        fields: dict[str, Check] = {"encoder": str, "n_predictions": whole(1), "n_references": whole(1)}
+        fields |= {f"{key}?": number() for key, error, *_ in METRICS}
+        fields |= {f"{error}?": number() for key, error, *_ in METRICS if error is not None}
+        check_fields(score, fields | {"notes": list_of(str)}, path, f"scores[{place}].")
+    return content
 
 
 def published_results(results: dict) -> dict:
@@ -112,7 +128,7 @@ def write_repository(
     scores = read_scores(score_dirs)
     check_weights(run_dir, study, scores)
     export_pipeline(DiTImagePipeline.from_pretrained(run_dir), folder)
-    results = published_results(_written_by(run_dir / RESULTS, "train_dit.py"))
+    results = published_results(read_training(_written_by(run_dir / RESULTS, "train_dit.py")))
     write_json(folder / RESULTS, results)
     shutil.copyfile(run_dir / "loss_curve.png", folder / "loss_curve.png")
     shutil.copyfile(run_dir / "samples" / f"step-{results['steps']:07d}.png", folder / "samples.png")
@@ -155,7 +171,7 @@ def check_weights(run_dir: str | os.PathLike, study: dict | None, scores: Sequen
             )
 
 
-def _written_by(path: Path, script: str) -> dict:
+def _written_by(path: Path, script: str) -> Path:
     if not path.exists():
         raise ValueError(f"{str(path)!r} is not there: it is what {script} writes when it has finished")
-    return read_json(path)
+    return path

@@ -21,7 +21,6 @@ from torch import Tensor
 
 from hf_common.environment import hardware, versions
 from hf_common.files import publish_folder, save_figure, sync, write_json
-from hf_common.foreign import read_json
 from hf_common.processes import from_first_process
 from hf_common.run_folder import RESULTS, SETTINGS, HeldFolder
 from hf_common.signals import deferred
@@ -29,7 +28,7 @@ from hf_common.signals import deferred
 from .. import LIBRARIES
 from ..sampling.pipeline import DiTImagePipeline
 from .arguments import PRECISIONS, DataArguments, DiTTrainingArguments, ModelArguments
-from .checkpoints import claimed_checkpoint, finished_training
+from .checkpoints import claimed_checkpoint, finished_training, read_state
 from .figures import plot_loss, sample_grid, smoothed
 from .images import ImageFormat, ImageRows, image_format, load_images, open_rows
 from .latents import LatentMoments, cached_latents
@@ -185,7 +184,7 @@ class _Run:
     def begin(self, trainer: DiTTrainer, checkpoint: Path | None) -> None:
         """Go on from the checkpoint, if there is one, and write down whose run the folder holds."""
         if checkpoint is not None:
-            trainer.load_checkpoint(checkpoint, read_json(checkpoint / STATE))
+            trainer.load_checkpoint(checkpoint, read_state(checkpoint / STATE))
         elif self.args.resume_from_checkpoint is not None:
             self.accelerator.print(f"{self.output_dir} has no checkpoint yet: starting at step 0")
         if self.accelerator.is_main_process:

@@ -24,7 +24,8 @@ def claim_output_dir(output_dir: Path, settings: dict, resume: str | None = None
     Args:
         output_dir (`Path`): must be new, empty, or hold an unfinished run of these very settings.
         settings (`dict`): what [`run_settings`] gives.
-        resume (`str`, *optional*): `"last"` or a checkpoint folder in `output_dir`; needed where checkpoints are.
+        resume (`str`, *optional*): `"last"`, which starts where there is no complete checkpoint yet, or a checkpoint
+            folder in `output_dir`; needed where checkpoints are.
     """
     started = begun(output_dir)
     if started:
@@ -36,8 +37,4 @@ def claim_output_dir(output_dir: Path, settings: dict, resume: str | None = None
             )
     checkpoints = complete_checkpoints(output_dir) if started else []
     chosen = chosen_checkpoint(output_dir, checkpoints, resume, ["last", "true"])
-    if chosen is None and resume is not None:
-        raise ValueError(
-            f"resume_from_checkpoint={resume!r}: {str(output_dir)!r} holds no complete checkpoint; start without it"
-        )
     return None if chosen is None else str(chosen)

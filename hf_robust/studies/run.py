@@ -94,6 +94,8 @@ def run_claimed(data: DataArguments, model: ModelArguments, args: ExperimentArgu
     """Train, evaluate, summarise and write, for callers that hold the folder's lock; `splits.train` has its noise."""
     output_dir, train, settings = Path(args.output_dir), splits.train, run_settings(data, model, args)
     checkpoint = claim_run(data, model, args)
+    if checkpoint is None and args.resume_from_checkpoint is not None and args.process_index == 0:
+        print(f"{output_dir} has no complete checkpoint yet: starting at step 0")
     state = None if checkpoint is None else TrainerState.load_from_json(str(Path(checkpoint) / "trainer_state.json"))
     # Trainer would make one step more where the last checkpoint was written at the very end.
     trained = state is not None and state.global_step >= state.max_steps

@@ -233,7 +233,7 @@ def test_contaminated_noise_is_named_and_less():
         ({"noise_seed": -1}, {}, {}, "noise_seed.*-1"),
         ({}, {}, {"do_train": False}, "do_train=False.*cnn_small"),
         ({}, {}, {"load_best_model_at_end": True}, "load_best_model_at_end"),
-        ({}, {}, {"resume_from_checkpoint": "last"}, "no complete checkpoint"),
+        ({}, {}, {"resume_from_checkpoint": "nosuch"}, "resume_from_checkpoint must be 'last' or one of"),
         ({}, {}, {"resume_from_checkpoint": "nowhere"}, r"one of \[\].*nowhere"),
         ({"dataset_config": "plain"}, {}, {}, "no configs"),
         ({"noise_contaminated": True}, {}, {}, "noise_contaminated=True.*symmetric_40"),
