@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
-from .foreign import read_json
+from .foreign import read_json, short
 from .locks import LOCK, locked
 from .processes import from_first_process
 
@@ -85,7 +85,7 @@ def check_same_run(output_dir: Path, settings: dict) -> None:
     if not path.exists():
         raise ValueError(f"output_dir {name} holds files that are no run of this script; choose another")
     if difference := settings_difference(settings, read_json(path)):
-        raise ValueError(f"output_dir {name} holds another run: {difference}; choose another")
+        raise ValueError(f"output_dir {name} holds another run: {short(difference, 160)}; choose another")
 
 
 def chosen_checkpoint(
@@ -109,7 +109,7 @@ def chosen_checkpoint(
         return checkpoints[0] if checkpoints else None
     if Path(resume).resolve() not in [path.resolve() for path in checkpoints]:
         raise ValueError(
-            f"resume_from_checkpoint must be {words[0]!r} or one of {[str(path) for path in checkpoints]}; "
-            f"got {resume!r}"
+            f"resume_from_checkpoint must be {words[0]!r} or one of {short([str(path) for path in checkpoints])}; "
+            f"got {short(repr(resume), 80)}"
         )
     return Path(resume)

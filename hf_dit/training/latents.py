@@ -11,16 +11,20 @@ import datasets
 import numpy as np
 import torch
 from diffusers import AutoencoderKL
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from hf_common.files import sync_tree, temporary_name
+from hf_common.foreign import first_line, refuse
 
 from ..models.weights import add_tensors
 from .images import ImageFormat, ImageRows, read_images
 
 ENCODE_BATCH = 16  # of 256 x 256 images, about what keeps a GPU busy
 SHARD_ROWS = 4096
+MOMENTS = ("mean", "std", "mean_mirrored", "std_mirrored")
+WAY_OUT = "delete the folder, and the images are encoded again"
 
 
 class LatentMoments:
@@ -29,12 +33,24 @@ class LatentMoments:
     Args:
         folder (`Path`): what [`cached_latents`] wrote.
         vae_config: the autoencoder's config, for its `scaling_factor` and `shift_factor`.
+        num_images: of the `ImageRows` that they are of.
+
+    Raises:
+        ValueError: a file of the folder is damaged so that it shows, or is of other images; it is named.
     """
 
-    def __init__(self, folder: Path, vae_config):
-        # Each load_file maps the file into memory: processes and workers share its pages, none reads all of it.
-        self._shards = [load_file(path) for path in sorted(folder.glob("latents-*.safetensors"))]
+    def __init__(self, folder: Path, vae_config, num_images: int | None = None):
+        paths = sorted(folder.glob("latents-*.safetensors"))
+        # Each file is mapped into memory: processes and workers share its pages, none reads all of it.
+        self._shards = [_mapped(path) for path in paths]
+        _check_shards(folder, paths, self._shards)
         self.rows = torch.cat([shard["rows"] for shard in self._shards])  # (N,) int64, indices into the `ImageRows`
+        if (
+            (self.rows.diff() < 1).any()
+            or self.rows[0] < 0
+            or (num_images is not None and self.rows[-1] >= num_images)
+        ):
+            raise refuse(folder, f"must have rows that ascend within those of {num_images} images; {WAY_OUT}")
         self.shape = tuple(self._shards[0]["mean"].shape[1:])  # (C, h, w)
         self._scale, self._shift = vae_config.scaling_factor, vae_config.shift_factor or 0.0
 
@@ -48,6 +64,33 @@ class LatentMoments:
         noise = torch.from_numpy(rng.standard_normal(self.shape, dtype=np.float32))
         latent = shard["mean" + mirrored][row] + shard["std" + mirrored][row] * noise
         return (latent - self._shift) * self._scale
+
+
+def _mapped(path: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(path)
+    except (SafetensorError, ValueError, RuntimeError, OverflowError) as error:
+        raise refuse(path, f"is no safetensors file: {first_line(error)}; {WAY_OUT}") from None
+
+
+def _check_shards(folder: Path, paths: list[Path], shards: list[dict[str, Tensor]]) -> None:
+    """Raise a `ValueError` unless there is every file, of the same tensors with a shape and one type each."""
+    if [path.name for path in paths] != [_shard_name(number) for number in range(len(paths))] or not paths:
+        raise refuse(folder, f"lacks a file; {WAY_OUT}")
+    names = shards[0].keys()
+    for number, (path, shard) in enumerate(zip(paths, shards, strict=True)):
+        if shard.keys() != names or names not in ({"rows", *MOMENTS[:2]}, {"rows", *MOMENTS}):
+            raise refuse(path, f"must hold rows, {', '.join(MOMENTS)}, holds {sorted(shard)}; {WAY_OUT}")
+        count = len(shard["rows"]) if shard["rows"].ndim == 1 else -1
+        shape = (count, *shards[0]["mean"].shape[1:])
+        fits = all(shard[name].dtype == torch.float32 and shard[name].shape == shape for name in names - {"rows"})
+        whole = count == SHARD_ROWS if number < len(paths) - 1 else 0 < count <= SHARD_ROWS
+        if not (fits and whole and len(shape) == 4 and shard["rows"].dtype == torch.int64):
+            raise refuse(path, f"must hold up to {SHARD_ROWS} rows of one shape, in float32; {WAY_OUT}")
+
+
+def _shard_name(number: int) -> str:
+    return f"latents-{number:05d}.safetensors"
 
 
 def latent_size(vae: AutoencoderKL, size: tuple[int, int]) -> tuple[int, int]:
@@ -108,7 +151,7 @@ def cached_latents(
         images = read_images(rows, form, skip_corrupt=skip_corrupt, progress=progress)
         number = -1
         for number, shard in enumerate(_shards(_encoded(images, vae, mirrored))):
-            save_file(shard, temporary / f"latents-{number:05d}.safetensors")
+            save_file(shard, temporary / _shard_name(number))
         if number < 0:
             raise ValueError(f"none of the {len(rows)} images can be decoded")
         sync_tree(temporary)

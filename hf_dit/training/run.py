@@ -147,7 +147,7 @@ class _Run:
                 progress=True,
             )
             folder = _decided(self.accelerator, encode)
-            samples = LatentMoments(folder, self.vae.config)
+            samples = LatentMoments(folder, self.vae.config, len(self.rows))
             labels = None if self.rows.labels is None else torch.from_numpy(self.rows.labels)[samples.rows]
             printed(f"latents: {folder}")
         if skipped := len(self.rows) - len(samples):
