@@ -1,0 +1,56 @@
+#!/usr/bin/env python
+"""The studies of model_cards/RESULTS.md: run them, and render the report from what they measured.
+
+    python scripts/studies.py --list
+    python scripts/studies.py --run noise --dataset uoft-cs/cifar10
+    python scripts/studies.py --collect noise
+    python scripts/studies.py --report
+
+A run that is finished becomes a JSON file under model_cards/results/studies, and is never made again. --run goes on
+after a kill, and shares the runs with other workers: start the same command several times. --collect takes what is
+finished in --work_dir and runs nothing. --report renders RESULTS.md and its figures from the JSON alone.
+"""
+
+from argparse import ArgumentParser, RawDescriptionHelpFormatter
+from pathlib import Path
+
+from findings.cells import CARDS, RESULTS, read_cells
+from findings.report import STUDIES, write_report
+from findings.robust_runs import collect, run_plans
+
+from hf_common.signals import run_command
+
+
+def main() -> None:
+    parser = ArgumentParser(description=__doc__, formatter_class=RawDescriptionHelpFormatter)
+    task = parser.add_mutually_exclusive_group(required=True)
+    task.add_argument("--list", action="store_true", help="The studies, and how much of each is there.")
+    task.add_argument("--run", choices=STUDIES, help="Make the runs of a study that are missing.")
+    task.add_argument("--collect", choices=STUDIES, help="Take the finished runs of a study from --work_dir.")
+    task.add_argument("--report", action="store_true", help="Render RESULTS.md.")
+    parser.add_argument("--dataset", default="uoft-cs/cifar10", help="CIFAR-10: Hub id or folder.")
+    parser.add_argument(
+        "--noisy_dataset",
+        default="USER/noisy-cifar10",
+        help="What make_noisy_cifar10.py built with --human_labels: Hub id or folder.",
+    )
+    parser.add_argument("--work_dir", type=Path, default=Path("runs/studies"), help="Folder of the runs.")
+    args = parser.parse_args()
+    if args.list:
+        for name, study in STUDIES.items():
+            print(f"{name:<10} {len(read_cells(name, RESULTS)):>3} of {len(study.plans):>3} runs  {study.title}")
+    elif args.report:
+        write_report()
+        print(CARDS / "RESULTS.md")
+    else:
+        name = args.run or args.collect
+        plans = STUDIES[name].plans
+        if args.run:
+            sources = {False: args.dataset, True: args.noisy_dataset}
+            run_plans(name, plans, args.work_dir, lambda plan: sources[plan.config is not None], RESULTS)
+        collect(name, plans, args.work_dir, RESULTS)
+        print(f"{len(read_cells(name, RESULTS))} of {len(plans)} runs of {name} are there")
+
+
+if __name__ == "__main__":
+    run_command(main, "finished runs and the newest checkpoint of the one at hand are kept; this goes on:")
