@@ -12,12 +12,10 @@ SETTINGS, RESULTS = "settings.json", "results.json"
 
 
 def settings_difference(wanted: dict, found: dict) -> str:
-    """`"seed=1 (it has 0)"` and so on for every setting in which two runs differ; empty if they are one."""
-    return ", ".join(
-        f"{key}={wanted.get(key)!r} (it has {found.get(key)!r})"
-        for key in sorted(wanted | found)
-        if wanted.get(key) != found.get(key)
-    )
+    """`"seed=1 (it has 0)"` and so on for every setting in which two runs differ, cut; empty if they are one."""
+    different = [key for key in sorted(wanted | found) if wanted.get(key) != found.get(key)]
+    values = {key: [short(repr(run.get(key)), 60) for run in (wanted, found)] for key in different}
+    return short(", ".join(f"{short(key, 40)}={here} (it has {there})" for key, (here, there) in values.items()), 180)
 
 
 def begun(output_dir: Path) -> bool:
@@ -85,7 +83,7 @@ def check_same_run(output_dir: Path, settings: dict) -> None:
     if not path.exists():
         raise ValueError(f"output_dir {name} holds files that are no run of this script; choose another")
     if difference := settings_difference(settings, read_json(path)):
-        raise ValueError(f"output_dir {name} holds another run: {short(difference, 160)}; choose another")
+        raise ValueError(f"output_dir {name} holds another run: {difference}; choose another")
 
 
 def chosen_checkpoint(

@@ -39,9 +39,8 @@ def check_dit_config(config: Mapping) -> None:
     attention = given.get("attention", "full")
     if not isinstance(attention, str):  # None is what set_attn_processor leaves for a processor without a spec
         raise ValueError(f"attention must be a spec such as 'full' or 'na7', got {_cut(attention)}")
-    size = given.get("sample_size", 1)
-    for side in size if isinstance(size, list | tuple) and len(size) == 2 else (size,):
-        _check_whole("sample_size", side, MOST_SIDE)
+    if "sample_size" in given:
+        _check_sample_size(given["sample_size"], given.get("patch_size", 1))
     _check_width(given)
 
 
@@ -53,6 +52,14 @@ def _check_whole(name: str, value: object, most: int) -> None:
         raise ValueError(f"{name} must be at least 1, got {_cut(value)}")
     if value > most:
         raise ValueError(f"{name} must be at most {most}, got {_cut(value)}")
+
+
+def _check_sample_size(size: object, patch: int) -> None:
+    sides = tuple(size) if isinstance(size, list | tuple) and len(size) == 2 else (size, size)
+    for side in sides:
+        _check_whole("sample_size", side, MOST_SIDE)
+    if any(side % patch for side in sides):
+        raise ValueError(f"height and width must be multiples of patch_size={patch}, got {sides[0]} x {sides[1]}")
 
 
 def _check_width(config: Mapping) -> None:

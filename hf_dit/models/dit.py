@@ -120,10 +120,12 @@ class DiTModel(ModelMixin, ConfigMixin, AttentionMixin):
         except (RecursionError, ValueError) as error:
             raise ValueError(f"{where}: {str(error)[:150] or 'nested too deeply'}") from None
         config = loaded[0] if isinstance(loaded, tuple) else loaded
-        if not isinstance(config, dict):
-            raise ValueError(f"{where} must hold an object, holds {type(config).__name__}")
+        if not isinstance(config, dict) or not isinstance(config.get("_class_name", ""), str):
+            raise ValueError(f"{where} must hold an object with the name of a class")
         try:
             check_dit_config(config)
+            if "attention" in config and "num_layers" in config:
+                make_attn_processors(config["attention"], config["num_layers"])
         except ValueError as error:
             raise ValueError(f"{where}: {error}") from None
         return loaded

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from hf_common.files import replace_text, write_json
-from hf_common.foreign import Check, check_fields, list_of, number, read_json, whole
+from hf_common.foreign import Check, check_fields, dict_of, list_of, number, read_json, refuse, whole
 from hf_common.public import public_results, without_paths
 from hf_common.run_folder import RESULTS
 
@@ -16,7 +16,7 @@ from ..models.weights import weights_digest
 from ..sampling.export import PIPELINE_FILE, export_pipeline
 from ..sampling.pipeline import DiTImagePipeline
 from ..studies.cells import SETTINGS_FIELDS, check_cell, check_study
-from ..training.checkpoints import read_training
+from ..training.records import read_training
 from .card import dit_pipeline_card
 from .commands import NOT_OF_VALUES
 from .scores import METRICS
@@ -84,15 +84,22 @@ def read_scores(folders: Sequence[str | os.PathLike]) -> list[dict]:
 
 def _checked_scores(path: Path) -> dict:
     content = read_json(path)
-    check_fields(content, {"arguments": dict, "scores": list_of(dict)}, path)
-    given: dict[str, Check] = {"predictions": str, "references": str, "encoders": list_of(str)}
-    given |= {f"{role}_{part}?": str for role in ("predictions", "references") for part in ("config", "split")}
+    ran_on = {"processes?": whole(1), "hardware?": str, "versions?": dict_of(str)}
+    check_fields(content, {"arguments": dict, "scores": list_of(dict), **ran_on}, path)
+    roles = ("predictions", "references")
+    given: dict[str, Check] = {**dict.fromkeys((*roles, "inception_weights"), str), "encoders": list_of(str)}
+    given |= {f"{role}_{part}": (str, None) for role in roles for part in ("config", "split")}
+    given |= {"metrics": list_of(str), "dtype": str, "normalize": bool, "seed": whole()}
     check_fields(content["arguments"], given, path, "arguments.")
     for place, score in enumerate(content["scores"]):
         fields: dict[str, Check] = {"encoder": str, "n_predictions": whole(1), "n_references": whole(1)}
-        fields |= {f"{key}?": number() for key, error, *_ in METRICS}
-        fields |= {f"{error}?": number() for key, error, *_ in METRICS if error is not None}
+        fields |= {f"{key}?": number() for key, *_ in METRICS}
+        measured = [error for key, error, *_ in METRICS if error is not None and score.get(key) is not None]
+        fields |= dict.fromkeys(measured, (number(0), None))
         check_fields(score, fields | {"notes": list_of(str)}, path, f"scores[{place}].")
+        check_fields(score, {"dim?": whole(1), "dtype?": str, "normalized?": bool}, path, f"scores[{place}].")
+    if len(content["scores"]) != len(content["arguments"]["encoders"]):
+        raise refuse(path, "must hold a score for each of its encoders")
     return content
 
 

@@ -25,7 +25,7 @@ CELL_FIELDS = {  # of the file of a cell, and of a cell in a study, which has no
     "scheduler": str,
     "guidance_scale": number(),
     "num_inference_steps": whole(1),
-    "timesteps": lambda value: isinstance(value, dict) and value.keys() == {"number", "first", "last"},
+    "timesteps": lambda value: dict_of(number(0))(value) and value.keys() == {"number", "first", "last"},
     "timestep_spacing": str,
     "seconds": number(0),
     "images_per_second": number(0),
@@ -160,14 +160,15 @@ def try_scales(pipeline: DiTImagePipeline, label: int | None, guidance_scales: l
 def finished_cell(folder: Path, cell: Cell, settings: dict) -> dict | None:
     """What an earlier run wrote of a complete cell; None where something of it is not there, or damaged."""
     path = _cell_file(folder, cell)
+    if not path.exists():
+        return None
     try:
-        there = path.exists() and isinstance(read_json(path).get("settings"), dict)
+        result = read_json(path)
+        check_fields(result, {"settings": dict}, path)
+        check_fields(result["settings"], SETTINGS_FIELDS, path, "settings.")
     except ValueError:
-        there = False
-    if not there:
         return None
     refuse_another_study(path, settings, folder)
-    result = read_json(path)
     count = settings["images_per_class"] * len(settings["class_labels"] or [None])
     try:
         check_cell(result, path)
@@ -246,10 +247,10 @@ def refuse_another_study(path: Path, settings: dict, folder: Path) -> None:
     there = content["settings"]
     here = json.loads(json.dumps(settings))
     differences = [
-        f"{name} was {there.get(name)!r} and is {here.get(name)!r}"
+        f"{short(name, 40)} was {short(repr(there.get(name)), 60)} and is {short(repr(here.get(name)), 60)}"
         for name in {**there, **here}
         if there.get(name) != here.get(name)
     ]
     if differences:
-        words = short("; ".join(differences))
+        words = short("; ".join(differences), 160)
         raise ValueError(f"output_dir {str(folder)!r} holds another study: {words}; choose another output_dir")

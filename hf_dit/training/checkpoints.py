@@ -5,55 +5,12 @@ import shutil
 from pathlib import Path
 
 from hf_common.files import publish_folder
-from hf_common.foreign import Check, check_fields, dict_of, list_of, number, read_json, whole
+from hf_common.foreign import read_json
 from hf_common.run_folder import RESULTS, SETTINGS, begun, check_same_run, chosen_checkpoint, settings_difference
 
+from .records import read_training
+
 RESUME_LATEST = "latest"
-RUN_FIELDS: dict[str, Check] = {  # of `results.json`, as far as anyone reads it
-    "settings": dict,
-    "steps": whole(1),
-    "loss": number(),
-    "history": list_of(dict),
-    "images_per_second?": number(0),
-    "processes": whole(1),
-    "train_images": whole(1),
-    "label_names?": list_of(str),
-    "config": dict,
-    "from_hub": list_of(str),
-    "parameters": whole(1),
-    "hardware": str,
-    "versions": dict_of(str),
-}
-STATE_FIELDS: dict[str, Check] = {  # of the training's state in a checkpoint
-    "step": whole(1),
-    "global_batch": whole(1),
-    "train_images": whole(1),
-    "history": list_of(dict),
-    "window": list_of(list_of(number())),
-}
-ROW_FIELDS: dict[str, Check] = {"step": whole(1), "loss": number(), "smoothed?": number(), "learning_rate?": number()}
-
-
-def read_training(path: Path) -> dict:
-    """The `results.json` of a training; a `ValueError` that names the file and what in it is not as it must be."""
-    results = read_json(path)
-    check_fields(results, RUN_FIELDS, path)
-    check_fields(results["settings"], {"model": str, "global_batch": whole(1), "seed": whole()}, path, "settings.")
-    _check_history(results, path)
-    return results
-
-
-def read_state(path: Path) -> dict:
-    """The state of a training in a checkpoint, checked in the same way."""
-    state = read_json(path)
-    check_fields(state, STATE_FIELDS, path)
-    _check_history(state, path)
-    return state
-
-
-def _check_history(content: dict, path: Path) -> None:
-    for place, row in enumerate(content["history"]):
-        check_fields(row, ROW_FIELDS, path, f"history[{place}].")
 
 
 def checkpoint_step(folder: Path) -> int:

@@ -28,12 +28,13 @@ from hf_common.signals import deferred
 from .. import LIBRARIES
 from ..sampling.pipeline import DiTImagePipeline
 from .arguments import PRECISIONS, DataArguments, DiTTrainingArguments, ModelArguments
-from .checkpoints import claimed_checkpoint, finished_training, read_state
+from .checkpoints import checkpoint_step, claimed_checkpoint, finished_training
 from .figures import plot_loss, sample_grid, smoothed
 from .images import ImageFormat, ImageRows, image_format, load_images, open_rows
 from .latents import LatentMoments, cached_latents
 from .loop import STATE, DiTTrainer
 from .network import check_attention, load_vae, noise_scheduler, open_network, sample_shape
+from .records import read_state
 from .settings import settings_from_hub, settings_of_weights
 from .stream import CleanSamples, PixelSamples, TrainingStream
 
@@ -184,7 +185,7 @@ class _Run:
     def begin(self, trainer: DiTTrainer, checkpoint: Path | None) -> None:
         """Go on from the checkpoint, if there is one, and write down whose run the folder holds."""
         if checkpoint is not None:
-            trainer.load_checkpoint(checkpoint, read_state(checkpoint / STATE))
+            trainer.load_checkpoint(checkpoint, read_state(checkpoint / STATE, checkpoint_step(checkpoint)))
         elif self.args.resume_from_checkpoint is not None:
             self.accelerator.print(f"{self.output_dir} has no checkpoint yet: starting at step 0")
         if self.accelerator.is_main_process:

@@ -4,9 +4,10 @@ import os
 from collections.abc import Mapping
 from functools import partial
 
+from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForImageClassification, PreTrainedConfig, PreTrainedModel
 
-from hf_common.foreign import first_line, short, whole
+from hf_common.foreign import dict_of, first_line, short, whole
 
 from .cnn8 import Cnn8Config
 from .cnn_small import CnnSmallConfig
@@ -75,15 +76,20 @@ def _saved_model(
     name: str, labels: dict, fresh_head: bool, trust_remote_code: bool, overrides: dict
 ) -> PreTrainedModel:
     saved, num_labels = saved_config(name, trust_remote_code=trust_remote_code), labels["num_labels"]
-    model, info = AutoModelForImageClassification.from_pretrained(
-        name,
-        **labels,
-        # Only then: in a head of the right size a mismatch is damage that must not go unnoticed.
-        ignore_mismatched_sizes=saved.num_labels != num_labels,
-        trust_remote_code=trust_remote_code,
-        output_loading_info=True,
-        **overrides,
-    )
+    try:
+        model, info = AutoModelForImageClassification.from_pretrained(
+            name,
+            **labels,
+            # Only then: in a head of the right size a mismatch is damage that must not go unnoticed.
+            ignore_mismatched_sizes=saved.num_labels != num_labels,
+            trust_remote_code=trust_remote_code,
+            output_loading_info=True,
+            **overrides,
+        )
+    except (AttributeError, KeyError, RuntimeError, SafetensorError, TypeError) as error:
+        raise ValueError(
+            f"model {short(repr(name), 120)} can't be loaded as its config says: {short(first_line(error), 120)}"
+        ) from error
     resized = {
         weight
         for weight, was, is_now in info["mismatched_keys"]
@@ -146,3 +152,7 @@ def _check_labels_of(content: dict) -> None:
     count = content.get("num_labels")
     if count is not None and not whole(0, MOST_LABELS)(count):
         raise ValueError(f"num_labels must be a whole number up to {MOST_LABELS}, got {short(repr(count), 40)}")
+    for name, kind in (("id2label", str), ("label2id", int)):
+        names = content.get(name)
+        if names is not None and not dict_of(kind)(names):
+            raise ValueError(f"{name} must be an object of {kind.__name__}, got {short(repr(names), 60)}")

@@ -24,15 +24,25 @@ def _is_repo_id(value) -> bool:
     return isinstance(value, str) and re.fullmatch(r"[\w.-]+(/[\w.-]+)?", value) is not None
 
 
+def _is_sampling(value) -> bool:
+    return isinstance(value, str) and value in SAMPLINGS
+
+
+def _are_versions(value) -> bool:
+    """an object of str, hf_robust's among them"""
+    return dict_of(str)(value) and "hf_robust" in value
+
+
+_is_sampling.__doc__ = f"one of {', '.join(SAMPLINGS)}"
 MANIFEST_FIELDS: dict[str, Check] = {
     "repo_id?": _is_repo_id,
     "source": str,
     "source_fingerprint": str,
     "seed": whole(),
-    "sampling": lambda value: isinstance(value, str) and value in SAMPLINGS,
+    "sampling": _is_sampling,
     "noise_version?": whole(1),
     "class_names": list_of(str, NUM_CLASSES),
-    "versions": dict_of(str),
+    "versions": _are_versions,
     "test?": dict,
     "configs": dict_of(dict),
     "building?": str,
@@ -78,6 +88,12 @@ def check_manifest(content: dict, path: Path) -> None:
     for name, entry in content["configs"].items():
         drawn = {"rate": number(0, 1), "matrix": list_of(list_of(number(0, 1), NUM_CLASSES), NUM_CLASSES)}
         check_fields(entry, sizes | drawn, path, f"configs.{name[:40]}.")
+        kept = [row[place] for place, row in enumerate(entry["matrix"])]
+        # The share of wrong labels is a mean over the classes, whatever their sizes.
+        if any(abs(sum(row) - 1) > 1e-6 for row in entry["matrix"]) or not (
+            1 - max(kept) - 1e-6 <= entry["rate"] <= 1 - min(kept) + 1e-6
+        ):
+            raise refuse(path, f"configs.{name[:40]} must have rows that sum to 1, and a rate that is theirs")
 
 
 def _check_folders(manifest: dict, path: Path) -> None:

@@ -17,10 +17,11 @@ Of it figures and tables read
 import json
 import os
 from dataclasses import MISSING, fields
+from itertools import pairwise
 
 from transformers import TrainingArguments
 
-from hf_common.foreign import Check, check_fields, dict_of, list_of, number, read_json, whole
+from hf_common.foreign import Check, check_fields, dict_of, list_of, number, read_json, refuse, whole
 
 from ..losses import format_loss_spec, parse_loss_spec
 
@@ -67,9 +68,10 @@ NOISE_FIELDS: dict[str, Check] = {
     "estimated_rate?": SHARE,
     "estimated_matrix?": list_of(list_of(SHARE)),
 }
-SHARES = "test_accuracy train_clean_accuracy train_given_accuracy train_memorised train_recovered train_separation_auc"
+SHARES = "train_clean_accuracy train_given_accuracy train_memorised train_recovered train_separation_auc"
 ROW_FIELDS: dict[str, Check] = {
     "epoch": number(0),
+    "test_accuracy": SHARE,
     **{f"{name}?": SHARE for name in SHARES.split()},
     **{f"{name}?": number() for name in ("train_loss", "learning_rate", "test_loss", "test_cross_entropy")},
     "loss_histogram?": dict,
@@ -89,12 +91,47 @@ def read_results(path: str | os.PathLike) -> dict:
     check_fields(results["settings"], SETTING_FIELDS, path, "settings.")
     if results["accuracy"]:  # empty of a run that was never evaluated
         check_fields(results["accuracy"], ACCURACY_FIELDS, path, "accuracy.")
-    check_fields(results["noise"], NOISE_FIELDS, path, "noise.")
+    _check_noise(results, path)
     for place, row in enumerate(results["history"]):
         check_fields(row, ROW_FIELDS, path, f"history[{place}].")
         if row.get("loss_histogram") is not None:
-            check_fields(row["loss_histogram"], HISTOGRAM_FIELDS, path, f"history[{place}].loss_histogram.")
+            _check_histogram(row["loss_histogram"], path, f"history[{place}].loss_histogram.")
+    _check_summaries(results, path)
     return results
+
+
+def _check_noise(results: dict, path: str | os.PathLike) -> None:
+    noise, names = results["noise"], results.get("label_names")
+    check_fields(noise, NOISE_FIELDS, path, "noise.")
+    for name in ("matrix", "estimated_matrix"):
+        matrix = noise.get(name)
+        if matrix is not None:
+            size = len(matrix) if names is None else len(names)
+            square = list_of(list_of(SHARE, size), size)(matrix)
+            if not square or any(abs(sum(row) - 1) > 1e-4 for row in matrix):
+                raise refuse(path, f"'noise.{name}' must have {size} rows of {size} shares that sum to 1")
+            rate, kept = noise.get(name.replace("matrix", "rate")), [row[place] for place, row in enumerate(matrix)]
+            # A mean over the classes, whatever their sizes.
+            if rate is not None and not 1 - max(kept) - 1e-4 <= rate <= 1 - min(kept) + 1e-4:
+                raise refuse(path, f"'noise.{name.replace('matrix', 'rate')}' must be that of its matrix, is {rate}")
+
+
+def _check_histogram(histogram: dict, path: str | os.PathLike, where: str) -> None:
+    check_fields(histogram, HISTOGRAM_FIELDS, path, where)
+    if {len(histogram["clean"]), len(histogram["flipped"])} != {len(histogram["edges"]) - 1}:
+        raise refuse(path, f"{where}clean and {where}flipped must have a count between each two edges")
+    if any(low >= high for low, high in pairwise(histogram["edges"])):
+        raise refuse(path, f"{where}edges must ascend")
+
+
+def _check_summaries(results: dict, path: str | os.PathLike) -> None:
+    """What stands in a file twice must be the same."""
+    history = results["history"]
+    if results["accuracy"] != accuracy_summary(history):
+        raise refuse(path, "'accuracy' must be that of its history")
+    fits = {name: value for name, value in last_row(history).items() if name.startswith("train_")}
+    if any(fits.get(name) != value for name, value in (results.get("memorisation") or {}).items()):
+        raise refuse(path, "'memorisation' must be that of the last entry of its history")
 
 
 def changed_arguments(args: TrainingArguments) -> dict:

@@ -1,11 +1,14 @@
 """A finished run of train_robust.py on the Hub: the command that reproduces it, its card, its files."""
 
 import logging
+import os
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
+from types import NoneType
+from typing import get_args, get_type_hints
 
 from huggingface_hub import CommitInfo
 from matplotlib.figure import Figure
@@ -13,10 +16,11 @@ from transformers.dynamic_module_utils import get_relative_import_files
 
 from hf_common.commands import command_line, launch_command
 from hf_common.files import replace_text, write_json
-from hf_common.foreign import read_json
+from hf_common.foreign import Check, check_fields, read_json, whole
 from hf_common.hub import local_files
 from hf_common.public import public_results
 from hf_common.run_folder import RESULTS
+from hf_common.tables import code
 
 from ..losses import parse_loss_spec
 from ..losses.spec import link_words
@@ -121,6 +125,29 @@ def reproducing_command(settings: Mapping, output_dir: str, hardware: str) -> st
     return command_line(launch, given | {"output_dir": output_dir}, width=WIDTH)
 
 
+def read_run(path: str | os.PathLike) -> dict:
+    """[`read_results`] with all settings that the card and its command say, of the types of their flags.
+
+    Raises:
+        ValueError: naming the file and what in it is not as it must be.
+    """
+    results = read_results(path)
+    hints = get_type_hints(DataArguments) | get_type_hints(ModelArguments) | get_type_hints(ExperimentArguments)
+    names = [field.name for part in (DataArguments, ModelArguments) for field in fields(part)] + list(RECIPE)
+    kinds: dict[str, Check] = {name: _json_kind(hints[name]) for name in names}
+    kinds |= {"noise": str, "processes": whole(1), "other_arguments": dict}
+    check_fields(results["settings"], kinds, path, "settings.")
+    check_fields(results, {"hardware": str, "versions": dict, "train_images": whole(1)}, path)
+    return results
+
+
+def _json_kind(hint: object) -> Check:
+    """Of the values of a flag with this annotation, as JSON has them."""
+    kinds = [kind for kind in get_args(hint) or (hint,) if kind in (str, int, float, bool, dict, list, NoneType)]
+    # An enum is its text.
+    return tuple(kinds) if len(kinds) == len(get_args(hint) or (hint,)) else (*kinds, str, NoneType)
+
+
 def push_run(args: ExperimentArguments) -> CommitInfo:
     """Upload the finished run in `args.output_dir` to `args.hub_model_id`, as one commit.
 
@@ -132,7 +159,7 @@ def push_run(args: ExperimentArguments) -> CommitInfo:
         PermissionError, ConnectionError: as for `push_folder`.
     """
     run = Path(args.output_dir)
-    results = public_results(read_results(run / RESULTS))
+    results = public_results(read_run(run / RESULTS))
     if (link := link_words(parse_loss_spec(results["settings"]["loss"]))) != SOFTMAX:
         logger.warning(
             "%s takes %s for the model's probabilities, the Hub's widget and pipeline() the softmax of the logits: "
@@ -172,7 +199,7 @@ def _reproduce(results: Sequence[dict], output_dir: str) -> str:
         text += f"\n\nThe other seeds: {', '.join(others)}, each with an `--output_dir` of its own."
     for name, known in (("dataset", ("digits",)), ("model", MODELS)):
         if settings[name] not in known and not is_hub_id(settings[name]):
-            text += f"\n\nThe {name} `{settings[name]}` was a folder: give the path of yours."
+            text += f"\n\nThe {name} {code(settings[name])} was a folder: give the path of yours."
     if MATRIX_FILE in text:
         digest = settings["other_arguments"]["transition_matrix"]
         text += f'\n\n`{MATRIX_FILE}`: `robust_loss["transition_matrix"]` of `config.json`; the file was {digest}.'

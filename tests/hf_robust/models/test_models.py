@@ -404,7 +404,7 @@ def test_a_damaged_head_is_not_replaced_in_silence(tmp_path):
     config = json.loads((tmp_path / "config.json").read_text())
     config["id2label"], config["label2id"] = {"0": "a", "1": "b", "2": "c"}, {"a": 0, "b": 1, "c": 2}
     (tmp_path / "config.json").write_text(json.dumps(config))
-    with pytest.raises(RuntimeError, match="ignore_mismatched_sizes"):
+    with pytest.raises(ValueError, match="can't be loaded as its config says: .*ignore_mismatched_sizes"):
         load_model(tmp_path, num_labels=3)
 
 

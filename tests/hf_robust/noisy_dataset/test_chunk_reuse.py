@@ -38,7 +38,7 @@ def crafted(tmp_path):
     said |= {
         "repo_id": None,
         "class_names": list(CIFAR10_CLASSES),
-        "versions": {},
+        "versions": {"hf_robust": "0.2.0"},
         "configs": dict.fromkeys(files, entry),
     }
     assert said.keys() == MANIFEST_KEYS
