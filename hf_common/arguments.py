@@ -4,6 +4,8 @@ import json
 import re
 from collections.abc import Collection
 
+MOST_CHARACTERS = 10_000  # of overrides: more than any config has
+
 
 def parse_overrides(text: str | None, allowed: Collection[str] | None = None, *, strings: bool = True) -> dict:
     """`"batch_norm=false, depths=[2,2]"` -> values as JSON reads them (true and false in any case), or as strings.
@@ -15,6 +17,8 @@ def parse_overrides(text: str | None, allowed: Collection[str] | None = None, *,
     Raises:
         ValueError: a part that is not `name=value`, a value that is no JSON where it must be, or another name.
     """
+    if len(text or "") > MOST_CHARACTERS:
+        raise ValueError(f"config_overrides must have at most {MOST_CHARACTERS} characters; got {len(text)}")
     overrides = {}
     for part in re.split(r",(?![^\[]*\])", text or ""):  # commas outside brackets
         name, equals, value = (piece.strip() for piece in part.partition("="))
@@ -24,7 +28,7 @@ def parse_overrides(text: str | None, allowed: Collection[str] | None = None, *,
             raise ValueError(f"config_overrides must be name=value,...; got {part[:80]!r}")
         try:
             overrides[name] = json.loads(value.lower() if value.lower() in ("true", "false") else value)
-        except json.JSONDecodeError:
+        except (ValueError, RecursionError):  # also whole numbers of more digits than Python reads
             if not strings:
                 raise ValueError(f"config_overrides must be name=value,...; got {part[:80]!r}") from None
             overrides[name] = value

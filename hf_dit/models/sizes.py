@@ -30,7 +30,7 @@ def dit_config(name: str, **overrides) -> dict:
     An unknown `name` is a `ValueError`.
     """
     if name not in DIT_SIZES:
-        raise ValueError(f"name must be one of {', '.join(DIT_SIZES)}, got {name!r}")
+        raise ValueError(f"name must be one of {', '.join(DIT_SIZES)}, got {name!r:.120}")
     return {**DIT_SIZES[name], **overrides}
 
 

@@ -44,7 +44,7 @@ def sampling_scheduler(name: str, config: dict, learn_sigma: bool) -> SchedulerM
         ValueError: an unknown name.
     """
     if name not in SCHEDULERS:
-        raise ValueError(f"schedulers must be among {', '.join(SCHEDULERS)}; got {name!r}")
+        raise ValueError(f"schedulers must be among {', '.join(SCHEDULERS)}; got {name!r:.120}")
     cls = SCHEDULERS[name]
     shared = {key: value for key, value in config.items() if key not in ("_use_default_values", "variance_type")}
     if cls is DDPMScheduler:

@@ -143,10 +143,10 @@ def check_axes(
             raise ValueError(f"guidance_scales must be finite; got {scale}")
     for count in steps:
         if not isinstance(count, int) or count < 1:
-            raise ValueError(f"steps must be whole numbers of 1 or more; got {count!r}")
+            raise ValueError(f"steps must be whole numbers of 1 or more; got {count!r:.120}")
     for name in schedulers:
         if name not in SCHEDULERS:
-            raise ValueError(f"schedulers must be among {', '.join(SCHEDULERS)}; got {name!r}")
+            raise ValueError(f"schedulers must be among {', '.join(SCHEDULERS)}; got {name!r:.120}")
 
 
 def _check_study(pipeline: DiTImagePipeline, axes: dict, images_per_class: int, batch_size: int | None) -> None:

@@ -76,16 +76,16 @@ class DataArguments:
         if (self.dataset_name is None) == (self.train_data_dir is None):
             raise ValueError(
                 "one of dataset_name and train_data_dir must say what to train on; "
-                f"got {self.dataset_name!r} and {self.train_data_dir!r}"
+                f"got {self.dataset_name!r:.120} and {self.train_data_dir!r:.120}"
             )
         if self.train_data_dir is not None and not os.path.isdir(self.train_data_dir):
-            raise ValueError(f"train_data_dir: there is no folder {self.train_data_dir!r}")
+            raise ValueError(f"train_data_dir: there is no folder {self.train_data_dir!r:.120}")
         for name in ("resolution", "max_train_samples"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name} must be at least 1; got {value}")
         if self.unconditional and self.label_column_name is not None:
-            raise ValueError(f"unconditional takes no label_column_name; got {self.label_column_name!r}")
+            raise ValueError(f"unconditional takes no label_column_name; got {self.label_column_name!r:.120}")
 
 
 @dataclass
@@ -123,7 +123,8 @@ class ModelArguments:
             raise ValueError(f"class_dropout_prob must lie in [0, 1); got {self.class_dropout_prob}")
         if self.config_overrides is not None and self.model not in DIT_SIZES:
             raise ValueError(
-                f"config_overrides changes a size, one of {', '.join(DIT_SIZES)}; model={self.model!r} has its config"
+                f"config_overrides changes a size, one of {', '.join(DIT_SIZES)}; model={self.model!r:.120} has its "
+                "config"
             )
         model_overrides(self.config_overrides)
 
@@ -240,7 +241,7 @@ class DiTTrainingArguments:
             ("report_to", (*TRACKERS, "none")),
         ):
             if getattr(self, name) not in allowed:
-                raise ValueError(f"{name} must be one of {list(allowed)}; got {getattr(self, name)!r}")
+                raise ValueError(f"{name} must be one of {list(allowed)}; got {getattr(self, name)!r:.120}")
         if self.lr_warmup_steps and self.lr_scheduler == "constant":
             raise ValueError(
                 f"lr_warmup_steps={self.lr_warmup_steps} has no effect on lr_scheduler='constant'; "
@@ -260,7 +261,7 @@ class DiTTrainingArguments:
                 f"grow as 1000 / ddpm_num_steps; got {self.ddpm_num_steps}"
             )
         if self.report_to != "none" and not TRACKERS[self.report_to]():
-            raise ImportError(f"report_to={self.report_to!r} needs a package: pip install {self.report_to}")
+            raise ImportError(f"report_to={self.report_to!r:.120} needs a package: pip install {self.report_to}")
 
     @property
     def lr_needs_end(self) -> bool:

@@ -198,7 +198,7 @@ def _opened(rows: ImageRows, index: int, encoded: dict | None, skip_corrupt: boo
 def _label_column(rows: datasets.Dataset, name: str | None) -> str:
     if name is not None:
         if name not in rows.column_names:
-            raise ValueError(f"label_column_name must be one of {rows.column_names}; got {name!r}")
+            raise ValueError(f"label_column_name must be one of {rows.column_names}; got {name!r:.120}")
         return name
     found = [column for column, feature in rows.features.items() if isinstance(feature, datasets.ClassLabel)]
     found = found or [column for column in LABEL_COLUMNS if column in rows.column_names]

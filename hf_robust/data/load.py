@@ -159,12 +159,14 @@ def _check_columns(
     splits = ("train", test_split)
     for split in splits:
         if split not in loaded:
-            raise ValueError(f"data set {dataset!r} has no split {split!r}; it has {sorted(loaded)}")
+            raise ValueError(f"data set {dataset!r:.120} has no split {split!r:.120}; it has {sorted(loaded)}")
     image_column = find_image_column(loaded["train"].features, image_column)
     for split in splits:
         for column in (image_column, label_column):
             if column not in loaded[split].column_names:
-                raise ValueError(f"split {split!r} has no column {column!r}; it has {loaded[split].column_names}")
+                raise ValueError(
+                    f"split {split!r:.120} has no column {column!r:.120}; it has {loaded[split].column_names}"
+                )
     return image_column
 
 

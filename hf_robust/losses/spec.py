@@ -171,7 +171,7 @@ def published_spec(spec: str, dataset: str) -> str:
         dataset (`str`): `"cifar10"` or `"cifar100"`; a `ValueError` for another.
     """
     if dataset not in ("cifar10", "cifar100"):
-        raise ValueError(f"dataset must be cifar10 or cifar100, got {dataset!r}")
+        raise ValueError(f"dataset must be cifar10 or cifar100, got {dataset!r:.120}")
     terms = parse_loss_spec(spec)
     published = {}
     if "*" not in spec and "(" not in spec:

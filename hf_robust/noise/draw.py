@@ -109,11 +109,11 @@ def make_noisy_labels(
 def check_drawing(spec: NoiseSpec, *, sampling: str, contaminated: bool = False) -> None:
     """Raise a `ValueError` where [`make_noisy_labels`] does not draw this noise in this way."""
     if sampling not in SAMPLINGS:
-        raise ValueError(f"sampling: unknown {sampling!r}; allowed are {', '.join(SAMPLINGS)}")
+        raise ValueError(f"sampling: unknown {sampling!r:.120}; allowed are {', '.join(SAMPLINGS)}")
     if contaminated and (spec.kind != "semantic" or sampling != "quota"):
         raise ValueError(
             "contaminated: True is allowed with semantic_RR and sampling 'quota' alone, "
-            f"got spec {spec} and sampling {sampling!r}"
+            f"got spec {spec} and sampling {sampling!r:.120}"
         )
 
 
@@ -124,7 +124,7 @@ def noise_generator(name: str, seed: int) -> np.random.Generator:
         TypeError, ValueError: the seed is no int >= 0.
     """
     if isinstance(seed, bool) or not isinstance(seed, Integral):
-        raise TypeError(f"seed: expected an int >= 0, got {seed!r}")
+        raise TypeError(f"seed: expected an int >= 0, got {seed!r:.120}")
     if seed < 0:
         raise ValueError(f"seed: expected an int >= 0, got {seed}")
     digest = hashlib.sha256(f"{name} {seed}".encode()).digest()  # hash() differs from process to process

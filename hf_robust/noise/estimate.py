@@ -109,7 +109,7 @@ def anchor_transition_matrix(probabilities, quantile: float = 0.97) -> np.ndarra
     """
     probabilities = _check_probabilities(probabilities)
     if not 0 < quantile <= 1:
-        raise ValueError(f"quantile: expected a number in (0, 1], got {quantile!r}")
+        raise ValueError(f"quantile: expected a number in (0, 1], got {quantile!r:.120}")
     largest = np.quantile(probabilities, quantile, axis=0, method="lower")  # (K,), each the p_i of a sample
     anchors = (probabilities == largest).argmax(axis=0)
     return probabilities[anchors] / probabilities[anchors].sum(axis=1, keepdims=True)

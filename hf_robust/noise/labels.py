@@ -8,7 +8,7 @@ import numpy as np
 def check_num_classes(num_classes: int) -> None:
     """Raise unless K is an int (`TypeError`) and 2 or more (`ValueError`)."""
     if isinstance(num_classes, bool) or not isinstance(num_classes, Integral):
-        raise TypeError(f"num_classes: expected an int >= 2, got {num_classes!r}")
+        raise TypeError(f"num_classes: expected an int >= 2, got {num_classes!r:.120}")
     if num_classes < 2:
         raise ValueError(f"num_classes: expected an int >= 2, got {num_classes}")
 

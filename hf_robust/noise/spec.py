@@ -51,9 +51,9 @@ class NoiseSpec:
         if isinstance(self.rate, bool) or not isinstance(self.rate, Real):
             raise TypeError(f"rate: expected a number (percent), got {quoted(self.rate)}")
         if not 0 <= self.rate <= 100:  # written so that nan fails too
-            raise ValueError(f"rate: expected percent in 0..100, got {self.rate!r}")
+            raise ValueError(f"rate: expected percent in 0..100, got {self.rate!r:.120}")
         if not KINDS[self.kind].rated and self.rate != 0:
-            raise ValueError(f"rate: {self.kind} labels have rate 0, got {self.rate!r}")
+            raise ValueError(f"rate: {self.kind} labels have rate 0, got {self.rate!r:.120}")
         if 0 < self.rate < 1:
             warnings.warn(
                 f"rate: {self} makes {float(self.rate):g} percent of the labels wrong, for rates are percent; a share "

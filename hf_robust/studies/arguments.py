@@ -64,7 +64,7 @@ class DataArguments:
         if self.noise is not None:
             self.noise = NoiseSpec.parse(self.noise)
         if self.noise_sampling not in SAMPLINGS:
-            raise ValueError(f"noise_sampling must be one of {list(SAMPLINGS)}; got {self.noise_sampling!r}")
+            raise ValueError(f"noise_sampling must be one of {list(SAMPLINGS)}; got {self.noise_sampling!r:.120}")
         if self.noise_contaminated and self.noise_sampling != "quota":
             raise ValueError(
                 f"noise_contaminated=True is allowed with noise_sampling='quota' alone; got {self.noise_sampling!r}"
@@ -74,7 +74,7 @@ class DataArguments:
         if self.augmentation is None:
             self.augmentation = "none" if self.dataset == "digits" else "crop_flip"
         if self.augmentation not in AUGMENTATIONS:
-            raise ValueError(f"augmentation must be one of {list(AUGMENTATIONS)}; got {self.augmentation!r}")
+            raise ValueError(f"augmentation must be one of {list(AUGMENTATIONS)}; got {self.augmentation!r:.120}")
 
     @property
     def noise_name(self) -> str:
@@ -181,25 +181,26 @@ def check_arguments(data: DataArguments, model: ModelArguments, args: Experiment
     refuse_data_parallel(args)
     noise = None if data.noise is None else str(data.noise)
     if data.noise_contaminated and (data.noise is None or data.noise.kind != "semantic"):
-        raise ValueError(f"noise_contaminated=True is allowed with semantic noise alone; got noise={noise!r}")
+        raise ValueError(f"noise_contaminated=True is allowed with semantic noise alone; got noise={noise!r:.120}")
     if not args.do_train and (noise is not None or model.model in MODELS):
         raise ValueError(
-            f"do_train=False scores a trained model on clean labels; got model={model.model!r} and noise={noise!r}"
+            f"do_train=False scores a trained model on clean labels; got model={model.model!r:.120} and "
+            f"noise={noise!r:.120}"
         )
     if args.push_to_hub and not args.do_train:
         raise ValueError("push_to_hub=True uploads what was trained; got do_train=False")
     needs, matrix = loss_needs(args.loss), args.transition_matrix
     if args.do_train and (matrix is None) == ("transition_matrix" in needs):
         raise ValueError(
-            f"transition_matrix={matrix!r} with loss={args.loss!r}: the losses forward and backward need one, others "
-            "take none"
+            f"transition_matrix={matrix!r:.120} with loss={args.loss!r:.120}: the losses forward and backward need "
+            "one, others take none"
         )
     if matrix is not None and isinstance(path := matrix_source(matrix), Path) and not path.is_file():
-        raise ValueError(f"transition_matrix: there is no file {matrix!r}")
+        raise ValueError(f"transition_matrix: there is no file {matrix!r:.120}")
     if "views" in needs and args.do_train and not AUGMENTATIONS[data.augmentation]:
         raise ValueError(
-            f"loss={args.loss!r} compares two augmented views of an image, augmentation={data.augmentation!r} makes "
-            f"none; allowed: {[name for name, steps in AUGMENTATIONS.items() if steps]}"
+            f"loss={args.loss!r:.120} compares two augmented views of an image, augmentation={data.augmentation!r} "
+            f"makes none; allowed: {[name for name, steps in AUGMENTATIONS.items() if steps]}"
         )
     if model.model not in MODELS:
         saved_config(model.model, trust_remote_code=model.trust_remote_code)  # a wrong name is said before any work

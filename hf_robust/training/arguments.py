@@ -89,8 +89,8 @@ class RobustTrainingArguments(TrainingArguments):
             RobustLoss("ce", class_weights=self.class_weights)  # raises for weights that can't be
         if self.label_smoothing_factor != 0:
             raise ValueError(
-                f"label_smoothing_factor={self.label_smoothing_factor} can't be combined with loss={self.loss!r}: "
-                "Trainer would drop it in silence. Allowed: 0."
+                f"label_smoothing_factor={self.label_smoothing_factor} can't be combined with "
+                f"loss={self.loss!r:.120}: Trainer would drop it in silence. Allowed: 0."
             )
         if not self.average_tokens_across_devices:
             raise ValueError(
