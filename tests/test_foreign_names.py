@@ -52,6 +52,13 @@ def of_pipeline(name):
     return dit_pipeline_card(training, repo_id="user/x", study=study, scores=scores, pictures={})
 
 
+def of_hub_data(name):
+    training = measured("dit_landscapes")["training"]
+    training["settings"] |= {"dataset_name": name, "model": name}
+    training["from_hub"] = ["dataset_name", "model"]
+    return dit_pipeline_card(training, repo_id="user/x", pictures={})
+
+
 def structure(text):
     markdown_it = pytest.importorskip("markdown_it")
     front, body = re.fullmatch(r"---\n(.*?)\n---\n(.*)", text, re.DOTALL).groups()  # as the Hub reads it
@@ -61,7 +68,7 @@ def structure(text):
     return [(token.type, token.tag) for token in tokens if token.type not in ("text", "text_special")]
 
 
-@pytest.mark.parametrize("card", [of_data_set, of_classifier, of_pipeline])
+@pytest.mark.parametrize("card", [of_data_set, of_classifier, of_pipeline, of_hub_data])
 def test_a_card_has_the_same_structure_whatever_names_are_in_it(card):
     plain = structure(card("plain name"))
     for name in HOSTILE:

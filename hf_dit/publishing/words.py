@@ -1,6 +1,7 @@
 """A training's results in the words of its card."""
 
 import math
+import re
 from collections.abc import Iterable, Sequence
 
 from hf_common.tables import code, escaped
@@ -8,6 +9,7 @@ from hf_common.tables import code, escaped
 from ..attention.spec import in_tokens, make_attn_processors, seeing_all
 from ..models.sizes import DIT_SIZES, height_and_width
 
+HUB_ID = r"\w[\w.-]*(/\w[\w.-]*)?"
 MOST_NAMES = 12  # of classes in a sentence
 
 
@@ -45,7 +47,7 @@ def origin(settings: dict) -> str:
 def data_in_words(results: dict) -> str:
     """The data set, with its address if it has one."""
     name = results["settings"]["dataset_name"]
-    if "dataset_name" in results["from_hub"]:
+    if "dataset_name" in results["from_hub"] and re.fullmatch(HUB_ID, name):
         return f"[{escaped(name)}](https://huggingface.co/datasets/{name})"
     return code(name or results["settings"]["train_data_dir"])
 
