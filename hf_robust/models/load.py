@@ -7,7 +7,7 @@ from functools import partial
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForImageClassification, PreTrainedConfig, PreTrainedModel
 
-from hf_common.foreign import dict_of, first_line, short, whole
+from hf_common.foreign import dict_of, first_line, list_of, short, whole
 
 from .cnn8 import Cnn8Config
 from .cnn_small import CnnSmallConfig
@@ -97,7 +97,9 @@ def _saved_model(
     }
     lacking = set(info["missing_keys"]) | {weight for weight, *_ in info["mismatched_keys"]}
     if fresh_head and type(model).__name__ not in (saved.architectures or []):  # a backbone's file
-        lacking = {weight for weight in lacking if weight.startswith(f"{model.base_model_prefix}.")}
+        # Some classes count the pooling before the head to the backbone, which is saved without.
+        own = f"{model.base_model_prefix}."
+        lacking = {weight for weight in lacking if weight.startswith(own) and not weight.startswith(f"{own}pooler.")}
     if lost := sorted(lacking - resized):
         listed = ", ".join(lost[:5]) + (f" and {len(lost) - 5} more" if len(lost) > 5 else "")
         raise ValueError(f"model {name!r} does not hold all weights of {type(model).__name__}: {listed}")
@@ -152,6 +154,8 @@ def _check_labels_of(content: dict) -> None:
     count = content.get("num_labels")
     if count is not None and not whole(0, MOST_LABELS)(count):
         raise ValueError(f"num_labels must be a whole number up to {MOST_LABELS}, got {short(repr(count), 40)}")
+    if not list_of(str)(content.get("architectures") or []):
+        raise ValueError(f"architectures must be a list of str, got {short(repr(content['architectures']), 60)}")
     for name, kind in (("id2label", str), ("label2id", int)):
         names = content.get(name)
         if names is not None and not dict_of(kind)(names):

@@ -89,7 +89,7 @@ def _unpickle_arrays(path) -> dict:
     except Exception as error:  # of any kind: a damaged pickle is another program for the unpickler
         if isinstance(error, OSError) and error.filename is not None:  # it can't be opened
             raise
-        raise refuse(path, f"human_labels: it is no pickled dict of NumPy arrays: {first_line(error)}") from error
+        raise refuse(path, f"human_labels: it is no pickled dict of NumPy arrays ({type(error).__name__})") from error
     if not isinstance(content, dict):
         raise refuse(path, f"human_labels: it holds a {type(content).__name__}, expected a dict of arrays")
     if not all(isinstance(column, (np.ndarray, list)) for column in content.values()):
