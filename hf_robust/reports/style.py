@@ -3,7 +3,6 @@
 import math
 import re
 from collections.abc import Iterable
-from itertools import cycle
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -20,9 +19,13 @@ STYLES = {
     "sce": ("#E69F00", "v"),
     "mae": ("#CC79A7", "P"),
     "fl": ("#000000", "X"),
+    # Three dark ones of Paul Tol's that stay apart from those and from each other.
+    "nfl": ("#332288", "<"),
+    "ogc_gce": ("#882255", ">"),
+    "anl_ce": ("#999933", "p"),
 }
-# With the same colours, for losses beyond these: six, so that seven colours and six markers make 42 pairs.
-SPARE_MARKERS = ("<", ">", "p", "h", "d", "*")
+# With the same colours, for losses beyond these: ten colours and five markers make 50 pairs.
+SPARE_MARKERS = ("h", "d", "*", "8", "H")
 
 
 def loss_styles(losses: Iterable[str]) -> dict[str, tuple[str, str]]:
@@ -34,7 +37,11 @@ def loss_styles(losses: Iterable[str]) -> dict[str, tuple[str, str]]:
     free = [colour for loss, (colour, _) in STYLES.items() if loss not in losses]
     taken = [colour for loss, (colour, _) in STYLES.items() if loss in losses]
     others = sorted(set(losses) - set(STYLES))
-    spare = dict(zip(others, zip(cycle(free + taken), cycle(SPARE_MARKERS), strict=False), strict=False))
+    colours, count = free + taken, len(SPARE_MARKERS)
+    spare = {  # the markers move on by one with each round of the colours
+        loss: (colours[place % len(colours)], SPARE_MARKERS[(place + place // len(colours)) % count])
+        for place, loss in enumerate(others)
+    }
     return {loss: STYLES[loss] if loss in STYLES else spare[loss] for loss in losses}
 
 
