@@ -64,7 +64,7 @@ def read_scores(folders: Sequence[str | os.PathLike]) -> list[dict]:
         given = one["arguments"]
         cell = Path(f"{Path(given['predictions'])}.json")  # also of a folder that is given with a slash at its end
         sampling = None
-        if cell.exists():
+        if os.path.isfile(cell):  # False also for what no path can be
             sampling = read_json(cell)
             check_cell(sampling, cell)
             check_fields(sampling, {"settings": dict}, cell)

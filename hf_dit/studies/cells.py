@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import sys
 import time
 from pathlib import Path
 from typing import NamedTuple
@@ -28,7 +29,7 @@ CELL_FIELDS = {  # of the file of a cell, and of a cell in a study, which has no
     "timesteps": lambda value: dict_of(number(0))(value) and value.keys() == {"number", "first", "last"},
     "timestep_spacing": str,
     "seconds": number(0),
-    "images_per_second": number(0),
+    "images_per_second": number(sys.float_info.min),
     "model_evaluations": whole(),
     "peak_memory_bytes": (whole(), None),
     "peak_memory_kind": lambda value: value in (None, "cuda_max_memory_allocated", "process_peak_resident_set"),

@@ -12,7 +12,13 @@ from ..models.config import check_dit_config
 from .arguments import DataArguments, DiTTrainingArguments, ModelArguments
 from .figures import smoothed
 
-SCALE = {"loss": number(), "mse?": number(), "vb?": number(), "learning_rate": number(0)}
+
+def _is_from_hub(name) -> bool:
+    """dataset_name, model or vae"""
+    return name in ("dataset_name", "model", "vae")
+
+
+SCALE: dict[str, Check] = {"loss": number(), "learning_rate": number(0)}
 RESULT_FIELDS: dict[str, Check] = {
     "settings": dict,
     "steps": whole(1),
@@ -25,7 +31,7 @@ RESULT_FIELDS: dict[str, Check] = {
     "label_names?": list_of(str),
     "sample_shape": list_of(whole(1), 3),
     "config": dict,
-    "from_hub": list_of(lambda name: name in ("dataset_name", "model", "vae")),
+    "from_hub": list_of(_is_from_hub),
     "parameters": whole(1),
     "hardware": str,
     "versions": dict_of(str),
@@ -111,11 +117,13 @@ def read_state(path: str | os.PathLike, step: int) -> dict:
 def _check_history(rows: list[dict], steps: int, path: str | os.PathLike, more: dict[str, Check]) -> None:
     last = 0
     for place, row in enumerate(rows):
-        check_fields(row, {"step": whole(last + 1, steps), **SCALE, **more}, path, f"history[{place}].")
+        parts = [part for part in ("mse", "vb") if part in row]
+        fields_of_row = {"step": whole(last + 1, steps), **SCALE, **dict.fromkeys(parts, number()), **more}
+        check_fields(row, fields_of_row, path, f"history[{place}].")
         last = row["step"]
         if row.keys() != rows[0].keys():
             raise refuse(path, f"history[{place}] must have the values of history[0], {sorted(rows[0])}")
-        if not _adds_up(row["loss"], *(row[part] for part in ("mse", "vb") if part in row)):
+        if not _adds_up(row["loss"], *(row[part] for part in parts)):
             raise refuse(path, f"'history[{place}].loss' must be the sum of its parts, is {row['loss']}")
 
 

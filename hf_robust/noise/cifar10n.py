@@ -99,7 +99,20 @@ def _unpickle_arrays(path) -> dict:
 
 def _parquet_columns(path: Path) -> dict:
     try:
-        table = pq.read_table(path, page_checksum_verification=True)
+        with pq.ParquetFile(path, page_checksum_verification=True) as file:
+            table = file.read()
+            _check_rows(file.metadata)  # second: what can't be read would end the process there, not raise
         return {name: table[name].to_numpy() for name in table.column_names}
     except Exception as error:  # pyarrow raises its own, OSError, TypeError, MemoryError ... for damaged files
         raise refuse(path, f"human_labels: it can't be read as Parquet: {first_line(error)}") from error
+
+
+def _check_rows(footer: pq.FileMetaData) -> None:
+    """Raise a `ValueError` unless every column of labels has a value for each row.
+
+    The footer has no checksum: a smaller number of rows in it would leave the others out in silence.
+    """
+    for group in (footer.row_group(place) for place in range(footer.num_row_groups)):
+        for column in (group.column(place) for place in range(group.num_columns)):
+            if column.path_in_schema in ("clean", *HUMAN_CONFIGS) and column.num_values != group.num_rows:
+                raise ValueError(f"{column.path_in_schema} has {column.num_values} values for {group.num_rows} rows")

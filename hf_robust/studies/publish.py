@@ -16,7 +16,7 @@ from transformers.dynamic_module_utils import get_relative_import_files
 
 from hf_common.commands import command_line, launch_command
 from hf_common.files import replace_text, write_json
-from hf_common.foreign import Check, check_fields, read_json, whole
+from hf_common.foreign import Check, check_fields, read_json, refuse, whole
 from hf_common.hub import local_files
 from hf_common.public import public_results
 from hf_common.run_folder import RESULTS
@@ -137,6 +137,10 @@ def read_run(path: str | os.PathLike) -> dict:
     kinds: dict[str, Check] = {name: _json_kind(hints[name]) for name in names}
     kinds |= {"noise": str, "processes": whole(1), "other_arguments": dict}
     check_fields(results["settings"], kinds, path, "settings.")
+    try:
+        parse_loss_spec(results["settings"]["loss"])
+    except ValueError as error:
+        raise refuse(path, f"settings.loss: {error}") from None
     check_fields(results, {"hardware": str, "versions": dict, "train_images": whole(1)}, path)
     return results
 
