@@ -1,4 +1,12 @@
-from hf_robust.reports.results import accuracy_summary, epoch_history
+import copy
+import json
+
+import pytest
+
+from hf_robust.reports.results import accuracy_summary, epoch_history, read_results
+from tests import ROOT
+
+MEASURED = json.loads((ROOT / "model_cards" / "results" / "cnn_small_symmetric_40.json").read_text())[0]
 
 
 def test_history_joins_the_entries_of_a_step():
@@ -17,3 +25,30 @@ def test_history_joins_the_entries_of_a_step():
     }  # fmt: skip
     assert history[1] == {"epoch": 2.0, "test_accuracy": 0.5}
     assert accuracy_summary(history) == {"last": 0.5, "best": 0.5, "best_epoch": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("way", "value", "says"),
+    [
+        (("accuracy", "best"), 0.99, "'accuracy' must be that of its history"),
+        (("history", -1, "train_memorised"), 0.5, "'memorisation' must be that of the last entry"),
+        (("history", 0, "test_accuracy"), None, "'history[0].test_accuracy' must be a number"),
+        (("noise", "matrix", 3, 7), 0.5, "'noise.matrix' must have 10 rows of 10 shares that sum to 1"),
+        (("noise", "estimated_matrix", 3), [1.0], "'noise.estimated_matrix' must have 10 rows"),
+        (("noise", "rate"), 0.9, "'noise.rate' must be that of its matrix, is 0.9"),
+        (("history", 0, "loss_histogram", "clean"), [1], "a count between each two edges"),
+        (("history", 0, "loss_histogram", "edges", 2), -1, "edges must ascend"),
+    ],
+)
+def test_results_that_contradict_themselves_are_refused(way, value, says, tmp_path):
+    path = tmp_path / "results.json"
+    path.write_text(json.dumps(MEASURED))
+    assert read_results(path) == MEASURED
+    holder = content = copy.deepcopy(MEASURED)
+    for key in way[:-1]:
+        holder = holder[key]
+    holder[way[-1]] = value
+    path.write_text(json.dumps(content))
+    with pytest.raises(ValueError) as caught:
+        read_results(path)
+    assert str(caught.value).startswith(f"{path}: ") and says in str(caught.value) and len(str(caught.value)) <= 300
