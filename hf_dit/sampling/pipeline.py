@@ -80,7 +80,9 @@ class DiTImagePipeline(DiffusionPipeline):
     model; the one of diffusers is converted by `from_diffusers`.
 
     `save_pretrained` and `from_pretrained` work on folders, where this package is installed. For the Hub, and for
-    places without the package, `hf_dit.export_pipeline` saves the code too.
+    places without the package, `hf_dit.export_pipeline` saves the code too. `DiffusionPipeline.from_pretrained` takes
+    what is exported; of a folder of `save_pretrained` it says "module diffusers has no attribute DiTImagePipeline",
+    since it looks for classes of diffusers alone.
 
     After a call, `num_model_evaluations` is the number of samples that went through the transformer: two per image and
     step with guidance, one without. Threads may call one pipeline at the same time; `num_model_evaluations` and
