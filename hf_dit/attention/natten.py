@@ -27,7 +27,7 @@ class NattenAttnProcessor(KernelAttnProcessor):
 
     @classmethod
     def from_spec(cls, spec: str) -> "NattenAttnProcessor | None":
-        match = re.fullmatch(r"natten:na(\d+)(?:/shift)?", spec)
+        match = re.fullmatch(r"natten:na([0-9]{1,9})(?:/shift)?", spec)
         return match and cls(int(match[1]))
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor, grid: Grid) -> Tensor:

@@ -28,7 +28,7 @@ class NeighborhoodAttnProcessor(DiTAttnProcessor):
 
     @classmethod
     def from_spec(cls, spec: str) -> "NeighborhoodAttnProcessor | None":
-        match = re.fullmatch(r"na(\d+)(?:/(shift|truncate))?", spec)
+        match = re.fullmatch(r"na([0-9]{1,9})(?:/(shift|truncate))?", spec)
         return match and cls(int(match[1]), match[2] or "shift")
 
     @property

@@ -27,7 +27,7 @@ class SlidingWindowAttnProcessor(DiTAttnProcessor):
 
     @classmethod
     def from_spec(cls, spec: str) -> "SlidingWindowAttnProcessor | None":
-        match = re.fullmatch(r"swa(\d+)", spec)
+        match = re.fullmatch(r"swa([0-9]{1,9})", spec)  # of more digits than any grid has tokens
         return match and cls(int(match[1]))
 
     @property

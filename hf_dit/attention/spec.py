@@ -39,7 +39,7 @@ def parse_attn_item(item: str) -> DiTAttnProcessor:
     if processor is None:
         raise ValueError(
             f"attention item {item[:80]!r} is not known; allowed are {', '.join(cls.forms for cls in PROCESSORS)} "
-            "(W, K whole numbers)"
+            "(W, K whole numbers of at most 9 digits)"
         )
     return processor
 
@@ -60,7 +60,7 @@ def make_attn_processors(spec: str, num_layers: int) -> list[DiTAttnProcessor]:
     runs = []
     for item in items:
         name, star, count = item.partition("*")
-        if star and not count.strip().isdecimal():
+        if star and not (count.strip().isascii() and count.strip().isdecimal()):
             raise ValueError(f"attention {shown!r}: the count of {item[:80]!r} must be a whole number")
         # More digits than any number of layers has; Python refuses to read thousands of them.
         runs.append((name, 1 if not star else int(count) if len(count.strip()) < 19 else sys.maxsize))

@@ -31,7 +31,7 @@ class XFormersAttnProcessor(KernelAttnProcessor):
 
     @classmethod
     def from_spec(cls, spec: str) -> "XFormersAttnProcessor | None":
-        match = re.fullmatch(r"xformers:(?:full|swa(\d+))", spec)
+        match = re.fullmatch(r"xformers:(?:full|swa([0-9]{1,9}))", spec)
         return match and cls(match[1] and int(match[1]))
 
     def bias(self):
