@@ -86,9 +86,9 @@ def _saved_model(
             output_loading_info=True,
             **overrides,
         )
-    except (AttributeError, KeyError, RuntimeError, SafetensorError, TypeError) as error:
+    except (AttributeError, KeyError, OSError, RuntimeError, SafetensorError, TypeError, ValueError) as error:
         raise ValueError(
-            f"model {short(repr(name), 120)} can't be loaded as its config says: {short(first_line(error), 120)}"
+            f"model {short(repr(name), 120)} can't be loaded as its config says: {short(first_line(error), 160)}"
         ) from error
     resized = {
         weight
@@ -96,14 +96,22 @@ def _saved_model(
         if fresh_head and (was[0], is_now[0]) == (saved.num_labels, num_labels) and was[1:] == is_now[1:]
     }
     lacking = set(info["missing_keys"]) | {weight for weight, *_ in info["mismatched_keys"]}
-    if fresh_head and type(model).__name__ not in (saved.architectures or []):  # a backbone's file
-        # Some classes count the pooling before the head to the backbone, which is saved without.
-        own = f"{model.base_model_prefix}."
-        lacking = {weight for weight in lacking if weight.startswith(own) and not weight.startswith(f"{own}pooler.")}
+    if fresh_head and saved.architectures and type(model).__name__ not in saved.architectures:  # a backbone's file
+        lacking = {weight for weight in lacking if _of_backbone(model, weight)}
     if lost := sorted(lacking - resized):
         listed = ", ".join(lost[:5]) + (f" and {len(lost) - 5} more" if len(lost) > 5 else "")
         raise ValueError(f"model {name!r} does not hold all weights of {type(model).__name__}: {listed}")
     return model
+
+
+def _of_backbone(model: PreTrainedModel, weight: str) -> bool:
+    """Whether a weight of a classifier is one that a backbone saved without its head holds."""
+    part, own = weight.split(".")[0], model.base_model_prefix
+    if own and hasattr(model, own):
+        # Some classes count the pooling before the head to the backbone, which is saved without.
+        return part == own and not weight.startswith(f"{own}.pooler.")
+    # CLIP, SigLIP and others hold the backbone under another name: the head is what comes last.
+    return part != [name for name, module in model.named_children() if any(True for _ in module.parameters())][-1]
 
 
 def _check_labels(name_or_path, num_labels: int, id2label: Mapping[int, str] | None) -> dict:

@@ -460,6 +460,72 @@ def test_a_backbone_gets_a_head_to_be_trained_but_none_to_be_scored(tmp_path):
     assert load_model(tmp_path / "classifier", num_labels=3).config.num_labels == 3
 
 
+TINY_CLIP = {
+    "vision_config": {
+        "hidden_size": 8,
+        "intermediate_size": 8,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "image_size": 8,
+        "patch_size": 4,
+    },
+    "text_config": {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2},
+}
+
+
+def without(folder, part):
+    """Take the weights whose names have `part` out of the file of a saved model."""
+    path = folder / "model.safetensors"
+    state = load_file(path)
+    kept = {name: tensor for name, tensor in state.items() if part not in name}
+    assert kept.keys() < state.keys()
+    save_file(kept, path, metadata={"format": "pt"})
+
+
+@pytest.mark.parametrize("family", ["clip", "siglip", "metaclip_2"])  # their backbone has another name than its prefix
+@pytest.mark.parametrize("num_labels", [3, 5])
+def test_a_family_whose_backbone_is_not_its_prefix_is_checked_as_well(family, num_labels, tmp_path):
+    config = AutoConfig.for_model(family, num_labels=3, **TINY_CLIP)
+    AutoModelForImageClassification.from_config(config).save_pretrained(tmp_path / "whole")
+    AutoModel.from_config(config).save_pretrained(tmp_path / "backbone")
+    for folder in (tmp_path / "whole", tmp_path / "backbone"):
+        saved, loaded = load_file(folder / "model.safetensors"), load_model(folder, num_labels=num_labels)
+        own = {name: tensor for name, tensor in loaded.state_dict().items() if name.startswith("vision_model.")}
+        assert own and all(torch.equal(tensor, saved[name]) for name, tensor in own.items())
+        without(folder, "layers.1.")
+        with pytest.raises(ValueError, match="does not hold all weights of .*vision_model.encoder.layers.1"):
+            load_model(folder, num_labels=num_labels)
+
+
+@pytest.mark.parametrize("architectures", [None, []])
+def test_a_file_that_does_not_say_what_it_holds_must_hold_all(architectures, tmp_path):
+    load_model("cnn_small", num_labels=3).save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    del config["architectures"]
+    if architectures is not None:
+        config["architectures"] = architectures
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert load_model(tmp_path, num_labels=4).config.num_labels == 4
+    without(tmp_path, "linear2")
+    with pytest.raises(ValueError, match="does not hold all weights"):
+        load_model(tmp_path, num_labels=3)
+
+
+def test_a_folder_that_lacks_a_shard_or_has_a_damaged_index_is_refused(tmp_path):
+    model = load_model("cnn_small", num_labels=3)
+    model.save_pretrained(tmp_path, max_shard_size="50KB")
+    index = tmp_path / "model.safetensors.index.json"
+    whole = index.read_text()
+    for damaged in (whole[: len(whole) // 2], "[1]", '{"metadata": {}}'):
+        index.write_text(damaged)
+        with pytest.raises(ValueError, match="can't be loaded"):
+            load_model(tmp_path, num_labels=3)
+    index.write_text(whole)
+    next(tmp_path.glob("model-*.safetensors")).unlink()
+    with pytest.raises(ValueError, match="can't be loaded"):
+        load_model(tmp_path, num_labels=3)
+
+
 def test_names_of_classes():
     assert load_model("cnn_small", num_labels=2).config.id2label == {0: "LABEL_0", 1: "LABEL_1"}
     config = load_model("cnn_small", num_labels=2, id2label={0: "cat", 1: "dog"}).config

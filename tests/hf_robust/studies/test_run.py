@@ -184,7 +184,7 @@ def test_matrices_come_from_a_noise_a_file_or_a_run_and_a_changed_file_is_anothe
     config = json.loads((tmp_path / "a" / "config.json").read_text())["robust_loss"]
     assert np.allclose(config["transition_matrix"], exact)
     np.save(tmp_path / "matrix.npy", transition_matrix("symmetric_20", 10))
-    with pytest.raises(ValueError, match="another run: other_arguments=.*sha256"):
+    with pytest.raises(ValueError, match="another run: other_arguments=.*transition_matrix"):
         run(tmp_path / "a", loss="forward", transition_matrix=str(tmp_path / "matrix.npy"), num_train_epochs=1)
     # the results of a run, whose estimate is taken, and of the true noise
     again = run(
