@@ -4,7 +4,7 @@ import os
 import shlex
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 CAUGHT = (signal.SIGINT, signal.SIGTERM)
@@ -60,14 +60,16 @@ def run_command(main: Callable[[], None], kept: str, flags: tuple[str, ...] = ()
         kept: what remains, and what the same command makes of it, as the end of a sentence.
         flags: what the command needs besides, to go on.
     """
-    before = {number: signal.signal(number, _handle) for number in CAUGHT}
+    # One that is ignored stays so: a shell without job control starts its background jobs like that.
+    caught = [number for number in CAUGHT if signal.getsignal(number) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, _handle) for number in caught}
     _State.number = None
     try:
         main()
     except KeyboardInterrupt as error:
         number = error.number if isinstance(error, Stopped) else signal.SIGINT
-        for caught in CAUGHT:
-            signal.signal(caught, signal.SIG_IGN)  # nothing interrupts the last line
+        for other in CAUGHT:
+            signal.signal(other, signal.SIG_IGN)  # nothing interrupts the last line
         if os.environ.get("RANK", "0") == "0":
             print(f"\nstopped by {signal.Signals(number).name}: {kept}\n{repeated_command(flags)}", file=sys.stderr)
         sys.stdout.flush()
@@ -80,12 +82,26 @@ def run_command(main: Callable[[], None], kept: str, flags: tuple[str, ...] = ()
 
 
 def repeated_command(flags: tuple[str, ...] = ()) -> str:
-    """The command that started this process, with `flags` in place of what they had there."""
+    """The command that started this process, by as many processes, with `flags` in place of what they had there."""
     words = list(sys.argv[1:])
     for name, value in (flag.partition("=")[::2] for flag in flags):
         if name in words:
             place = words.index(name)
             del words[place : place + (2 if value else 1)]
         words += [name, value] if value else [name]
-    launcher = ["accelerate", "launch"] if "ACCELERATE_MIXED_PRECISION" in os.environ else ["python"]
-    return shlex.join([*launcher, sys.argv[0], *words])
+    return shlex.join([*_launcher(os.environ), sys.argv[0], *words])
+
+
+def _launcher(environment: Mapping[str, str]) -> list[str]:
+    """What starts a script as this process was started, as far as its environment tells."""
+    processes, here, nodes = (
+        int(environment.get(name, 1)) for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_WORLD_SIZE")
+    )
+    precision = environment.get("ACCELERATE_MIXED_PRECISION")
+    if precision is not None:  # else it was not accelerate
+        several = ["--num_processes", str(processes)] if processes > 1 else []
+        several += ["--num_machines", str(nodes)] if nodes > 1 else []
+        return ["accelerate", "launch", *several, *(["--mixed_precision", precision] if precision != "no" else [])]
+    if processes > 1:
+        return ["torchrun", *(["--nnodes", str(nodes)] if nodes > 1 else []), "--nproc_per_node", str(here)]
+    return ["python"]

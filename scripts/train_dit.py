@@ -129,6 +129,6 @@ def main() -> None:
 if __name__ == "__main__":
     run_command(
         main,
-        "the newest checkpoint, and the pipeline of a finished training, are kept in --output_dir; this goes on:",
+        "the newest checkpoint, if any yet, or the finished pipeline is kept in --output_dir; this goes on:",
         flags=("--resume_from_checkpoint=latest",),
     )

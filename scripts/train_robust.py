@@ -49,6 +49,6 @@ def main() -> None:
 if __name__ == "__main__":
     run_command(
         main,
-        "the newest checkpoint, and what was written before, are kept in --output_dir; this goes on:",
+        "the newest checkpoint, if any yet, and what is finished are kept in --output_dir; this goes on:",
         flags=("--resume_from_checkpoint=last",),
     )

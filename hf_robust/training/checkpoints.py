@@ -1,19 +1,24 @@
 """Checkpoint folders: which are whole and good, when they are written, and what lies in them beside the weights."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from pickle import UnpicklingError
 
 import torch
 from safetensors.torch import load_file, save_file
 from transformers import Trainer, TrainerCallback, TrainerState, TrainingArguments
 
 from hf_common.files import write_json
-from hf_common.foreign import check_fields, list_of, read_json, whole
+from hf_common.foreign import check_fields, first_line, list_of, read_json, read_tensors, short, whole
 from hf_common.signals import Stopped, deferred, requested_signal
 
 from ..losses import RobustLoss
 
 STATE, LOSS_STATE = "trainer_state.json", "loss.safetensors"
 PROGRESS = "progress.json"
+# What `torch.load` and `load_state_dict` raise for damaged files; PyTorch seeks before one that is too short.
+UNREADABLE = (AttributeError, EOFError, KeyError, OSError, RuntimeError, TypeError, UnpicklingError, ValueError)
 
 
 class SaveAfterEvaluation(TrainerCallback):
@@ -98,8 +103,9 @@ def complete_checkpoints(output_dir: str | Path) -> list[Path]:
 
 def _complete_step(folder: Path) -> int | None:
     try:
-        return TrainerState.load_from_json(str(folder / STATE)).global_step
-    except (OSError, ValueError, TypeError):  # TypeError: written by a version with other fields
+        step = TrainerState.load_from_json(str(folder / STATE)).global_step
+        return step if whole()(step) else None
+    except (OSError, ValueError, TypeError, RecursionError):  # TypeError: written by a version with other fields
         return None
 
 
@@ -112,12 +118,18 @@ def last_good_checkpoint(output_dir: str | Path) -> Path | None:
     return None
 
 
-def resumable_checkpoint(asked: str | Path | bool, output_dir: str | Path, processes: int) -> tuple[str, dict | None]:
+def resumable_checkpoint(
+    asked: str | Path | bool, output_dir: str | Path, processes: int, sharded: bool = False
+) -> tuple[str, dict | None]:
     """The checkpoint that `resume_from_checkpoint=asked` means, and its [`save_progress`]; None for older ones.
 
+    Args:
+        sharded: whether FSDP or DeepSpeed keep the optimizer, in files of their own.
+
     Raises:
-        ValueError: there is none, it was not written to the end, or another number of processes wrote it, whose
-            random numbers and order of samples are not those of this one.
+        ValueError: there is none, it was not written to the end, it lacks what `Trainer` would go on without in
+            silence, or another number of processes wrote it, whose random numbers and order of samples are not those
+            of this one.
     """
     complete = complete_checkpoints(output_dir) if asked is True else []
     if asked is True and not complete:
@@ -131,7 +143,24 @@ def resumable_checkpoint(asked: str | Path | bool, output_dir: str | Path, proce
             f"checkpoint {str(checkpoint)!r} can be resumed by as many processes as wrote it, "
             f"{len(progress['losses'])}; got {processes}"
         )
+    needed = ["rng_state.pth"] if processes == 1 else [f"rng_state_{index}.pth" for index in range(processes)]
+    needed += [] if sharded else ["optimizer.pt", "scheduler.pt"]
+    if missing := [name for name in needed if not (checkpoint / name).is_file()]:
+        raise ValueError(
+            f"checkpoint {str(checkpoint)!r} can't be resumed: it lacks {short(', '.join(missing), 80)} "
+            "(save_only_model=True writes none)"
+        )
     return str(checkpoint), progress
+
+
+@contextmanager
+def naming(checkpoint: str | Path | None, what: str) -> Iterator[None]:
+    """A block that reads `what` from a checkpoint: errors of a damaged file are a `ValueError` that says which."""
+    try:
+        yield
+    except UNREADABLE as error:
+        reason = f"its {what} can't be read: {short(first_line(error), 120)}"
+        raise ValueError(f"checkpoint {str(checkpoint)!r} can't be resumed: {reason}") from error
 
 
 def save_progress(checkpoint: str | Path, *, logged_step: int, losses: list[float], total: float) -> None:
@@ -175,8 +204,7 @@ def save_loss_state(loss: RobustLoss, checkpoint: str | Path) -> None:
 def load_loss_state(loss: RobustLoss, checkpoint: str | Path) -> None:
     """Restore what the loss remembers from a checkpoint folder; a `ValueError` where that holds another's."""
     path = Path(checkpoint) / LOSS_STATE
-    # Read into memory: a tensor of `load_file` may be the file's own pages.
-    state = {name: tensor.clone() for name, tensor in load_file(path).items()} if path.exists() else {}
+    state = read_tensors(path)[0] if path.exists() else {}
     # By name, for `load_state_dict` misses no buffer that has no value yet: ELR would begin anew in silence.
     if set(state) != _state_names(loss):
         kept = f"keeps {', '.join(sorted(state))}" if path.exists() else "is missing"

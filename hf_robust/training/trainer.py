@@ -27,6 +27,7 @@ from .checkpoints import (
     SaveAfterEvaluation,
     last_good_checkpoint,
     load_loss_state,
+    naming,
     resumable_checkpoint,
     save_loss_state,
     save_progress,
@@ -279,10 +280,10 @@ class RobustTrainer(PushingTrainer):
         refuse_scattered(self.loss, self.is_deepspeed_enabled)
         self._progress = None
         if resume_from_checkpoint:
+            sharded = self.is_fsdp_enabled or self.is_deepspeed_enabled
+            asked, folder, processes = resume_from_checkpoint, self.args.output_dir, self.args.world_size
             resume_from_checkpoint, self._progress = from_first_process(
-                lambda: resumable_checkpoint(resume_from_checkpoint, self.args.output_dir, self.args.world_size),
-                self.args.process_index,
-                self.args.world_size,
+                lambda: resumable_checkpoint(asked, folder, processes, sharded), self.args.process_index, processes
             )
         return super().train(resume_from_checkpoint or None, trial, ignore_keys_for_eval)
 
@@ -312,8 +313,13 @@ class RobustTrainer(PushingTrainer):
         super()._save_rng_state(output_dir)
         self.accelerator.wait_for_everyone()  # the first process says next that the checkpoint is complete
 
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        with naming(checkpoint, "state of the random numbers"):
+            super()._load_rng_state(checkpoint)
+
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        super()._load_optimizer_and_scheduler(checkpoint)
+        with naming(checkpoint, "state of the optimizer or the scheduler"):
+            super()._load_optimizer_and_scheduler(checkpoint)
         if checkpoint is not None:
             load_loss_state(self.loss, checkpoint)
 

@@ -5,6 +5,8 @@ import sys
 
 import pytest
 
+from hf_common.signals import repeated_command
+
 SCRIPT = """
 import sys, time
 from hf_common.signals import deferred, requested, run_command
@@ -77,6 +79,44 @@ def test_a_second_signal_ends_it_at_once(tmp_path):
     process.send_signal(signal.SIGINT)
     process.communicate(timeout=60)
     assert process.returncode == 128 + signal.SIGINT
+
+
+@pytest.mark.parametrize(
+    ("environment", "launcher"),
+    [
+        ({}, "python"),
+        ({"WORLD_SIZE": "1", "LOCAL_WORLD_SIZE": "1", "GROUP_WORLD_SIZE": "1"}, "python"),
+        ({"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "GROUP_WORLD_SIZE": "1"}, "torchrun --nproc_per_node 2"),
+        (
+            {"WORLD_SIZE": "8", "LOCAL_WORLD_SIZE": "4", "GROUP_WORLD_SIZE": "2"},
+            "torchrun --nnodes 2 --nproc_per_node 4",
+        ),
+        ({"ACCELERATE_MIXED_PRECISION": "no"}, "accelerate launch"),
+        (
+            {"ACCELERATE_MIXED_PRECISION": "bf16", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"},
+            "accelerate launch --num_processes 2 --mixed_precision bf16",
+        ),
+    ],
+)
+def test_the_command_has_as_many_processes(environment, launcher, monkeypatch):
+    for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_WORLD_SIZE", "ACCELERATE_MIXED_PRECISION"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(sys, "argv", ["train.py", "--seed", "1"])
+    assert repeated_command(("--seed=2",)) == f"{launcher} train.py --seed 2"
+
+
+def test_a_signal_that_is_ignored_stays_ignored(tmp_path):
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # which a child has from its parent
+    try:
+        process = start(tmp_path, "in_order")
+    finally:
+        signal.signal(signal.SIGINT, before)
+    process.send_signal(signal.SIGINT)
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGTERM
 
 
 def test_without_a_signal_nothing_changes(tmp_path):

@@ -176,6 +176,32 @@ def test_another_number_of_processes_is_refused(tmp_path):
         make_trainer("vit", tmp_path).train(resume_from_checkpoint=True)
 
 
+@pytest.mark.parametrize("name", ["optimizer.pt", "scheduler.pt", "rng_state.pth"])
+def test_a_checkpoint_without_a_state_that_trainer_would_miss_in_silence_is_refused(tmp_path, name):
+    broken("vit", tmp_path, 3)
+    path = tmp_path / "checkpoint-2" / name
+    content = path.read_bytes()
+    for damaged in (content[: len(content) // 2], b"", b"[]" * 40):
+        path.write_bytes(damaged)
+        with pytest.raises(ValueError, match="checkpoint-2' can't be resumed: its state of the .* can't be read"):
+            make_trainer("vit", tmp_path).train(resume_from_checkpoint=True)
+    path.unlink()
+    with pytest.raises(ValueError, match=f"checkpoint-2' can't be resumed: it lacks {name}"):
+        make_trainer("vit", tmp_path).train(resume_from_checkpoint=True)
+
+
+@pytest.mark.parametrize("step", [5.5, True, -3, {}, "2", None])
+def test_a_state_whose_step_is_no_number_of_steps_is_of_no_checkpoint(tmp_path, step):
+    folder = tmp_path / "checkpoint-2"
+    folder.mkdir()
+    (folder / "trainer_state.json").write_text(json.dumps({"global_step": 2}))
+    assert complete_checkpoints(tmp_path) == [folder]
+    (folder / "trainer_state.json").write_text(json.dumps({"global_step": step}))
+    assert complete_checkpoints(tmp_path) == []
+    (folder / "trainer_state.json").write_text('{"log_history": ' + "[" * 100_000)
+    assert complete_checkpoints(tmp_path) == []
+
+
 def changed_weights(folder, change) -> Path:
     file = next(path for path in Path(folder).glob("*model.safetensors"))
     weights = load_file(file)
