@@ -52,7 +52,7 @@ def read_json(path: str | os.PathLike, kind: type | tuple[type, ...] = dict, mos
     if size > most_bytes:
         raise refuse(path, f"has {size} bytes, more than {most_bytes}")
     try:
-        content = json.loads(path.read_bytes().decode("utf-8"), parse_constant=_no_number)
+        content = json.loads(path.read_bytes().decode("utf-8"), parse_constant=_no_number, parse_float=_finite)
     except (ValueError, RecursionError) as error:  # also bytes that are no UTF-8
         raise refuse(path, f"is no JSON: {error or 'nested too deeply'}") from None
     if not _fits(content, kind):
@@ -62,6 +62,11 @@ def read_json(path: str | os.PathLike, kind: type | tuple[type, ...] = dict, mos
 
 def _no_number(name: str):
     raise ValueError(f"holds {name}")
+
+
+def _finite(digits: str) -> float:
+    value = float(digits)
+    return value if math.isfinite(value) else _no_number(short(digits, 40))
 
 
 def check_fields(content: Mapping, fields: Mapping[str, Check], path: str | os.PathLike, where: str = "") -> None:

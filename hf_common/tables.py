@@ -1,8 +1,10 @@
-"""Tables in Markdown, and text of others in them and around them."""
+"""Tables in Markdown, and text of others in them, around them, and in figures."""
 
 import re
 import unicodedata
 from collections.abc import Iterable, Sequence
+
+from .foreign import short
 
 
 def markdown_table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -45,6 +47,11 @@ def visible(text: str) -> str:
     """`text` in one line, with `U+202E` and the like in place of characters that are not seen and are no blanks."""
     blanks = re.sub(r"[\n\r\t\v\f\x85\u2028\u2029]", " ", text)
     return "".join(f"U+{ord(char):04X}" if unicodedata.category(char) in UNSEEN else char for char in blanks)
+
+
+def in_figure(text: object, longest: int = 100) -> str:
+    """A name that comes from elsewhere, as text of a matplotlib figure: one line, cut, and no formula."""
+    return short(visible(str(text)), longest).replace("$", r"\$")
 
 
 def code(text: object) -> str:

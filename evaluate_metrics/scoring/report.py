@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import torch
 from matplotlib.figure import Figure
 
-from hf_common.tables import markdown_table
+from hf_common.tables import in_figure, markdown_table
 
 COLUMNS = {
     "cmmd": ("CMMD", "cmmd", None),
@@ -84,6 +84,6 @@ def _plot_panel(axes, row: dict, metric: str) -> None:
     axes.set_xlim(0.8 * curve["counts"][-1], 1.25 * curve["counts"][0])
     axes.set_xticks(curve["counts"], [f"{count:,}" for count in curve["counts"]], rotation=45, fontsize=8)
     axes.minorticks_off()
-    axes.set_title(f"{title}, {row['encoder']}", fontsize=10)
+    axes.set_title(f"{title}, {in_figure(row['encoder'], 60)}", fontsize=10)
     axes.grid(alpha=0.3)
     axes.legend(fontsize=8)

@@ -8,6 +8,7 @@ from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 
 from hf_common.files import save_figure
+from hf_common.tables import in_figure
 
 from ..noise.kinds import kind_of
 
@@ -48,7 +49,10 @@ def plot_matrices(manifest: dict) -> Figure:
 
     The colour scale goes with the square root, so that rare flips show beside the diagonal.
     """
-    names, matrices = manifest["class_names"], {k: v["matrix"] for k, v in manifest["configs"].items()}
+    names, matrices = (
+        [in_figure(name, 30) for name in manifest["class_names"]],
+        {k: v["matrix"] for k, v in manifest["configs"].items()},
+    )
     columns = min(MOST_COLUMNS, len(matrices))
     rows = math.ceil(len(matrices) / columns)
     figure = Figure(figsize=(1.9 + 1.55 * columns, 1.1 + 1.6 * rows), layout="compressed")
@@ -56,7 +60,7 @@ def plot_matrices(manifest: dict) -> Figure:
     panels = list(grid.flat)
     for position, (axes, (config, matrix)) in enumerate(zip(panels, matrices.items(), strict=False)):
         image = axes.imshow(100 * np.array(matrix), cmap="Blues", norm=PowerNorm(0.5, 0, 100))
-        axes.set_title(config, fontsize="small")
+        axes.set_title(in_figure(config, 40), fontsize="small")
         lowest = position + columns >= len(matrices)
         axes.set_xticks(range(len(names)), names if lowest else [], rotation=90, fontsize="x-small")
         axes.set_yticks(range(len(names)), names if position % columns == 0 else [], fontsize="x-small")

@@ -204,7 +204,7 @@ def accuracy_entries(results: Sequence[dict], task: str | None) -> list[EvalResu
     for which in ("last", "best"):
         values = [accuracy[which] for accuracy in accuracies]
         how = {
-            "n": results[0]["test_images"],
+            **({} if results[0]["test_images"] is None else {"n": results[0]["test_images"]}),
             "seed": _one_or_all([run["settings"]["seed"] for run in results]),
             "epoch": _one_or_all(epochs[which]),
         }

@@ -11,6 +11,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
+from hf_common.tables import in_figure
+
 from .order import grouped, kind_and_rate, kind_order, noise_order
 from .style import compact, dress, headline, legend, loss_styles
 
@@ -97,7 +99,7 @@ def plot_runs(results: Iterable[dict]) -> Figure:
             last_row = row == len(rows) - 1
             dress(
                 axes,
-                title=(f"{noise}, {model}" if several_models else noise) if row == 0 else "",
+                title=in_figure(f"{noise}, {model}" if several_models else noise, 60) if row == 0 else "",
                 xlabel="Epoch" if last_row else "",
                 ylabel=ylabel if column == 0 else "",
             )
@@ -161,7 +163,7 @@ def plot_accuracy_vs_noise(results: Iterable[dict]) -> Figure:
             title = f"{kind} noise" if kind != "clean" else "clean labels"
             dress(
                 axes,
-                title=f"{title}, {model}" if len(models) > 1 else title,
+                title=in_figure(f"{title}, {model}" if len(models) > 1 else title, 60),
                 xlabel="Noise rate (%)" if row == len(models) - 1 else "",
                 ylabel="Test accuracy (%)" if column == 0 else "",
             )
@@ -206,12 +208,15 @@ def plot_transition_matrices(result: dict) -> Figure:
 
     Args:
         result (`dict`): `noise["matrix"]` and `noise["estimated_matrix"]`, (K, K) counts or row shares;
-            `noise["rate"]` and `noise["estimated_rate"]` in 0..1 or None; `label_names`, K strings.
+            `noise["rate"]` and `noise["estimated_rate"]` in 0..1 or None; `label_names`, K strings; without, the
+                classes are numbered.
 
     Raises:
         ValueError: neither matrix is there, or one is not (K, K).
     """
-    noise, names = result["noise"], result["label_names"]
+    noise = result["noise"]
+    # Older results may lack the names.
+    names = result.get("label_names") or range(len(noise.get("matrix") or noise.get("estimated_matrix") or ()))
     matrices = {}
     for title, key, rate_key in (("true", "matrix", "rate"), ("estimated", "estimated_matrix", "estimated_rate")):
         if noise.get(key) is None:
@@ -237,8 +242,8 @@ def plot_transition_matrices(result: dict) -> Figure:
         image = axes.imshow(matrix, cmap="Blues", norm=PowerNorm(0.5, 0, 100))
         axes.set_title(title, fontsize="medium")
         axes.set_xlabel("Given label")
-        axes.set_xticks(ticks, [names[k] for k in ticks], rotation=90, fontsize=size)
-        axes.set_yticks(ticks, [names[k] for k in ticks], fontsize=size)
+        axes.set_xticks(ticks, [in_figure(names[k], 30) for k in ticks], rotation=90, fontsize=size)
+        axes.set_yticks(ticks, [in_figure(names[k], 30) for k in ticks], fontsize=size)
         if numbered:
             for (row, column), share in np.ndenumerate(matrix):
                 text = "0" if share == 0 else f"{share:.1f}"

@@ -44,6 +44,7 @@ NEUTRAL = set(
 
 
 SHARE = number(0, 1)
+COUNT, EPOCH, LOSS = whole(0, 10**15), number(0, 1e9), number(-1e30, 1e30)  # as far as figures can show them
 # What of a file others read: a name with "?" may be missing or None, as in files of older versions.
 RESULT_FIELDS: dict[str, Check] = {
     "settings": dict,
@@ -52,16 +53,16 @@ RESULT_FIELDS: dict[str, Check] = {
     "history": list_of(dict),
     "memorisation?": dict_of(number()),
     "images_per_second?": number(0),
-    "train_images?": whole(),
-    "test_images?": whole(),
-    "parameters?": whole(),
+    "train_images?": COUNT,
+    "test_images?": COUNT,
+    "parameters?": COUNT,
     "label_names?": list_of(str),
     "hardware?": str,
     "versions?": dict_of(str),
     "finished?": str,
 }
 SETTING_FIELDS: dict[str, Check] = {"loss": str, "noise": str, "model": str, "seed": whole()}
-ACCURACY_FIELDS: dict[str, Check] = {"last": SHARE, "best": SHARE, "best_epoch": number(0)}
+ACCURACY_FIELDS: dict[str, Check] = {"last": SHARE, "best": SHARE, "best_epoch": EPOCH}
 NOISE_FIELDS: dict[str, Check] = {
     "rate?": SHARE,
     "matrix?": list_of(list_of(SHARE)),
@@ -70,18 +71,20 @@ NOISE_FIELDS: dict[str, Check] = {
 }
 SHARES = "train_clean_accuracy train_given_accuracy train_memorised train_recovered train_separation_auc"
 ROW_FIELDS: dict[str, Check] = {
-    "epoch": number(0),
+    "epoch": EPOCH,
     "test_accuracy": SHARE,
     **{f"{name}?": SHARE for name in SHARES.split()},
     **{f"{name}?": number() for name in ("train_loss", "learning_rate", "test_loss", "test_cross_entropy")},
     "loss_histogram?": dict,
 }
-COUNTS = list_of(whole())
-HISTOGRAM_FIELDS: dict[str, Check] = {"edges": list_of(number()), "clean": COUNTS, "flipped": COUNTS}
+COUNTS = list_of(COUNT)
+HISTOGRAM_FIELDS: dict[str, Check] = {"edges": list_of(LOSS), "clean": COUNTS, "flipped": COUNTS}
 
 
 def read_results(path: str | os.PathLike) -> dict:
     """The content of a run's `results.json`, of this version or an older one, checked as far as anyone reads it.
+
+    What may be missing there and is missing is None, a missing `memorisation` is empty.
 
     Raises:
         ValueError: naming the file and what in it is not as it must be.
@@ -97,7 +100,8 @@ def read_results(path: str | os.PathLike) -> dict:
         if row.get("loss_histogram") is not None:
             _check_histogram(row["loss_histogram"], path, f"history[{place}].loss_histogram.")
     _check_summaries(results, path)
-    return results
+    absent = {"noise": {"rate": None} | results["noise"], "memorisation": results.get("memorisation") or {}}
+    return {name.removesuffix("?"): None for name in RESULT_FIELDS} | results | absent
 
 
 def _check_noise(results: dict, path: str | os.PathLike) -> None:

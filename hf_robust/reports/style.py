@@ -9,6 +9,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
+from hf_common.tables import in_figure
+
 # These losses look the same in every figure. Colours that colour-blind readers tell apart (Okabe & Ito, without the
 # yellow, which vanishes on white), each with a marker of its own.
 STYLES = {
@@ -52,7 +54,8 @@ def compact(loss: str) -> str:
 
 def headline(settings: dict) -> str:
     """What one run is, in one line."""
-    return f"{compact(settings['loss'])} on {settings['noise']}, {settings['model']}, seed {settings['seed']}"
+    noise, model = in_figure(settings["noise"], 50), in_figure(settings["model"], 50)
+    return f"{compact(settings['loss'])} on {noise}, {model}, seed {settings['seed']}"
 
 
 def dress(axes: Axes, *, title: str, xlabel: str, ylabel: str) -> None:

@@ -1,6 +1,7 @@
 """One experiment from arguments to `results.json`: data, noise, model, training, what was learned and memorised."""
 
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -90,8 +91,19 @@ def claim_run(data: DataArguments, model: ModelArguments, args: ExperimentArgume
     )
 
 
-def run_claimed(data: DataArguments, model: ModelArguments, args: ExperimentArguments, splits: ImageSplits) -> dict:
-    """Train, evaluate, summarise and write, for callers that hold the folder's lock; `splits.train` has its noise."""
+def run_claimed(
+    data: DataArguments,
+    model: ModelArguments,
+    args: ExperimentArguments,
+    splits: ImageSplits,
+    begin: Callable[[], None] | None = None,
+) -> dict:
+    """Train, evaluate, summarise and write, for callers that hold the folder's lock.
+
+    Args:
+        splits: `train` has its noise.
+        begin: writes the `settings.json`, and what belongs with it; called when all that may be refused was looked at.
+    """
     output_dir, train, settings = Path(args.output_dir), splits.train, run_settings(data, model, args)
     checkpoint = claim_run(data, model, args)
     if checkpoint is None and args.resume_from_checkpoint is not None and args.process_index == 0:
@@ -102,8 +114,8 @@ def run_claimed(data: DataArguments, model: ModelArguments, args: ExperimentArgu
     trainer = make_trainer(data, model, args, splits, weights=checkpoint if trained else None)
     if args.do_train:
         check_last_batch(trainer.model, len(train), args)
-    if args.process_index == 0:
-        write_json(output_dir / SETTINGS, settings)
+    begin = begin or (lambda: write_json(output_dir / SETTINGS, settings))
+    from_first_process(begin, args.process_index, args.world_size)
 
     throughput, memorised = _watch(trainer, train)
     if args.do_train:

@@ -2,18 +2,20 @@
 
 import copy
 import itertools
+import os
 from argparse import ArgumentParser
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
+from filelock import FileLock
 from tqdm.auto import tqdm
 
 from hf_common.files import replace_text, save_figure, slug, write_json
-from hf_common.locks import claimed
+from hf_common.locks import LOCK, claimed
 from hf_common.processes import from_first_process
-from hf_common.run_folder import RESULTS, check_same_run, settings_difference
+from hf_common.run_folder import RESULTS, SETTINGS, begun, check_same_run, settings_difference
 
 from ..losses import format_loss_spec, loss_needs, parse_loss_spec
 from ..noise.spec import NoiseSpec
@@ -117,7 +119,8 @@ def run_missing(
     """The results of all runs, made where they are not there.
 
     Started several times at once, each worker takes the next run that is free; a run whose worker was killed is taken
-    over, and goes on from its last checkpoint. Each worker ends when all runs are finished.
+    over, and goes on from its last checkpoint. Each worker ends when all runs are finished. One with other settings
+    than those at work is refused before it trains anything: the first to begin puts the settings into all folders.
 
     Args:
         runs: of one data set.
@@ -138,12 +141,28 @@ def run_missing(
             from_first_process(lambda run=run: _results_file(run).unlink(missing_ok=True), *processes)  # damaged
             started = from_first_process(lambda run=run: bool(complete_checkpoints(run.args.output_dir)), *processes)
             run.args.resume_from_checkpoint = "last" if started else None
-            results[position] = run_claimed(*run, replace(splits, train=noisy_train(run.data, splits)))
+            results[position] = run_claimed(
+                *run, replace(splits, train=noisy_train(run.data, splits)), begin=lambda: _claim_all(runs)
+            )
             if processes[0] == 0:
                 each([result for result in map(_results_of, runs) if result is not None])
         bar.update()
     bar.close()
     return results
+
+
+def _claim_all(runs: Sequence[Run]) -> None:
+    """Write the settings of every run that has none yet; a `ValueError`, and nothing written, if one has others."""
+    folders = [Path(run.args.output_dir) for run in runs]
+    common = Path(os.path.commonpath([folder.resolve().parent for folder in folders]))
+    common.mkdir(parents=True, exist_ok=True)
+    with FileLock(common / LOCK):  # for a moment: each worker finds all of them or none
+        new = [(folder, run) for folder, run in zip(folders, runs, strict=True) if not begun(folder)]
+        for folder, run in zip(folders, runs, strict=True):
+            if begun(folder):
+                check_same_run(folder, run_settings(*run))
+        for folder, run in new:
+            write_json(folder / SETTINGS, run_settings(*run))
 
 
 # Flags of one run that a sweep replaces, and by what.

@@ -39,9 +39,9 @@ def test_json(tmp_path):
     "content",
     [
         "", "{", "\0\0\0\0", "nul", "[" * 100_000, '{"a": ' * 100_000, b"\xff\xfe{}", '{"a": NaN}', '{"a": -Infinity}',
-        "[1, 2]", '"text"', "3", "null", "{} {}", '{"a": 1' + "0" * 5000 + "}", b'{"a": "\xed\xa0\x80"}',
+        '{"a": -1e999}', "[1, 2]", '"text"', "3", "null", "{} {}", '{"a": 1' + "0" * 5000 + "}", b'{"a": "\xed\xa0\x80"}',
     ],
-    ids=range(16),
+    ids=range(17),
 )  # fmt: skip
 def test_what_is_no_object_is_named(content, tmp_path):
     path = written(tmp_path / "bad.json", content)

@@ -3,7 +3,11 @@ import json
 
 import pytest
 
+from hf_robust.reports.card import render_card
+from hf_robust.reports.plots import plot_runs
 from hf_robust.reports.results import accuracy_summary, epoch_history, read_results
+from hf_robust.reports.tables import details_table, results_table
+from hf_robust.studies.publish import draw_figures
 from tests import ROOT
 
 MEASURED = json.loads((ROOT / "model_cards" / "results" / "cnn_small_symmetric_40.json").read_text())[0]
@@ -52,3 +56,63 @@ def test_results_that_contradict_themselves_are_refused(way, value, says, tmp_pa
     with pytest.raises(ValueError) as caught:
         read_results(path)
     assert str(caught.value).startswith(f"{path}: ") and says in str(caught.value) and len(str(caught.value)) <= 300
+
+
+OPTIONAL = [
+    "memorisation",
+    "images_per_second",
+    "train_images",
+    "test_images",
+    "parameters",
+    "label_names",
+    "versions",
+]
+OPTIONAL += ["hardware", "finished", "noise.rate", "noise.matrix", "noise.estimated_rate", "noise.estimated_matrix"]
+
+
+@pytest.mark.parametrize("name", OPTIONAL)
+@pytest.mark.parametrize("null", [False, True])
+def test_what_may_be_missing_is_missed_by_no_card_table_or_figure(name, null, tmp_path):
+    content = copy.deepcopy(MEASURED)
+    holder, key = (content["noise"], name.partition(".")[2]) if "." in name else (content, name)
+    if null:
+        holder[key] = None
+    else:
+        del holder[key]
+    (tmp_path / "results.json").write_text(json.dumps(content))
+    results = read_results(tmp_path / "results.json")
+    card = render_card([results], repo_id="someone/model", reproduce="train", task="image-classification")
+    assert "symmetric" in card
+    for table in (results_table([results]), details_table([results])):
+        assert "nce" in table
+    for position, figure in enumerate(draw_figures([results]).values()):
+        figure.savefig(tmp_path / f"{position}.png")
+
+
+@pytest.mark.parametrize(
+    ("way", "value"),
+    [
+        (("history", 0, "epoch"), 1e308),
+        (("history", 0, "loss_histogram", "clean", 0), 10**400),
+        (("history", 0, "loss_histogram", "edges", -1), 1e308),
+        (("test_images",), 10**30),
+    ],
+)
+def test_numbers_that_no_figure_can_show_are_refused(way, value, tmp_path):
+    holder = content = copy.deepcopy(MEASURED)
+    for key in way[:-1]:
+        holder = holder[key]
+    holder[way[-1]] = value
+    (tmp_path / "results.json").write_text(json.dumps(content))
+    with pytest.raises(ValueError, match="results.json: .*must be"):
+        read_results(tmp_path / "results.json")
+
+
+def test_names_of_any_characters_are_drawn(tmp_path):
+    result = copy.deepcopy(MEASURED)
+    result["label_names"] = [r"$\x$", "a$b$c", "\ud800", "_", "$", "\\", "{", "x" * 5000, "\n", "^"]
+    result["settings"] |= {"model": r"$\nosuch$ \ud800", "noise": "$$_{", "dataset": "\udfff"}
+    for position, figure in enumerate(draw_figures([result]).values()):
+        figure.savefig(tmp_path / f"{position}.png")
+        assert position < 5 and (tmp_path / f"{position}.png").stat().st_size < 1 << 21
+    plot_runs([result, result | {"settings": result["settings"] | {"model": "_$\\x$"}}]).savefig(tmp_path / "runs.png")

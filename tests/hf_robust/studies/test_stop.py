@@ -168,6 +168,22 @@ def test_three_workers_share_a_sweep_and_take_over_from_one_that_is_killed(tmp_p
     first.stderr.close()
 
 
+def test_a_worker_with_other_settings_is_refused_before_it_trains(tmp_path):
+    hold, folder = tmp_path / "hold", tmp_path / "sweep"
+    hold.touch()
+    line = ["--losses", "ce", "mae", "--noises", "symmetric_40", "--seeds", "0", *LINE, "--output_dir", folder]
+    first = start("sweep_robust.py", *line, at=1, hold=hold)
+    wait_for(first, "step 1")
+    other = start("sweep_robust.py", *line, "--learning_rate", "0.5")
+    out, error = other.communicate(timeout=120)
+    assert other.returncode != 0 and "step" not in out
+    assert "holds another run: learning_rate=0.5 (it has 0.01); choose another" in error
+    hold.unlink()
+    _, error = first.communicate(timeout=120)
+    assert first.returncode == 0, error
+    assert len(json.loads((folder / "sweep.json").read_text())) == 2
+
+
 def test_a_damaged_result_of_a_sweep_is_made_again(tmp_path):
     def sweep():
         args = ExperimentArguments(output_dir=str(tmp_path), use_cpu=True, disable_tqdm=True, num_train_epochs=1)
