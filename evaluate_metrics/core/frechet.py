@@ -1,6 +1,7 @@
 """Frechet distance between Gaussians from moments, its limit for infinitely many images, and the kernel distance."""
 
 import warnings
+from numbers import Integral
 from typing import NamedTuple
 
 import torch
@@ -152,7 +153,13 @@ def kernel_distance(
 
 
 def check_subsets(subsets: int, subset_size: int, fewest: int | None) -> None:
-    """`ValueError` unless [`kernel_distance`] can draw these from sets of `fewest` images or more; None: of any."""
+    """`ValueError` unless [`kernel_distance`] can draw these from sets of `fewest` images or more; None: of any.
+
+    `TypeError` for numbers that are no integers.
+    """
+    for name, value in (("subsets", subsets), ("subset_size", subset_size)):
+        if isinstance(value, bool) or not isinstance(value, Integral):
+            raise TypeError(f"{name} must be an integer; got {value!r}")
     if subsets < 1:
         raise ValueError(f"subsets must be 1 or more; got {subsets}")
     if subset_size < 2 or (fewest is not None and subset_size > fewest):

@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from numbers import Integral, Real
 
+import numpy as np
+
 MOST = {  # of whole numbers from 1 on: more than any model has
     "patch_size": 1024,
     "in_channels": 65_536,
@@ -42,6 +44,13 @@ def check_dit_config(config: Mapping) -> None:
     if "sample_size" in given:
         _check_sample_size(given["sample_size"], given.get("patch_size", 1))
     _check_width(given)
+
+
+def plain(value: object) -> object:
+    """An argument of the model as JSON knows it: numbers of numpy, alone or in a list, become Python's."""
+    if isinstance(value, list | tuple) and any(isinstance(part, np.generic) for part in value):
+        return type(value)(map(plain, value))
+    return value.item() if isinstance(value, np.generic) else value
 
 
 def _check_whole(name: str, value: object, most: int) -> None:

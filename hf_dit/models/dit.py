@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from ..attention.base import DiTAttnProcessor
 from ..attention.spec import format_attn_spec, in_tokens, make_attn_processors
 from .block import DiTBlock, modulate
-from .config import check_dit_config
+from .config import check_dit_config, plain
 from .convert import convert_diffusers, convert_original
 from .positions import position_embedding
 from .sizes import dit_config, height_and_width
@@ -78,6 +78,8 @@ class DiTModel(ModelMixin, ConfigMixin, AttentionMixin):
     ):
         super().__init__()
         check_dit_config(self.config)
+        if changed := {name: new for name, value in self.config.items() if (new := plain(value)) is not value}:
+            self.register_to_config(**changed)
         dim = num_attention_heads * attention_head_dim
         self._native_grid = self._grid(*height_and_width(sample_size))
         self._positions = None  # the last (key, position embedding)

@@ -1,6 +1,7 @@
 """The sizes of DiT by name (Peebles and Xie 2023, table 1), and smaller ones for CPUs and tests."""
 
 from collections.abc import Sequence
+from numbers import Integral
 
 # depth, heads, channels of a head, patch sizes
 _SIZES = {
@@ -36,5 +37,5 @@ def dit_config(name: str, **overrides) -> dict:
 
 def height_and_width(sample_size: int | Sequence[int]) -> tuple[int, int]:
     """Of the samples of a model whose config has this `sample_size`, one number for both or two."""
-    height, width = (sample_size, sample_size) if isinstance(sample_size, int) else sample_size
+    height, width = (sample_size, sample_size) if isinstance(sample_size, Integral) else sample_size
     return height, width

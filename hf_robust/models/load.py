@@ -3,6 +3,7 @@
 import os
 from collections.abc import Mapping
 from functools import partial
+from numbers import Integral
 
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForImageClassification, PreTrainedConfig, PreTrainedModel
@@ -118,16 +119,16 @@ def _check_labels(name_or_path, num_labels: int, id2label: Mapping[int, str] | N
     """What a config says of the classes; raises for arguments of [`load_model`] that can't be."""
     if not isinstance(name_or_path, (str, os.PathLike)):
         raise TypeError(f"name_or_path must be a str or a path, got {type(name_or_path).__name__}")
-    if not isinstance(num_labels, int) or isinstance(num_labels, bool):
+    if not isinstance(num_labels, Integral) or isinstance(num_labels, bool):
         raise TypeError(f"num_labels must be an int, got {num_labels!r}")
     if num_labels < 2:
         raise ValueError(f"num_labels must be at least 2, got {num_labels}")
     if id2label is None:
-        return {"num_labels": num_labels}
+        return {"num_labels": int(num_labels)}
     if set(id2label) != set(range(num_labels)):
         raise ValueError(f"id2label must have the keys 0..{num_labels - 1}, got {list(id2label)}")
     return {
-        "num_labels": num_labels,
+        "num_labels": int(num_labels),
         "id2label": dict(id2label),
         "label2id": {name: index for index, name in id2label.items()},
     }

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import nn
 from torch.distributed.tensor import DTensor
-from torch.utils.data import ConcatDataset
+from torch.utils.data import ConcatDataset, Subset
 from transformers import PreTrainedModel, TrainerCallback
 
 from ..data.memory import ImageTensorDataset, Positions
@@ -82,6 +82,8 @@ def check_train_dataset(
     labels = _labels(dataset, args.label_names[0])
     if labels is not None and (labels == IGNORE_INDEX).all():
         raise ValueError(f"all {len(labels)} labels of train_dataset are {IGNORE_INDEX}, which is ignored")
+    if labels is not None and loss.class_weights is not None:
+        _check_some_weight(labels, loss.class_weights.numpy(force=True))
     if args.dataloader_drop_last and isinstance(dataset, Sized):
         _check_dropped(dataset, args)
 
@@ -101,8 +103,22 @@ def _check_places(dataset: datasets.Dataset, loss: RobustLoss) -> None:
         )
 
 
+def _check_some_weight(labels: np.ndarray, weights: np.ndarray) -> None:
+    found = np.unique(labels[labels != IGNORE_INDEX])
+    if found.min() >= 0 and found.max() < len(weights) and not weights[found].any():
+        raise ValueError(f"class_weights are 0 for all labels of train_dataset, which are of the classes {found[:10]}")
+
+
 def _labels(dataset, name: str) -> np.ndarray | None:
     """The whole numbers that are the labels, where they can be read without the images."""
+    if isinstance(dataset, Positions):
+        return _labels(dataset.dataset, name)
+    if isinstance(dataset, ConcatDataset):
+        parts = [_labels(part, name) for part in dataset.datasets]
+        return None if any(part is None for part in parts) else np.concatenate(parts)
+    if isinstance(dataset, Subset):
+        whole = _labels(dataset.dataset, name)
+        return None if whole is None else whole[np.asarray(dataset.indices, dtype=np.int64)]
     if isinstance(dataset, ImageTensorDataset):
         return dataset.labels.numpy()
     if not isinstance(dataset, datasets.Dataset):

@@ -104,7 +104,10 @@ class RobustTrainer(PushingTrainer):
             processing_class, (PreTrainedTokenizerBase, SequenceFeatureExtractor)
         )
         self._loss_of_args = loss is None
+        if loss is None:
+            args.fill_in()  # which may have been given another loss since they were made
         self.loss = get_loss(args.loss, class_weights=args.class_weights) if loss is None else loss
+        self._made_of = args.loss, args.class_weights
         self.image_transform = image_transform
         self._index = None  # of the batch at hand
         self._first_window = True
@@ -145,6 +148,15 @@ class RobustTrainer(PushingTrainer):
         if self.args.world_size > 1:
             self.loss.set_gather(self._gather_rows)
 
+    def _make_loss(self) -> None:
+        """The loss of `args` as they are now."""
+        self.args.fill_in()
+        self.loss = get_loss(self.args.loss, class_weights=self.args.class_weights)
+        self._made_of = self.args.loss, self.args.class_weights
+        if self.train_dataset is not None:
+            check_train_dataset(self.train_dataset, self.loss, self.image_transform, self.args)
+        self._take_loss()
+
     def _note_loss(self, model: nn.Module | None) -> None:
         if isinstance(base_model(model), PreTrainedModel):
             base_model(model).config.robust_loss = self.loss.to_dict()
@@ -156,10 +168,7 @@ class RobustTrainer(PushingTrainer):
         space = self.hp_space(trial) if self.hp_search_backend == HPSearchBackend.OPTUNA else trial
         self.args.derive_anew(space)
         if self._loss_of_args:
-            self.loss = get_loss(self.args.loss, class_weights=self.args.class_weights)
-            if self.train_dataset is not None:
-                check_train_dataset(self.train_dataset, self.loss, self.image_transform, self.args)
-            self._take_loss()
+            self._make_loss()
         elif "loss" in space:
             raise ValueError("a search over loss needs a trainer that makes its loss: leave out its argument loss")
 
@@ -221,8 +230,11 @@ class RobustTrainer(PushingTrainer):
             return super()._get_num_items_in_batch(batches, device)
         if self._first_window:  # the model has not said yet how many classes there are
             largest = max(int(batch["labels"].max()) for batch in batches)
-            if largest >= len(self.loss.class_weights):
-                self.loss.check_num_classes(largest + 1)
+            if largest >= (given := len(self.loss.class_weights)):
+                raise ValueError(
+                    f"class_weights must have one row a class: got {given} for {largest + 1} classes or more, since a "
+                    f"label is {largest}"
+                )
             self._first_window = False
         weight = sum(self.loss.num_items(batch["labels"].to(device)) for batch in batches)
         return self.accelerator.gather(weight).sum() if self.args.world_size > 1 else weight
@@ -277,6 +289,8 @@ class RobustTrainer(PushingTrainer):
             ValueError: before the first step, where there is no such checkpoint, another number of processes wrote it,
                 or it does not hold what the model or the loss needs; naming what is missing.
         """
+        if self._loss_of_args and self._made_of != (self.args.loss, self.args.class_weights):
+            self._make_loss()
         refuse_scattered(self.loss, self.is_deepspeed_enabled)
         self._progress = None
         if resume_from_checkpoint:

@@ -172,6 +172,9 @@ def test_the_subsets_of_the_kid_are_checked_before_an_image_is_embedded(sets, tm
                 metric.compute(predictions=predictions, references=references, **options)
     with pytest.raises(ValueError, match="predictions must hold 2 images or more for a covariance, got 1"):
         metric.compute(predictions=sets[0][:1], references=sets[1], kid_subset_size=2)
+    for options in ({"kid_subset_size": 9.0}, {"kid_subset_size": "9"}, {"kid_subset_size": 9, "kid_subsets": 2.5}):
+        with pytest.raises(TypeError, match=r"subset(_size|s) must be an integer"):
+            metric.compute(predictions=sets[0], references=sets[1], **options)
     assert seen == []
     metric.add_batch(predictions=sets[0][:20])
     metric.add(prediction=sets[0][20])

@@ -2,7 +2,9 @@ import json
 import math
 import tracemalloc
 
+import numpy as np
 import pytest
+import torch
 
 from hf_dit import DiTModel
 from hf_dit.models.config import check_dit_config
@@ -39,6 +41,24 @@ def test_what_is_no_size_is_refused_by_name_before_anything_is_made(name, value,
         assert str(caught.value).startswith(start) and len(str(caught.value)) <= 300
     assert tracemalloc.get_traced_memory()[1] < 1 << 23
     tracemalloc.stop()
+
+
+@pytest.mark.parametrize("size", [np.int64(8), (np.int64(8), np.int32(12)), [8, np.int64(12)]])
+def test_numbers_of_numpy_are_sizes_and_come_back(size, tmp_path):
+    numbers = {name: np.int64(value) for name, value in SMALL.items()}
+    floats = {"mlp_ratio": np.float32(2), "dropout": np.float64(0.5), "learn_sigma": False}
+    model = DiTModel(**numbers | floats | {"sample_size": size})
+    model.save_pretrained(tmp_path)
+    again, side = DiTModel.from_pretrained(tmp_path), [int(part) for part in np.ravel(size)]
+    assert list(np.ravel(again.config.sample_size)) == side and type(again.config.num_layers) is int
+    plain = DiTModel(**SMALL | {"mlp_ratio": 2.0, "learn_sigma": False})
+    assert {name: tensor.shape for name, tensor in again.state_dict().items()} == {
+        name: tensor.shape for name, tensor in plain.state_dict().items()
+    }
+    sample = torch.zeros(1, 3, side[0], side[-1])
+    torch.testing.assert_close(
+        again(sample, 3, torch.tensor([1])).sample, model.eval()(sample, 3, torch.tensor([1])).sample
+    )
 
 
 def test_layers_that_are_small_each_and_too_large_together():

@@ -668,3 +668,9 @@ def test_script_refuses_absent_weights_and_a_folder_in_use(tmp_path):
     with pytest.raises(ValueError, match="--output_dir must be new or empty"):
         script["main"](script["ConvertArguments"](str(tmp_path / "in.safetensors"), str(tmp_path)))
     assert [path.name for path in tmp_path.iterdir()] == ["in.safetensors"]
+
+
+def test_the_number_of_labels_is_any_integer(tmp_path):
+    model = load_model("cnn_small", num_labels=np.int64(3), id2label={0: "a", 1: "b", 2: "c"})
+    model.save_pretrained(tmp_path)
+    assert load_model(str(tmp_path), num_labels=np.int32(3)).config.id2label == {0: "a", 1: "b", 2: "c"}

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 from torch import nn
-from torch.utils.data import ConcatDataset, Dataset
+from torch.utils.data import ConcatDataset, Dataset, Subset
 from transformers.modeling_outputs import ImageClassifierOutput
 from transformers.trainer_utils import HPSearchBackend
 
@@ -179,6 +179,28 @@ def test_labels_that_are_all_ignored_are_refused_before_training(tmp_path, make)
         RobustTrainer(model=Net(), args=arguments(tmp_path), train_dataset=dataset)
 
 
+@pytest.mark.parametrize("wrap", [lambda d: ConcatDataset([d, d]), lambda d: Subset(d, range(5, 25)), lambda d: d])
+def test_labels_of_which_none_counts_are_refused_in_any_part(tmp_path, wrap):
+    ignored, one_class = samples("vit"), samples("vit")
+    ignored.labels.fill_(-100)
+    one_class.labels.fill_(0)
+    for dataset in (ignored, rows(label=[-100] * N)):
+        with pytest.raises(ValueError, match="labels of train_dataset are -100"):
+            RobustTrainer(model=Net(), args=arguments(tmp_path), train_dataset=wrap(dataset))
+    weights = {"class_weights": [0.0, 1.0, 1.0]}
+    with pytest.raises(ValueError, match="class_weights are 0 for all labels of train_dataset"):
+        RobustTrainer(model=Net(), args=arguments(tmp_path, **weights), train_dataset=wrap(one_class))
+    for dataset in (samples("vit"), ImageTensorDataset(ignored.images, torch.arange(N) % 2 * 101 - 100)):  # -100, 1
+        assert fit(tmp_path, dataset=wrap(dataset), **weights).state.log_history[-1]["train_loss"] > 0
+
+
+def test_a_label_without_a_weight_is_named(tmp_path):
+    dataset = samples("vit")
+    dataset.labels[3] = 7
+    with pytest.raises(ValueError, match="class_weights must have one row a class: got 3 .*since a label is 7"):
+        fit(tmp_path, dataset=dataset, class_weights=[1.0, 1.0, 1.0])
+
+
 # --- Data sets
 
 
@@ -309,6 +331,27 @@ def test_arguments_made_of_others_have_the_defaults_of_their_loss(tmp_path):
     assert dataclasses.replace(other, loss="ce", optim="sgd").weight_decay == 1e-4
     said = dataclasses.replace(arguments(tmp_path, weight_decay=1e-4), loss="anl_ce")
     assert said.weight_decay == 1e-4 and said.not_default["weight_decay"] == 1e-4
+
+
+def test_a_loss_that_is_set_later_is_trained_with_what_hangs_on_it(tmp_path):
+    """In the arguments after they were made, and after a training."""
+    alone = fit(tmp_path, loss="anl_ce")
+    args = arguments(tmp_path)
+    args.loss = "anl_ce"
+    transform = ImageTransform([0.5] * 3, [0.25] * 3)
+    first = RobustTrainer(model=Net(), args=args, train_dataset=samples("vit"), image_transform=transform)
+    again = RobustTrainer(
+        model_init=Net, args=arguments(tmp_path), train_dataset=samples("vit"), image_transform=transform
+    )
+    again.train()
+    again.args.loss = "anl_ce"
+    for trainer in (first, again):
+        trainer.train()
+        assert (trainer.loss.spec, trainer.args.weight_decay) == (alone.loss.spec, 0)
+        assert largest_difference(trainer.model, alone.model) == 0
+    again.args.loss, again.args.weight_decay = "ce", 0.25  # said, and so kept
+    again.train()
+    assert (again.loss.spec, again.args.weight_decay) == ("ce", 0.25)
 
 
 def test_a_search_over_the_loss_trains_each_trial_with_its_own(tmp_path):
