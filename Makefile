@@ -27,8 +27,9 @@ demo: setup
 	    scripts/sweep_robust.py --dataset digits --losses ce nce+rce --noises symmetric_40 --models cnn_small \
 	    --seeds 0 --num_train_epochs 30 --output_dir $(DEMO)
 
+# A file's tests stay in one process, for they share what they train; a thread each, for the processes are several.
 test: setup
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
 lint: setup
 	$(BIN)/ruff check .
