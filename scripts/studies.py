@@ -6,9 +6,9 @@
     python scripts/studies.py --collect noise
     python scripts/studies.py --report
 
-A run that is finished becomes a JSON file under model_cards/results/studies, and is never made again. --run goes on
-after a kill, and shares the runs with other workers: start the same command several times. --collect takes what is
-finished in --work_dir and runs nothing. --report renders RESULTS.md and its figures from the JSON alone.
+What is finished becomes a JSON file under model_cards/results/studies, a cell, and is never made again. --run goes on
+after a kill, and shares the cells with other workers: start the same command several times. --collect takes the runs
+that are finished in --work_dir and runs nothing. --report renders RESULTS.md and its figures from the JSON alone.
 """
 
 from argparse import ArgumentParser, RawDescriptionHelpFormatter
@@ -16,7 +16,7 @@ from pathlib import Path
 
 from findings.cells import CARDS, RESULTS, read_cells
 from findings.report import STUDIES, write_report
-from findings.robust_runs import collect, run_plans
+from findings.study import Place, Sources
 
 from hf_common.signals import run_command
 
@@ -34,22 +34,30 @@ def main() -> None:
         default="USER/noisy-cifar10",
         help="What make_noisy_cifar10.py built with --human_labels: Hub id or folder.",
     )
+    parser.add_argument(
+        "--landscapes",
+        default="USER/landscapes",
+        help="Photographs with an image and a label column, train and test: Hub id or folder.",
+    )
+    parser.add_argument(
+        "--encoder",
+        default="clip",
+        help="Of images, as evaluate_images.py takes it: its scores are those of the report.",
+    )
     parser.add_argument("--work_dir", type=Path, default=Path("runs/studies"), help="Folder of the runs.")
     args = parser.parse_args()
     if args.list:
         for name, study in STUDIES.items():
-            print(f"{name:<10} {len(read_cells(name, RESULTS)):>3} of {len(study.plans):>3} runs  {study.title}")
+            print(f"{name:<10} {len(read_cells(name, RESULTS)):>3} of {len(study.cells):>3} cells  {study.title}")
     elif args.report:
         write_report()
         print(CARDS / "RESULTS.md")
     else:
         name = args.run or args.collect
-        plans = STUDIES[name].plans
-        if args.run:
-            sources = {False: args.dataset, True: args.noisy_dataset}
-            run_plans(name, plans, args.work_dir, lambda plan: sources[plan.config is not None], RESULTS)
-        collect(name, plans, args.work_dir, RESULTS)
-        print(f"{len(read_cells(name, RESULTS))} of {len(plans)} runs of {name} are there")
+        study = STUDIES[name]
+        sources = Sources(args.dataset, args.noisy_dataset, args.landscapes, args.encoder)
+        (study.run if args.run else study.collect)(Place(args.work_dir, RESULTS, sources))
+        print(f"{len(read_cells(name, RESULTS))} of {len(study.cells)} cells of {name} are there")
 
 
 if __name__ == "__main__":

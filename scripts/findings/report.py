@@ -1,48 +1,53 @@
 """`model_cards/RESULTS.md`: every study's text, figures and verdicts, from the cells and from nothing else."""
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
-
-from matplotlib.figure import Figure
 
 from hf_common.files import replace_text, save_figure
 from hf_common.tables import escaped, markdown_table
 
-from . import collapse, human, noise
+from . import collapse, guidance, human, kernels, local, metrics, noise, steps
 from .cells import CARDS, RESULTS, read_cells
-from .claims import Claim, verdict_words
-from .robust_runs import Plan
+from .claims import verdict_words
+from .robust_runs import robust_study
+from .study import Study
 
 FIGURES = "figures/studies"
 
 
-class Study(NamedTuple):
-    """One question, its runs, and what is made of their cells."""
-
-    title: str
-    plans: list[Plan]
-    paragraph: Callable[[dict[str, list[dict]]], str]  # of the cells of all studies, by study
-    figures: Callable[[list[dict]], dict[str, Figure]]
-    claims: Callable[[list[dict]], list[Claim]] = lambda cells: []
-
-
 STUDIES = {
-    "noise": Study(
-        "Accuracy against noise", noise.PLANS, lambda all_: noise.paragraph(all_["noise"]), noise.figures, noise.claims
+    "noise": robust_study(
+        "noise",
+        "Accuracy against noise",
+        noise.PLANS,
+        lambda all_: noise.paragraph(all_["noise"]),
+        noise.figures,
+        noise.claims,
     ),
-    "collapse": Study(
+    "collapse": robust_study(
+        "collapse",
         "Collapse at 80 % noise",
         collapse.PLANS,
         lambda all_: collapse.paragraph(all_["collapse"]),
         collapse.figures,
         collapse.claims,
     ),
-    "human": Study(
+    "human": robust_study(
+        "human",
         "Human labels",
         human.PLANS,
         lambda all_: human.paragraph(all_["human"], noise.small(all_["noise"])),
         human.figures,
+    ),
+    "guidance": Study("Guidance", guidance.CELLS, guidance.run, guidance.paragraph, guidance.figures, guidance.claims),
+    "steps": Study("Steps", steps.CELLS, steps.run, steps.paragraph, steps.figures, steps.claims),
+    "local": Study(
+        "Full against local attention", local.CELLS, local.run, local.paragraph, local.figures, lambda cells: []
+    ),
+    "kernels": Study(
+        "Kernels of attention", kernels.CELLS, kernels.run, kernels.paragraph, kernels.figures, kernels.claims
+    ),
+    "metrics": Study(
+        "What the metrics see", metrics.CELLS, metrics.run, metrics.paragraph, metrics.figures, lambda cells: []
     ),
 }
 
@@ -77,16 +82,18 @@ def _section(name: str, study: Study, cells: dict[str, list[dict]]) -> str:
         return f"## {study.title}\n\nNot run yet: `python scripts/studies.py --run {name}`."
     parts = [f"## {study.title}", study.paragraph(cells)]
     parts += [f"![{study.title}]({FIGURES}/{figure}.png)" for figure in study.figures(cells[name])]
-    return "\n\n".join([*parts, _made_by(name, cells[name], len(study.plans))])
+    return "\n\n".join([*parts, _made_by(name, cells[name], len(study.cells))])
 
 
 def _made_by(name: str, cells: list[dict], wanted: int) -> str:
     """Where and how the cells of a study were made."""
     machines = ", ".join(dict.fromkeys(escaped(cell["hardware"]) for cell in cells))
-    libraries = ("torch", "transformers", "datasets")
-    used = dict.fromkeys(", ".join(f"{lib} {cell['versions'].get(lib, '?')}" for lib in libraries) for cell in cells)
+    libraries = ("torch", "transformers", "diffusers", "datasets")
+    used = dict.fromkeys(
+        ", ".join(f"{lib} {cell['versions'][lib]}" for lib in libraries if lib in cell["versions"]) for cell in cells
+    )
     seeds = sorted({cell["settings"]["seed"] for cell in cells})
     return (
-        f"{len(cells)} of {wanted} runs, seeds {', '.join(map(str, seeds))}; {machines}; {'; '.join(used)}; "
+        f"{len(cells)} of {wanted} cells, seeds {', '.join(map(str, seeds))}; {machines}; {'; '.join(used)}; "
         f"`python scripts/studies.py --run {name}`."
     )

@@ -1,8 +1,11 @@
 """The runs of the studies of noisy labels: what is trained, where, and how a finished one becomes a cell."""
 
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
+
+from matplotlib.figure import Figure
 
 from hf_common.files import slug
 from hf_common.run_folder import RESULTS
@@ -13,6 +16,8 @@ from hf_robust.studies.sweep import Run, run_missing
 
 from .accuracy import cell_of_run
 from .cells import cell_file, write_cell
+from .claims import Claim
+from .study import Cells, Place, Study
 
 EPOCHS = 12.0
 
@@ -56,29 +61,37 @@ class Plan(NamedTuple):
         return Run(data, ModelArguments(self.model, self.overrides), args)
 
 
-def run_plans(study: str, plans: Iterable[Plan], work: Path, dataset: Callable[[Plan], str], results: Path) -> None:
-    """Make the cells that are missing, each written when its run is finished; several workers share them.
-
-    Args:
-        work: the folder of the runs.
-        dataset: the Hub id or folder of a run's images.
-        results: the folder of the cells.
-    """
+def run_plans(study: str, plans: Iterable[Plan], place: Place) -> None:
+    """Make the cells that are missing, each written when its run is finished; several workers share them."""
     plans = list(plans)
-    collect(study, plans, work, results)
+    collect(study, plans, place)
     groups: dict[tuple, list[Plan]] = {}
     for plan in plans:  # runs that share their images
-        if not cell_file(study, plan.name, results).exists():
-            groups.setdefault((dataset(plan), plan.config, plan.images), []).append(plan)
+        if not cell_file(study, plan.name, place.results).exists():
+            source = place.sources.cifar10 if plan.config is None else place.sources.noisy_cifar10
+            groups.setdefault((source, plan.config, plan.images), []).append(plan)
     for (source, *_), group in groups.items():
-        runs = [plan.run(work / study, source) for plan in group]
-        run_missing(runs, each=lambda _, group=group: collect(study, group, work, results))
-        collect(study, group, work, results)
+        runs = [plan.run(place.work / study, source) for plan in group]
+        run_missing(runs, each=lambda _, group=group: collect(study, group, place))
+        collect(study, group, place)
 
 
-def collect(study: str, plans: Iterable[Plan], work: Path, results: Path) -> None:
+def collect(study: str, plans: Iterable[Plan], place: Place) -> None:
     """Write the cells of the runs that are finished and have none."""
     for plan in plans:
-        path = Path(plan.run(work / study, "").args.output_dir) / RESULTS
-        if path.exists() and not cell_file(study, plan.name, results).exists():
-            write_cell(study, plan.name, cell_of_run(read_results(path)), results)
+        path = Path(plan.run(place.work / study, "").args.output_dir) / RESULTS
+        if path.exists() and not cell_file(study, plan.name, place.results).exists():
+            write_cell(study, plan.name, cell_of_run(read_results(path)), place.results)
+
+
+def robust_study(
+    name: str,
+    title: str,
+    plans: list[Plan],
+    paragraph: Callable[[Cells], str],
+    figures: Callable[[list[dict]], dict[str, Figure]],
+    claims: Callable[[list[dict]], list[Claim]] = lambda cells: [],
+) -> Study:
+    """A study whose cells are runs."""
+    cells, run, take = [plan.name for plan in plans], partial(run_plans, name, plans), partial(collect, name, plans)
+    return Study(title, cells, run, paragraph, figures, claims, take)

@@ -11,6 +11,7 @@ from tests import ROOT
 sys.path.insert(0, str(ROOT / "scripts"))
 from findings import cells, claims, collapse, noise, report  # noqa: E402
 from findings.robust_runs import Plan, run_plans  # noqa: E402
+from findings.study import Place, Sources  # noqa: E402
 
 sys.path.remove(str(ROOT / "scripts"))
 
@@ -120,21 +121,21 @@ def test_the_collapse_and_what_heals_it():
 
 def test_a_plan_of_each_study_is_another_cell():
     for study in report.STUDIES.values():
-        names = [plan.name for plan in study.plans]
-        assert len(set(names)) == len(names)
-    assert [len(report.STUDIES[name].plans) for name in ("noise", "collapse", "human")] == [67, 14, 24]
+        assert len(set(study.cells)) == len(study.cells)
+    assert [len(report.STUDIES[name].cells) for name in ("noise", "collapse", "human")] == [67, 14, 24]
 
 
 def test_a_run_becomes_a_cell_once(tmp_path):
     plan = Plan("nce+rce", "symmetric_40", images=96, flags={"num_train_epochs": 1.0, "use_cpu": True})
-    run_plans("noise", [plan], tmp_path / "work", lambda plan: "digits", tmp_path / "cells")
+    sources = Sources("digits", "nowhere", "nowhere", "clip")
+    run_plans("noise", [plan], Place(tmp_path / "work", tmp_path / "cells", sources))
     path = tmp_path / "cells" / "noise" / "symmetric_40-cnn_small-nce+rce-seed0.json"
     content = json.loads(path.read_text())
     assert content["settings"]["dataset"] == "cifar10" and content["settings"]["loss"] == "nce + rce"
     assert content["noise"] == {"rate": pytest.approx(0.4, abs=0.02)}
     assert all("loss_histogram" not in row for row in content["history"])
     before = path.stat().st_mtime_ns
-    run_plans("noise", [plan], tmp_path / "other", lambda plan: "digits", tmp_path / "cells")
+    run_plans("noise", [plan], Place(tmp_path / "other", tmp_path / "cells", sources))
     assert path.stat().st_mtime_ns == before and not (tmp_path / "other").exists()
 
 
@@ -153,4 +154,4 @@ def test_the_script_lists_the_studies():
     done = subprocess.run(
         [sys.executable, ROOT / "scripts" / "studies.py", "--list"], capture_output=True, text=True, timeout=120
     )
-    assert done.returncode == 0 and "of  67 runs  Accuracy against noise" in done.stdout
+    assert done.returncode == 0 and "of  67 cells  Accuracy against noise" in done.stdout

@@ -1,0 +1,226 @@
+"""The studies of Diffusion Transformers and of the metrics, at a tiny size, from photographs to the report."""
+
+import sys
+
+import datasets
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from tests import ROOT
+
+sys.path.insert(0, str(ROOT / "scripts"))
+from findings import claims, dit_runs, guidance, kernels, local, metrics, report, steps  # noqa: E402
+from findings.cells import read_cells  # noqa: E402
+from findings.study import Place, Sources  # noqa: E402
+
+sys.path.remove(str(ROOT / "scripts"))
+
+CONFIRMED, REFUTED, OPEN = claims.CONFIRMED, claims.REFUTED, claims.OPEN
+ENCODER = """
+import numpy as np, torch
+
+def encode(images):
+    small = np.stack([np.asarray(image.resize((2, 2))) for image in images]).reshape(len(images), -1)
+    return torch.from_numpy(small).float() / 255 - 0.4
+"""
+
+
+def landscapes(folder, sizes={"train": 48, "test": 24}):  # noqa: B006
+    """Four classes of another colour each, larger than the studies take them."""
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=list("abcd"))})
+    draw = np.random.default_rng(0)
+    for split, count in sizes.items():
+        labels = [k % 4 for k in range(count)]
+        colours = [(200, 40, 40), (40, 200, 40), (40, 40, 200), (200, 200, 40)]
+        pixels = [np.array(colours[k]) + draw.normal(0, 25, (24, 24, 3)) for k in labels]
+        images = [Image.fromarray(values.clip(0, 255).astype(np.uint8)) for values in pixels]
+        rows = datasets.Dataset.from_dict({"image": images, "label": labels}, features=features)
+        rows.to_parquet(folder / "data" / f"{split}-00000-of-00001.parquet")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("studies")
+    (folder / "tiny_encoder.py").write_text(ENCODER)
+    photographs, encoder = str(landscapes(folder / "landscapes")), f"{folder / 'tiny_encoder.py'}:encode"
+    return Place(folder / "work", folder / "cells", Sources("digits", "nowhere", photographs, encoder))
+
+
+@pytest.fixture(scope="module")
+def cells(place):
+    """All cells of the studies, made in a minute."""
+    tiny = pytest.MonkeyPatch()
+    with tiny.context() as patch:
+        patch.setattr(dit_runs, "BATCH", 8)
+        patch.setattr(dit_runs, "RECIPE", {"learning_rate": 1e-3})
+        patch.setattr(dit_runs, "EPOCHS_OF_CLASSIFIER", 1)
+        for module in (guidance, local):
+            for name, value in {"SIDE": 16, "MODEL": "dit-micro-2", "IMAGES_SEEN": 24, "STEPS": 3}.items():
+                patch.setattr(module, name, value)
+            patch.setattr(module, "IMAGES_PER_CLASS", 3)
+        patch.setattr(steps, "IMAGES_PER_CLASS", 2)
+        small = {name: [step // 10 + 1 for step in counts] for name, counts in steps.STEPS.items()}
+        patch.setattr(steps, "STEPS", small)
+        patch.setattr(steps, "CELLS", [])  # of other steps
+        for module in (guidance, local):
+            module.run(place)
+        patch.setattr(steps, "CELLS", ["one that is missing"])
+        steps.run(place)
+    return {name: list(read_cells(name, place.results).values()) for name in report.STUDIES}
+
+
+def test_every_cell_is_there_and_makes_its_part_of_the_report(cells, place, tmp_path):
+    assert [len(cells[name]) for name in ("guidance", "steps", "local")] == [7, 26, 5]
+    for name in ("guidance", "local"):
+        study = report.STUDIES[name]
+        assert set(read_cells(name, place.results)) == {cell.lower() for cell in study.cells}
+        text = study.paragraph(cells)
+        assert "nan" not in text and "None" not in text
+        figures = study.figures(cells[name])
+        assert len(figures) == 2
+        for figure_name, figure in figures.items():
+            figure.savefig(tmp_path / f"{figure_name}.png")
+    real = next(cell for cell in cells["guidance"] if cell["settings"]["guidance_scale"] is None)
+    assert abs(real["scores"]["cmmd"]) < 10 * real["scores"]["cmmd_error"] + 1e-3  # photographs against photographs
+    noise = next(cell for cell in cells["guidance"] if cell["settings"]["guidance_scale"] == 1.0)
+    assert noise["scores"]["cmmd"] > real["scores"]["cmmd"]
+    assert noise["settings"]["images_seen"] == 24 and len(noise["thumbnails"]) == 8
+
+
+def test_finished_cells_are_not_made_again(cells, place):
+    before = {path: path.stat().st_mtime_ns for path in place.results.rglob("*.json")}
+    local.run(place)
+    guidance.run(place)
+    assert {path: path.stat().st_mtime_ns for path in place.results.rglob("*.json")} == before
+
+
+def test_a_mean_cosine_distance_is_that_of_all_pairs():
+    vectors = torch.nn.functional.normalize(torch.randn(7, 5, generator=torch.Generator().manual_seed(0)), dim=1)
+    labels = np.array([0, 0, 0, 1, 1, 1, 1])
+    expected = []
+    for label in (0, 1):
+        of_class = vectors[labels == label].double()
+        pairs = [(a, b) for a in range(len(of_class)) for b in range(a)]
+        expected.append(np.mean([1 - float(of_class[a] @ of_class[b]) for a, b in pairs]))
+    assert dit_runs._within_classes(vectors, labels) == pytest.approx(np.mean(expected), abs=1e-6)
+
+
+def test_saturation_is_that_of_hsv():
+    pixels = np.random.default_rng(0).integers(0, 256, (6, 5, 3), dtype=np.uint8)
+    pixels[0, 0] = 0
+    from matplotlib.colors import rgb_to_hsv
+
+    assert dit_runs._saturation(pixels) == pytest.approx(rgb_to_hsv(pixels / 255.0)[..., 1].mean())
+
+
+def guided(scale, **scores):
+    plain = {"adherence": 0.5, "diversity": 0.4, "saturation": 0.3, "clipped": 0.0, "cmmd": 0.1, "fd": 0.1}
+    found = {key: scores.get(key, value) for key, value in plain.items()}
+    return {
+        "settings": {"guidance_scale": scale},
+        "scores": {"images": 1000, **found, **{f"{key}_error": scores.get("error", 0.01) for key in plain}},
+    }
+
+
+def test_verdicts_on_guidance_follow_the_cells():
+    def verdicts(*cells):
+        return [claim.verdict for claim in guidance.claims(list(cells))]
+
+    ten = guided(10.0, adherence=0.9, diversity=0.2, saturation=0.6)
+    assert verdicts(guided(0.0, adherence=0.26), guided(1.0), ten) == [CONFIRMED, CONFIRMED]
+    assert verdicts(guided(0.0, adherence=0.4), guided(1.0), guided(10.0, adherence=0.2)) == [REFUTED, REFUTED]
+    assert verdicts(guided(0.0, adherence=0.26), guided(1.0), guided(10.0, adherence=0.9, error=0.2)) == [
+        CONFIRMED,
+        OPEN,
+    ]
+    assert verdicts() == [OPEN, OPEN]
+
+
+def stepped(count, scale, cmmd, error=0.01):
+    settings = {"scheduler": "ddpm", "guidance_scale": scale, "num_inference_steps": count}
+    return {"settings": settings, "scores": {"images": 252, "cmmd": cmmd, "cmmd_error": error}}
+
+
+def test_verdicts_on_steps_follow_the_cells():
+    def verdicts(values, error=0.01):
+        cells = [
+            stepped(n, s, value, error) for n, value in zip((50, 250, 500), values, strict=True) for s in (1.0, 10.0)
+        ]
+        return [claim.verdict for claim in steps.claims(cells)]
+
+    assert verdicts((1.0, 0.5, 0.5)) == [CONFIRMED, CONFIRMED]
+    assert verdicts((0.5, 1.0, 0.4)) == [REFUTED, REFUTED]
+    assert verdicts((0.5, 0.5, 0.5), error=0.1) == [OPEN, OPEN]
+    assert [claim.verdict for claim in steps.claims([])] == [OPEN, OPEN]
+
+
+def test_steps_are_drawn_and_told(tmp_path):
+    picture = dit_runs._encoded(Image.new("RGB", (8, 8), (9, 99, 199)))
+    drawn = [
+        stepped(count, scale, 1 / count) | {"thumbnails": [picture] * 8, "seconds": 3.0}
+        for scale in steps.SCALES
+        for count in steps.STEPS["ddpm"]
+    ]
+    for cell in drawn:
+        cell["settings"]["encoder"] = "clip"
+        cell["scores"] |= {"fd": 0.1, "fd_error": 0.01, "adherence": 0.5}
+    figures = steps.figures(drawn)
+    assert set(figures) == {"steps", "guidance_x_steps"}
+    for name, figure in figures.items():
+        figure.savefig(tmp_path / f"{name}.png")
+    text = steps.paragraph({"steps": drawn})
+    assert "DDPM at guidance 1 +0.018 ± 0.014" in text and "DDIM" not in text
+
+
+def test_what_the_metrics_see(tmp_path, place, monkeypatch):
+    rows = datasets.Dataset.from_dict(
+        {
+            "img": [
+                Image.fromarray(np.random.default_rng(k).integers(0, 256, (8, 8, 3), dtype=np.uint8))
+                for k in range(90)
+            ],
+            "label": [k % 10 for k in range(90)],
+        },
+        features=datasets.Features({"img": datasets.Image(), "label": datasets.Value("int64")}),
+    )
+    rows.to_parquet(tmp_path / "cifar" / "data" / "test-00000-of-00001.parquet")
+    for name, value in {"PREDICTIONS": 20, "REFERENCES": 40, "REPEATS": 2, "SPLITS": 4}.items():
+        monkeypatch.setattr(metrics, name, value)
+    for name in ("DISTINCT", "COUNTS"):
+        monkeypatch.setattr(metrics, name, [12, 6, 4])
+    own = place._replace(results=tmp_path / "cells", sources=place.sources._replace(cifar10=str(tmp_path / "cifar")))
+    metrics.run(own)
+    cells = list(read_cells("metrics", own.results).values())
+    assert len(cells) == len(metrics.CELLS)
+    duplicates = next(cell for cell in cells if cell["settings"]["kind"] == "duplicates")
+    assert all(row["kid"] == row["kid"] for row in duplicates["rows"]) and len(duplicates["rows"]) == 2 * 3
+    assert set(metrics.standardised(duplicates)) == set(metrics.METRICS)
+    figure = metrics.figures(cells)["metric_sensitivity"]
+    figure.savefig(tmp_path / "metrics.png")
+    assert "nan" not in metrics.paragraph({"metrics": cells})
+
+
+def test_the_share_of_attention_is_measured_and_judged(tmp_path, place, monkeypatch):
+    monkeypatch.setitem(
+        kernels.SETTINGS, "cpu", {"size": "dit-micro-2", "batch": 1, "repeats": 1, "grids": [(4, 4), (6, 6)]}
+    )
+    monkeypatch.setattr(kernels, "ATTENTIONS", ["full", "na3"])
+    own = place._replace(results=tmp_path)
+    threads = torch.get_num_threads()
+    kernels.run(own)
+    torch.set_num_threads(threads)
+    (cell,) = read_cells("kernels", tmp_path).values()
+    kernels.figures([cell])["attention_share"].savefig(tmp_path / "share.png")
+    assert "On the CPU" in kernels.paragraph({"kernels": [cell]})
+    assert [claim.verdict for claim in kernels.claims([cell])] == [OPEN]
+
+    def step(low, high):
+        row = {"level": "step", "phase": "forward", "tokens": 256, "attention": "xformers:full", "unavailable": None}
+        return {"rows": [{**row, "speedup": (low + high) / 2, "speedup_min": low, "speedup_max": high}], "shares": []}
+
+    for (low, high), verdict in {(0.8, 0.9): CONFIRMED, (1.1, 1.2): REFUTED, (0.9, 1.1): OPEN}.items():
+        assert [claim.verdict for claim in kernels.claims([step(low, high)])] == [verdict]
+    assert float(kernels.share_of_attention("dit-s-2", np.array(256))) == pytest.approx(0.1)
