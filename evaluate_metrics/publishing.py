@@ -16,16 +16,49 @@ from pathlib import Path
 import evaluate
 import yaml
 from evaluate.loading import evaluation_module_factory, get_imports, import_main_class
-from huggingface_hub import HfApi, metadata_load
+from huggingface_hub import CommitInfo, HfApi, metadata_load
 from huggingface_hub.errors import RevisionNotFoundError
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
 
 from hf_common.bundle import bundle_file, imports_packages
+from hf_common.hub import check_push, push_folder
 
 SPACE_FILES = ("*.py", "README.md", "requirements.txt")
 HUB_FILES = ("README.md", ".gitattributes")  # what a new Space holds
 TAGS = ["evaluate", "metric"]
+
+
+def publish_space(
+    folder: str | os.PathLike,
+    repo_id: str,
+    *,
+    token: str | None = None,
+    private: bool | None = None,
+    revision: str | None = None,
+    create_pr: bool = False,
+    only_check: bool = False,
+) -> CommitInfo | None:
+    """Make `repo_id` the Space of a metric's folder, by one commit; everything that can be is checked before.
+
+    Args:
+        folder, repo_id: see [`check_space`].
+        token, private, revision, create_pr: see [`push_folder`].
+        only_check: raise what would be raised, and send nothing.
+
+    Raises:
+        ValueError, TypeError, OSError: what `check_space`, `check_replaced`, `write_space` and `push_folder` raise.
+    """
+    space = {"names": SPACE_FILES, "repo_type": "space", "token": token, "revision": revision, "private": private}
+    check_space(folder, repo_id, revision)
+    check_push(repo_id, **space)
+    check_replaced(repo_id, token, revision)
+    with tempfile.TemporaryDirectory() as written:
+        write_space(folder, repo_id, written)
+        if only_check:
+            return None
+        message = f"Metric {repo_id.split('/')[1]} for evaluate"
+        return push_folder(written, repo_id, **space, create_pr=create_pr, commit_message=message, space_sdk="gradio")
 
 
 def check_space(folder: str | os.PathLike, repo_id: str, revision: str | None = None) -> None:

@@ -18,15 +18,13 @@ evaluate takes the branch or tag v<its version> (v0.4.6) where a Space has one, 
 branch name it: evaluate.load("USER/cmmd", revision="BRANCH").
 """
 
-import tempfile
 from argparse import RawDescriptionHelpFormatter
 from dataclasses import dataclass, field
 
 from huggingface_hub.errors import HTTPError
 from transformers import HfArgumentParser
 
-from evaluate_metrics.publishing import SPACE_FILES, check_replaced, check_space, write_space
-from hf_common.hub import check_push, push_folder
+from evaluate_metrics.publishing import publish_space
 
 
 @dataclass
@@ -49,22 +47,15 @@ def main() -> None:
     parser.add_argument("repo_id", help="USER/NAME of the Space.")
     args, positional = parser.parse_args_into_dataclasses()
     folder, repo_id = positional.folder, positional.repo_id
-    space = {"names": SPACE_FILES, "repo_type": "space", "token": args.hub_token, "revision": args.revision}
-    space["private"] = args.private or None
     try:
-        check_space(folder, repo_id, args.revision)
-        check_push(repo_id, **space)
-        check_replaced(repo_id, args.hub_token, args.revision)
-        with tempfile.TemporaryDirectory() as written:
-            write_space(folder, repo_id, written)
-            commit = push_folder(
-                written,
-                repo_id,
-                **space,
-                create_pr=args.create_pr,
-                commit_message=f"Metric {repo_id.split('/')[1]} for evaluate",
-                space_sdk="gradio",
-            )
+        commit = publish_space(
+            folder,
+            repo_id,
+            token=args.hub_token,
+            private=args.private or None,
+            revision=args.revision,
+            create_pr=args.create_pr,
+        )
     except (ValueError, OSError, HTTPError) as error:
         parser.error(str(error))
     revision = commit.pr_revision or args.revision

@@ -46,14 +46,13 @@ the models) and no --logging_dir (it is OUTPUT_DIR/logs); a flag that is not kno
 
 from argparse import RawDescriptionHelpFormatter
 from dataclasses import dataclass, field, fields
-from tempfile import TemporaryDirectory
 
 from accelerate import PartialState
 from transformers import HfArgumentParser
 
-from hf_common.hub import check_push, push_folder
+from hf_common.hub import check_push
 from hf_common.signals import run_command
-from hf_dit.publishing.publish import REPOSITORY_FILES, read_scores, read_study, write_repository
+from hf_dit.publishing.publish import REPOSITORY_FILES, push_pipeline, read_scores, read_study
 from hf_dit.training.arguments import DataArguments, DiTTrainingArguments, ModelArguments
 from hf_dit.training.run import train_dit
 
@@ -102,15 +101,7 @@ class HubArguments:
 
 def push(output_dir: str, hub: HubArguments) -> None:
     """Publish the finished run in `output_dir`."""
-    with TemporaryDirectory(prefix=".hub-", dir=output_dir) as folder:
-        write_repository(
-            output_dir,
-            folder,
-            hub.hub_model_id,
-            study_dir=hub.hub_study_dir,
-            score_dirs=hub.hub_score_dirs or [],
-        )
-        commit = push_folder(folder, **hub.target, commit_message="Upload pipeline, results and card")
+    commit = push_pipeline(output_dir, hub.target, hub.hub_study_dir, hub.hub_score_dirs or [])
     print(f"published: {commit.repo_url}")
 
 

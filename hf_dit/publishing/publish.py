@@ -2,13 +2,16 @@
 
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import torch
+from huggingface_hub import CommitInfo
 
 from hf_common.files import replace_text, write_json
 from hf_common.foreign import Check, check_fields, dict_of, list_of, number, read_json, refuse, whole
+from hf_common.hub import push_folder
 from hf_common.public import public_results, without_paths
 from hf_common.run_folder import RESULTS
 
@@ -157,6 +160,22 @@ def write_repository(
         },
     )
     replace_text(folder / "README.md", card)
+
+
+def push_pipeline(
+    run_dir: str | os.PathLike,
+    target: Mapping,
+    study_dir: str | os.PathLike | None = None,
+    score_dirs: Sequence[str | os.PathLike] = (),
+) -> CommitInfo:
+    """Publish the finished run in `run_dir`, by one commit: see [`write_repository`] and [`push_folder`].
+
+    Args:
+        target: the arguments of `push_folder` that [`check_push`] shares, `repo_id` and `names` among them.
+    """
+    with TemporaryDirectory(prefix=".hub-", dir=run_dir) as folder:
+        write_repository(run_dir, folder, target["repo_id"], study_dir=study_dir, score_dirs=score_dirs)
+        return push_folder(folder, **target, commit_message="Upload pipeline, results and card")
 
 
 def check_weights(run_dir: str | os.PathLike, study: dict | None, scores: Sequence[dict]) -> None:
