@@ -74,7 +74,7 @@ def figures(cells: list[dict]) -> dict[str, Figure]:
         axes.set_title(f"{cell['settings']['size']}, {_device(cell)}, {cell['settings']['dtype']}", fontsize="medium")
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(color="0.9", linewidth=0.8)
-        axes.legend(frameon=False, fontsize="small")
+        axes.legend(frameon=False, fontsize="small", loc="upper left")
     return {"attention_share": figure}
 
 

@@ -19,6 +19,7 @@ from evaluate_metrics.core.mmd import cmmd
 from evaluate_metrics.core.moments import Moments
 from evaluate_metrics.scoring.evaluation import Evaluation, open_encoder
 from hf_common.environment import hardware, versions
+from hf_common.files import slug
 from hf_common.tables import markdown_table
 
 from .cells import cell_file, write_cell
@@ -63,21 +64,29 @@ TITLES = {name: title for name, (title, *_) in DISTORTIONS.items()} | {
     "duplicates": f"Distinct images among {PREDICTIONS:,}",
     "few": "Images in all",
 }
-CELLS = list(TITLES)
+ENCODERS = ["resnet20_encoder:encode", "clip", "siglip", "align"]
+
+
+def cell_name(encoder: str, kind: str) -> str:
+    return f"{kind}-{encoder}"
+
+
+CELLS = [cell_name(encoder, kind) for encoder in ENCODERS for kind in TITLES]
 
 
 def run(place: Place) -> None:
-    """Embed the images once, and score every kind that is missing."""
-    missing = [name for name in CELLS if not cell_file(STUDY, name, place.results).exists()]
+    """Embed the images once, and score every kind that is missing of this machine's encoder."""
+    encoder_name = place.sources.encoder
+    missing = [kind for kind in TITLES if not cell_file(STUDY, cell_name(encoder_name, kind), place.results).exists()]
     if not missing:
         return
     rows = datasets.load_dataset(place.sources.cifar10, split=f"test[:{REFERENCES + PREDICTIONS * REPEATS}]")
     column = next(name for name, feature in rows.features.items() if isinstance(feature, datasets.Image))
     images, labels = [image.convert("RGB") for image in rows[column]], np.array(rows["label"])
-    encoder = open_encoder(place.sources.encoder, Evaluation(), torch.device("cpu"))
+    encoder = open_encoder(encoder_name, Evaluation(), torch.device("cpu"))
     bench = _Bench(encoder, images, labels)
-    for name in missing:
-        write_cell(STUDY, name, bench.cell(name, place.sources.encoder), place.results)
+    for kind in missing:
+        write_cell(STUDY, cell_name(encoder_name, kind), bench.cell(kind, encoder_name), place.results)
 
 
 class _Bench:
@@ -156,7 +165,20 @@ def standardised(cell: dict) -> dict[str, dict[float, list[float]]]:
     return found
 
 
+def _by_encoder(cells: list[dict]) -> dict[str, list[dict]]:
+    """Cells of each encoder, in the order of the kinds."""
+    found: dict[str, list[dict]] = {}
+    for cell in sorted(cells, key=lambda cell: list(TITLES).index(cell["settings"]["kind"])):
+        found.setdefault(cell["settings"]["encoder"], []).append(cell)
+    return found
+
+
 def figures(cells: list[dict]) -> dict[str, Figure]:
+    """A figure for each encoder."""
+    return {f"metric_sensitivity_{slug(name)}": _figure(found) for name, found in _by_encoder(cells).items()}
+
+
+def _figure(cells: list[dict]) -> Figure:
     """A panel a kind; the mean of the repeats and their range."""
     columns = min(3, len(cells))
     rows = -(-len(cells) // columns)
@@ -164,9 +186,8 @@ def figures(cells: list[dict]) -> dict[str, Figure]:
     panels = figure.subplots(rows, columns, squeeze=False, sharey=True)
     for axes in panels.flat[len(cells) :]:
         axes.set_axis_off()
-    by_kind = {cell["settings"]["kind"]: cell for cell in cells}
-    for axes, kind in zip(panels.flat, [name for name in CELLS if name in by_kind], strict=False):
-        for metric, levels in standardised(by_kind[kind]).items():
+    for axes, cell in zip(panels.flat, cells, strict=False):
+        for metric, levels in standardised(cell).items():
             name, colour, marker = METRICS[metric]
             places, means = range(len(levels)), [mean(values) for values in levels.values()]
             axes.plot(places, means, color=colour, marker=marker, markersize=4, label=name)
@@ -175,19 +196,27 @@ def figures(cells: list[dict]) -> dict[str, Figure]:
         axes.axhspan(-2, 2, color="0.92", zorder=0)
         axes.set_yscale("symlog", linthresh=2)
         axes.set_xticks(range(len(levels)), [f"{level:g}" for level in levels])
-        axes.set_xlabel(TITLES[kind])
+        axes.set_xlabel(TITLES[cell["settings"]["kind"]])
         axes.grid(color="0.9", linewidth=0.8)
         axes.spines[["top", "right"]].set_visible(False)
     figure.supylabel("Standard deviations above real images", fontsize="medium")
     handles, names = panels[0][0].get_legend_handles_labels()
     figure.legend(handles, names, loc="outside upper center", ncols=4, frameon=False)
-    return {"metric_sensitivity": figure}
+    return figure
 
 
 def paragraph(cells: dict[str, list[dict]]) -> str:
-    """Table and text."""
-    found = {cell["settings"]["kind"]: cell for cell in cells[STUDY]}
-    first = next(iter(found.values()))["settings"]
+    """A part for each encoder, and how those that are missing are made."""
+    found = _by_encoder(cells[STUDY])
+    missing = [name for name in ENCODERS if name not in found]
+    commands = ", ".join(f"`python scripts/studies.py --run {STUDY} --encoder {name}`" for name in missing)
+    rest = [f"Not here, for want of their weights: {commands}."] if missing else []
+    return "\n\n".join([*map(_part, found.values()), *rest])
+
+
+def _part(cells: list[dict]) -> str:
+    """Table and text of one encoder."""
+    first = cells[0]["settings"]
     text = (
         f"{first['predictions']:,} CIFAR-10 test images against {first['references']:,} others, in the features of "
         f"`{first['encoder']}`. Scores are told in standard deviations of {SPLITS} sets of untouched images: below 2, "
@@ -195,14 +224,14 @@ def paragraph(cells: dict[str, list[dict]]) -> str:
         "real images, alone repeated or few."
     )
     rows = []
-    for kind in [name for name in CELLS if name in found]:
-        scores = standardised(found[kind])
+    for cell in cells:
+        scores = standardised(cell)
         seen = []
         for metric in METRICS:
             level = next((level for level, values in scores[metric].items() if min(values) > 2), None)
             strongest = list(scores[metric].values())[-1]
             seen.append(f"{'never' if level is None else f'{level:g}'} ({mean(strongest):,.0f})")
-        rows.append([TITLES[kind], *seen])
+        rows.append([TITLES[cell["settings"]["kind"]], *seen])
     heads = ["made worse by", *(name for name, *_ in METRICS.values())]
     note = "First level that every repeat shows by more than 2 (and the mean at the strongest level)."
     return f"{text}\n\n{markdown_table(heads, rows)}\n\n{note}"

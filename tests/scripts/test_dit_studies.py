@@ -194,13 +194,14 @@ def test_what_the_metrics_see(tmp_path, place, monkeypatch):
     own = place._replace(results=tmp_path / "cells", sources=place.sources._replace(cifar10=str(tmp_path / "cifar")))
     metrics.run(own)
     cells = list(read_cells("metrics", own.results).values())
-    assert len(cells) == len(metrics.CELLS)
+    assert len(cells) == len(metrics.TITLES)
     duplicates = next(cell for cell in cells if cell["settings"]["kind"] == "duplicates")
     assert all(row["kid"] == row["kid"] for row in duplicates["rows"]) and len(duplicates["rows"]) == 2 * 3
     assert set(metrics.standardised(duplicates)) == set(metrics.METRICS)
-    figure = metrics.figures(cells)["metric_sensitivity"]
+    (figure,) = metrics.figures(cells).values()
     figure.savefig(tmp_path / "metrics.png")
-    assert "nan" not in metrics.paragraph({"metrics": cells})
+    text = metrics.paragraph({"metrics": cells})
+    assert "nan" not in text and "--run metrics --encoder siglip`" in text
 
 
 def test_the_share_of_attention_is_measured_and_judged(tmp_path, place, monkeypatch):
