@@ -1,10 +1,11 @@
 """Files and folders that a reader never sees half written: a temporary name first, then one rename."""
 
+import hashlib
 import json
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -31,6 +32,20 @@ def replacing(path: str | os.PathLike) -> Iterator[Path]:
 def temporary_name(path: Path) -> Path:
     """Beside `path`, of this process alone; what a kill leaves of it is matched by `.*.tmp`."""
     return path.with_name(f".{path.name}.{os.getpid()}.tmp")
+
+
+def digests(folder: str | os.PathLike, names: Iterable[str]) -> dict[str, str]:
+    """SHA-256 of those files of a folder that are there, by their names from the folder on."""
+    found = {}
+    for name in names:
+        path = Path(folder) / name
+        if path.is_file():
+            digest = hashlib.sha256()
+            with open(path, "rb") as file:
+                while block := file.read(1 << 20):
+                    digest.update(block)
+            found[name] = digest.hexdigest()
+    return found
 
 
 def replace_text(path: str | os.PathLike, text: str) -> None:

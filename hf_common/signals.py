@@ -94,14 +94,16 @@ def repeated_command(flags: tuple[str, ...] = ()) -> str:
 
 def _launcher(environment: Mapping[str, str]) -> list[str]:
     """What starts a script as this process was started, as far as its environment tells."""
-    processes, here, nodes = (
-        int(environment.get(name, 1)) for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_WORLD_SIZE")
-    )
+    names = ("WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_WORLD_SIZE")
+    processes, here, nodes = (int(environment.get(name) or 1) for name in names)
     precision = environment.get("ACCELERATE_MIXED_PRECISION")
     if precision is not None:  # else it was not accelerate
         several = ["--num_processes", str(processes)] if processes > 1 else []
         several += ["--num_machines", str(nodes)] if nodes > 1 else []
-        return ["accelerate", "launch", *several, *(["--mixed_precision", precision] if precision != "no" else [])]
-    if processes > 1:
+        several += ["--mixed_precision", precision] if precision != "no" else []
+        for flag in ("use_fsdp", "use_deepspeed"):  # their own options are not in the environment
+            several += [f"--{flag}"] if environment.get(f"ACCELERATE_{flag.upper()}", "").lower() == "true" else []
+        return ["accelerate", "launch", *several]
+    if processes > 1 and "LOCAL_WORLD_SIZE" in environment:  # else it was another launcher
         return ["torchrun", *(["--nnodes", str(nodes)] if nodes > 1 else []), "--nproc_per_node", str(here)]
     return ["python"]

@@ -16,7 +16,7 @@ from diffusers.training_utils import EMAModel
 from PIL import Image
 from tqdm.auto import tqdm
 
-from hf_common.files import save_picture, write_json
+from hf_common.files import digests, save_picture, write_json
 from hf_common.signals import Stopped, deferred, requested_signal
 
 from ..models.dit import DiTModel
@@ -202,6 +202,7 @@ class DiTTrainer:
                 "train_images": len(self.stream.samples),
                 "history": self.history,
                 "window": self._window,
+                "files": digests(temporary, _names_in(temporary)),
             }
             write_json(temporary / STATE, state)
         accelerator.wait_for_everyone()
@@ -224,6 +225,12 @@ class DiTTrainer:
                 f"checkpoint {str(folder)!r} was trained on {state['train_images']} images; there are now "
                 f"{len(self.stream.samples)}"
             )
+        written = state.get("files") or {}
+        changed = [name for name, digest in digests(folder, written).items() if digest != written[name]]
+        missing = sorted(written.keys() - set(_names_in(folder)))
+        if changed or missing:
+            what = f"lacks {', '.join(missing)}" if missing else f"has other {', '.join(changed)} than were written"
+            raise ValueError(f"checkpoint {str(folder)!r} can't be resumed: it {what}")
         self.accelerator.load_state(str(folder))
         # accelerate counts micro-batches to know when a step is full; it may now have other ones than before.
         self.accelerator.step = 0
@@ -333,6 +340,12 @@ class DiTTrainer:
         if self.ema is not None:
             averaged = _weights(Path(folder) / "transformer_ema").parameters()
             self.ema.shadow_params = [parameter.detach().to(self.accelerator.device) for parameter in averaged]
+
+
+def _names_in(folder: Path) -> list[str]:
+    """All files below a checkpoint but for its state, by their names from there."""
+    names = (path.relative_to(folder).as_posix() for path in sorted(folder.rglob("*")) if path.is_file())
+    return [name for name in names if name != STATE]
 
 
 def _weights(folder: Path) -> DiTModel:

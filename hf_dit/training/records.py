@@ -60,6 +60,7 @@ STATE_FIELDS: dict[str, Check] = {
     "train_images": whole(1),
     "history": list_of(dict),
     "window": (list_of(list_of(number(), 2)), list_of(list_of(number(), 3))),
+    "files?": dict_of(str),  # their digests; none in those of older versions
 }
 
 
@@ -111,6 +112,9 @@ def read_state(path: str | os.PathLike, step: int) -> dict:
     _check_history(state["history"], state["step"], path, {})
     if not all(_adds_up(*losses) for losses in state["window"]):
         raise refuse(path, "'window' must hold losses that are the sums of their parts")
+    for name in state.get("files") or {}:
+        if name.startswith("/") or ".." in name.split("/"):
+            raise refuse(path, f"'files' must name files of the checkpoint, names {short(repr(name), 80)}")
     return state
 
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from functools import partial
 from numbers import Integral
 
-from safetensors import SafetensorError
+import torch
 from transformers import AutoConfig, AutoModelForImageClassification, PreTrainedConfig, PreTrainedModel
 
 from hf_common.foreign import dict_of, first_line, list_of, short, whole
@@ -42,8 +42,8 @@ def load_model(
     """A classifier for `num_labels` classes: a fresh network of `MODELS`, or one from a folder or the Hub.
 
     The names of `MODELS` come first, then folders, then Hub ids. Fresh weights are drawn from PyTorch's global
-    generator (seed it first). Loaded weights are exact and complete; only the head is drawn afresh where the saved one
-    has another number of classes, or where a backbone without a head was saved.
+    generator (seed it first). Loaded weights are exact, complete and in float32, whatever the file has; only the head
+    is drawn afresh where the saved one has another number of classes, or where a backbone without a head was saved.
 
     Args:
         name_or_path: a key of `MODELS`, a folder written by `save_pretrained`, or a Hub id that
@@ -64,7 +64,7 @@ def load_model(
     Raises:
         TypeError: `name_or_path` or `num_labels` is of another type.
         ValueError: the name is neither one of `MODELS` nor loadable, `num_labels` is below 2, `id2label` has other
-            keys, a fresh network's config has no such field, or a file lacks weights, or has them in another shape.
+            keys, a fresh network's config has no such field, or a file lacks weights, has others, or another shape.
     """
     labels = _check_labels(name_or_path, num_labels, id2label)
     name = os.fspath(name_or_path)
@@ -81,28 +81,43 @@ def _saved_model(
         model, info = AutoModelForImageClassification.from_pretrained(
             name,
             **labels,
+            **{"dtype": torch.float32} | overrides,  # a file in half precision is no wish to train in it
             # Only then: in a head of the right size a mismatch is damage that must not go unnoticed.
             ignore_mismatched_sizes=saved.num_labels != num_labels,
             trust_remote_code=trust_remote_code,
             output_loading_info=True,
-            **overrides,
         )
-    except (AttributeError, KeyError, OSError, RuntimeError, SafetensorError, TypeError, ValueError) as error:
+    except ImportError:  # of a package that the file needs: it says which
+        raise
+    except Exception as error:  # of any kind: the library takes what is in the files for what it wrote itself
         raise ValueError(
             f"model {short(repr(name), 120)} can't be loaded as its config says: {short(first_line(error), 160)}"
         ) from error
     resized = {
         weight
         for weight, was, is_now in info["mismatched_keys"]
-        if fresh_head and (was[0], is_now[0]) == (saved.num_labels, num_labels) and was[1:] == is_now[1:]
+        if fresh_head
+        and len(was)
+        and len(is_now)
+        and (was[0], is_now[0]) == (saved.num_labels, num_labels)
+        and was[1:] == is_now[1:]
     }
     lacking = set(info["missing_keys"]) | {weight for weight, *_ in info["mismatched_keys"]}
-    if fresh_head and saved.architectures and type(model).__name__ not in saved.architectures:  # a backbone's file
+    of_backbone = bool(saved.architectures) and type(model).__name__ not in saved.architectures
+    if fresh_head and of_backbone:
         lacking = {weight for weight in lacking if _of_backbone(model, weight)}
     if lost := sorted(lacking - resized):
-        listed = ", ".join(lost[:5]) + (f" and {len(lost) - 5} more" if len(lost) > 5 else "")
-        raise ValueError(f"model {name!r} does not hold all weights of {type(model).__name__}: {listed}")
+        raise ValueError(f"model {name!r} does not hold all weights of {type(model).__name__}: {_listed(lost)}")
+    if not of_backbone and (unknown := sorted(info["unexpected_keys"])):
+        raise ValueError(f"model {name!r} holds weights that {type(model).__name__} has not: {_listed(unknown)}")
+    if set(model.config.id2label) != set(range(num_labels)):
+        kept = short(sorted(model.config.id2label), 80)
+        raise ValueError(f"model {name!r}: id2label of its config must name 0..{num_labels - 1}, names {kept}")
     return model
+
+
+def _listed(names: list[str]) -> str:
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
 
 def _of_backbone(model: PreTrainedModel, weight: str) -> bool:
@@ -121,8 +136,8 @@ def _check_labels(name_or_path, num_labels: int, id2label: Mapping[int, str] | N
         raise TypeError(f"name_or_path must be a str or a path, got {type(name_or_path).__name__}")
     if not isinstance(num_labels, Integral) or isinstance(num_labels, bool):
         raise TypeError(f"num_labels must be an int, got {num_labels!r}")
-    if num_labels < 2:
-        raise ValueError(f"num_labels must be at least 2, got {num_labels}")
+    if not 2 <= num_labels <= MOST_LABELS:
+        raise ValueError(f"num_labels must lie in 2..{MOST_LABELS}, got {short(num_labels, 40)}")
     if id2label is None:
         return {"num_labels": int(num_labels)}
     if set(id2label) != set(range(num_labels)):

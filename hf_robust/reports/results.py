@@ -43,6 +43,19 @@ NEUTRAL = set(
 )
 
 
+def _is_loss(value) -> bool:
+    """the spec of a loss"""
+    try:
+        return isinstance(value, str) and bool(parse_loss_spec(value))
+    except ValueError:
+        return False
+
+
+def _is_name(value) -> bool:
+    """a text of 1 to 200 characters"""
+    return isinstance(value, str) and 1 <= len(value) <= 200
+
+
 SHARE = number(0, 1)
 COUNT, EPOCH, LOSS = whole(0, 10**15), number(0, 1e9), number(-1e30, 1e30)  # as far as figures can show them
 # What of a file others read: a name with "?" may be missing or None, as in files of older versions.
@@ -61,7 +74,7 @@ RESULT_FIELDS: dict[str, Check] = {
     "versions?": dict_of(str),
     "finished?": str,
 }
-SETTING_FIELDS: dict[str, Check] = {"loss": str, "noise": str, "model": str, "seed": whole()}
+SETTING_FIELDS: dict[str, Check] = {"loss": _is_loss, "noise": _is_name, "model": str, "seed": whole()}
 ACCURACY_FIELDS: dict[str, Check] = {"last": SHARE, "best": SHARE, "best_epoch": EPOCH}
 NOISE_FIELDS: dict[str, Check] = {
     "rate?": SHARE,
@@ -111,6 +124,7 @@ def _check_noise(results: dict, path: str | os.PathLike) -> None:
         matrix = noise.get(name)
         if matrix is not None:
             size = len(matrix) if names is None else len(names)
+            size = max(size, 1)
             square = list_of(list_of(SHARE, size), size)(matrix)
             if not square or any(abs(sum(row) - 1) > 1e-4 for row in matrix):
                 raise refuse(path, f"'noise.{name}' must have {size} rows of {size} shares that sum to 1")

@@ -2,11 +2,14 @@
 
 import copy
 import hashlib
+import math
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from ..losses import loss_needs
+from hf_common.foreign import first_line, short
+
+from ..losses import loss_needs, parse_loss_spec
 from ..models import MODELS, saved_config
 from ..noise.base import NOISE_VERSION, SAMPLINGS
 from ..noise.kinds import KINDS
@@ -81,8 +84,12 @@ class DataArguments:
         """What the results call the noise: the one that was added, or else the one that the config is named after."""
         if self.noise is not None:
             return CONTAMINATED * self.noise_contaminated + str(self.noise)
-        config = self.dataset_config or "clean"
-        return config if config.partition("_")[0] in KINDS else "clean"
+        return self.dataset_config if self.names_noise() else "clean"
+
+    def names_noise(self) -> bool:
+        """Whether the config is named after a noise."""
+        kind = (self.dataset_config or "clean").partition("_")[0]
+        return kind in KINDS and kind != "clean"
 
 
 @dataclass
@@ -180,6 +187,12 @@ def check_arguments(data: DataArguments, model: ModelArguments, args: Experiment
     """Raise a `ValueError` for what can't be run, as far as it can be told without the data."""
     refuse_data_parallel(args)
     noise = None if data.noise is None else str(data.noise)
+    if noise is not None and data.dataset_config is not None and data.names_noise():
+        raise ValueError(
+            f"noise={noise!r:.120} with dataset_config={data.dataset_config!r:.120}, whose labels are noisy by its "
+            "name: noise on noise has neither rate. Take the clean config, or leave the noise out"
+        )
+    _check_numbers(args)
     if data.noise_contaminated and (data.noise is None or data.noise.kind != "semantic"):
         raise ValueError(f"noise_contaminated=True is allowed with semantic noise alone; got noise={noise!r:.120}")
     if not args.do_train and (noise is not None or model.model in MODELS):
@@ -206,6 +219,28 @@ def check_arguments(data: DataArguments, model: ModelArguments, args: Experiment
         saved_config(model.model, trust_remote_code=model.trust_remote_code)  # a wrong name is said before any work
 
 
+def _check_numbers(args: ExperimentArguments) -> None:
+    """Raise a `ValueError` for numbers with which nothing can be trained."""
+    if not args.do_train:
+        return
+    if args.per_device_train_batch_size < 1:
+        raise ValueError(f"per_device_train_batch_size must be 1 or more; got {args.per_device_train_batch_size}")
+    if args.max_steps == 0 or (args.max_steps < 0 and not 0 < args.num_train_epochs < math.inf):
+        raise ValueError(
+            f"num_train_epochs must be larger than 0, or max_steps 1 or more; got {args.num_train_epochs} and "
+            f"{args.max_steps}"
+        )
+    for name in ("learning_rate", "weight_decay", "max_grad_norm"):
+        value = getattr(args, name)
+        if value is not None and not 0 <= value < math.inf:
+            raise ValueError(f"{name} must be a finite number of 0 or more; got {value}")
+    if args.save_only_model:
+        raise ValueError(
+            "save_only_model=True would write checkpoints from which no killed run can go on; the trained model lies "
+            "in output_dir by itself. Allowed: False."
+        )
+
+
 def with_trained_loss(model: ModelArguments, args: ExperimentArguments) -> ExperimentArguments:
     """The arguments with the loss of the network's training, where it is only scored and no loss was asked for."""
     if args.do_train or "loss" in args.not_default or model.model in MODELS:
@@ -215,5 +250,12 @@ def with_trained_loss(model: ModelArguments, args: ExperimentArguments) -> Exper
     if trained_with is None:
         return args
     args = copy.copy(args)  # `replace` would run TrainingArguments' set-up of devices twice
-    args.loss = trained_with["spec"]
+    try:
+        args.loss = trained_with["spec"]
+        parse_loss_spec(args.loss)
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"model {short(repr(model.model), 120)}: robust_loss of its config is {short(repr(trained_with), 80)}, "
+            f"which is no loss: {short(first_line(error), 80)}"
+        ) from None
     return args

@@ -110,7 +110,7 @@ def run_claimed(
         print(f"{output_dir} has no complete checkpoint yet: starting at step 0")
     state = None if checkpoint is None else TrainerState.load_from_json(str(Path(checkpoint) / "trainer_state.json"))
     # Trainer would make one step more where the last checkpoint was written at the very end.
-    trained = state is not None and state.global_step >= state.max_steps
+    trained = state is not None and _at_end(state, args)
     trainer = make_trainer(data, model, args, splits, weights=checkpoint if trained else None)
     if args.do_train:
         check_last_batch(trainer.model, len(train), args)
@@ -136,6 +136,13 @@ def run_claimed(
         write_json(output_dir / RESULTS, results)  # last: its presence says that the run is finished
     trainer.accelerator.wait_for_everyone()
     return results
+
+
+def _at_end(state: TrainerState, args: ExperimentArguments) -> bool:
+    """Whether a state is that of a training that made all steps that are asked for."""
+    if args.max_steps > 0:
+        return state.global_step >= args.max_steps
+    return state.global_step >= state.max_steps and (state.epoch or 0) >= args.num_train_epochs
 
 
 def _watch(

@@ -19,6 +19,7 @@ from hf_common.run_folder import RESULTS, SETTINGS, begun, check_same_run, setti
 
 from ..losses import format_loss_spec, loss_needs, parse_loss_spec
 from ..noise.spec import NoiseSpec
+from ..reports.order import kind_and_rate
 from ..reports.plots import plot_accuracy_vs_noise, plot_runs
 from ..reports.results import read_results
 from ..reports.tables import results_table
@@ -86,11 +87,25 @@ def run_sweep(
     ]
     for run in runs:
         check_arguments(*run)
+    _check_folders(runs)
     output_dir, processes = Path(args.output_dir), (args.process_index, args.world_size)
     results = run_missing(runs, processes, each=lambda finished: _report(finished, output_dir))
     if args.process_index == 0:
         _report(results, output_dir)
     return results
+
+
+def _check_folders(runs: Sequence[Run]) -> None:
+    """Raise a `ValueError` if two runs would share a folder, as noises or models of one name would."""
+    by_folder: dict[str, Run] = {}
+    for run in runs:
+        other = by_folder.setdefault(run.args.output_dir, run)
+        if other is not run:
+            difference = settings_difference(run_settings(*run), run_settings(*other)) or "nothing tells them apart"
+            raise ValueError(
+                f"losses, noises, models, seeds: two runs would share the folder {run.args.output_dir!r}: "
+                f"{difference.replace('it has', 'the other')}; sweep them one by one, into folders of their own"
+            )
 
 
 def _one_run(noise: NoiseSpec | str, model: str, seed: int, loss: str, common: Run) -> Run:
@@ -212,5 +227,7 @@ def _results_of(run: Run) -> dict | None:
 def _report(results: list[dict], output_dir: Path) -> None:
     write_json(output_dir / "sweep.json", results)
     replace_text(output_dir / "results.md", results_table(results) + "\n")
-    save_figure(plot_accuracy_vs_noise(results), output_dir / "accuracy_vs_noise.png")
-    save_figure(plot_runs(results), output_dir / "training_curves.png")
+    if any(result["accuracy"] and kind_and_rate(result) is not None for result in results):
+        save_figure(plot_accuracy_vs_noise(results), output_dir / "accuracy_vs_noise.png")
+    if any(result["history"] for result in results):
+        save_figure(plot_runs(results), output_dir / "training_curves.png")

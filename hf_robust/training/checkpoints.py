@@ -1,5 +1,7 @@
 """Checkpoint folders: which are whole and good, when they are written, and what lies in them beside the weights."""
 
+import math
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,14 +11,37 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import Trainer, TrainerCallback, TrainerState, TrainingArguments
 
-from hf_common.files import write_json
-from hf_common.foreign import check_fields, first_line, list_of, read_json, read_tensors, short, whole
+from hf_common.files import digests, write_json
+from hf_common.foreign import (
+    check_fields,
+    dict_of,
+    first_line,
+    list_of,
+    number,
+    read_json,
+    read_tensors,
+    refuse,
+    short,
+    whole,
+)
 from hf_common.signals import Stopped, deferred, requested_signal
 
 from ..losses import RobustLoss
 
 STATE, LOSS_STATE = "trainer_state.json", "loss.safetensors"
 PROGRESS = "progress.json"
+# Of a checkpoint, written before its progress: a training goes on from them alone.
+STATES = ("optimizer.pt", "scheduler.pt", LOSS_STATE)
+STATE_FIELDS = {
+    "global_step": whole(),
+    "max_steps": whole(),
+    "epoch?": number(0),
+    "log_history": list_of(dict),
+    "stateful_callbacks": dict,
+    "total_flos": number(0),
+    "train_batch_size?": whole(1),
+    "best_model_checkpoint?": str,
+}
 # What `torch.load` and `load_state_dict` raise for damaged files; PyTorch seeks before one that is too short.
 UNREADABLE = (AttributeError, EOFError, KeyError, OSError, RuntimeError, TypeError, UnpicklingError, ValueError)
 
@@ -138,6 +163,7 @@ def resumable_checkpoint(
     if _complete_step(checkpoint) is None:
         raise ValueError(f"resume_from_checkpoint={str(asked)!r} is no complete checkpoint: it has no whole {STATE}")
     progress = _read_progress(checkpoint)
+    _check_state(checkpoint, progress)
     if progress is not None and len(progress["losses"]) != processes:
         raise ValueError(
             f"checkpoint {str(checkpoint)!r} can be resumed by as many processes as wrote it, "
@@ -150,7 +176,36 @@ def resumable_checkpoint(
             f"checkpoint {str(checkpoint)!r} can't be resumed: it lacks {short(', '.join(missing), 80)} "
             "(save_only_model=True writes none)"
         )
+    written = (progress or {}).get("files", {})
+    found = digests(checkpoint, written)  # what is missing is told by those that read it
+    changed = [name for name in found if found[name] != written[name]]
+    if changed:
+        raise ValueError(
+            f"checkpoint {str(checkpoint)!r} can't be resumed: {', '.join(changed)} is not what was written there"
+        )
     return str(checkpoint), progress
+
+
+def _check_state(checkpoint: Path, progress: dict | None) -> None:
+    """Raise a `ValueError` for a state file that is not of this step, or that contradicts itself."""
+    path = checkpoint / STATE
+    state = read_json(path)
+    check_fields(state, STATE_FIELDS, path)
+    step, epoch, history = state["global_step"], state.get("epoch"), state["log_history"]
+    if re.fullmatch(r"checkpoint-\d+", checkpoint.name) and checkpoint.name != f"checkpoint-{step}":
+        raise refuse(path, f"'global_step' must be that of the folder's name, is {step}")
+    if progress is not None and progress["logged_step"] > 0 and not history:
+        raise refuse(path, f"'log_history' is empty, but step {progress['logged_step']} was logged")
+    for place, row in enumerate(history):
+        check_fields(row, {"step": whole(0, step), "epoch?": number(0)}, path, f"log_history[{place}].")
+        # Both count batches, so that they are proportional to each other.
+        if (
+            step
+            and epoch
+            and row.get("epoch")
+            and not math.isclose(row["epoch"] * step, epoch * row["step"], rel_tol=1e-6)
+        ):
+            raise refuse(path, f"'epoch' is {epoch} at step {step}, but {row['epoch']} at step {row['step']}")
 
 
 @contextmanager
@@ -164,7 +219,7 @@ def naming(checkpoint: str | Path | None, what: str) -> Iterator[None]:
 
 
 def save_progress(checkpoint: str | Path, *, logged_step: int, losses: list[float], total: float) -> None:
-    """Write what of the training loss is not logged yet.
+    """Write what of the training loss is not logged yet, and the digests of the states that are written already.
 
     Args:
         logged_step: the step of the last log.
@@ -173,7 +228,8 @@ def save_progress(checkpoint: str | Path, *, logged_step: int, losses: list[floa
     """
     # As hexadecimal digits: to the last bit, and JSON has no NaN, which a loss may be.
     losses, total = [float(loss).hex() for loss in losses], float(total).hex()
-    write_json(Path(checkpoint) / PROGRESS, {"logged_step": logged_step, "losses": losses, "total": total})
+    content = {"logged_step": logged_step, "losses": losses, "total": total, "files": digests(checkpoint, STATES)}
+    write_json(Path(checkpoint) / PROGRESS, content)
 
 
 def _read_progress(checkpoint: Path) -> dict | None:
@@ -181,9 +237,11 @@ def _read_progress(checkpoint: Path) -> dict | None:
     if not path.exists():
         return None
     progress = read_json(path)
-    check_fields(progress, {"logged_step": whole(), "losses": list_of(_is_hex), "total": _is_hex}, path)
+    wanted = {"logged_step": whole(), "losses": list_of(_is_hex), "total": _is_hex, "files?": dict_of(str)}
+    check_fields(progress, wanted, path)
     losses, total = [float.fromhex(loss) for loss in progress["losses"]], float.fromhex(progress["total"])
-    return {"logged_step": progress["logged_step"], "losses": losses, "total": total}
+    files = progress.get("files") or {}  # none in those of older versions
+    return {"logged_step": progress["logged_step"], "losses": losses, "total": total, "files": files}
 
 
 def _is_hex(value) -> bool:

@@ -105,7 +105,12 @@ def _check_places(dataset: datasets.Dataset, loss: RobustLoss) -> None:
 
 def _check_some_weight(labels: np.ndarray, weights: np.ndarray) -> None:
     found = np.unique(labels[labels != IGNORE_INDEX])
-    if found.min() >= 0 and found.max() < len(weights) and not weights[found].any():
+    if found.max() >= len(weights):
+        raise ValueError(
+            f"class_weights must have one row a class: got {len(weights)} for {found.max() + 1} classes or more, "
+            f"since a label is {found.max()}"
+        )
+    if found.min() >= 0 and not weights[found].any():
         raise ValueError(f"class_weights are 0 for all labels of train_dataset, which are of the classes {found[:10]}")
 
 

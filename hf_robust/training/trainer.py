@@ -141,12 +141,24 @@ class RobustTrainer(PushingTrainer):
 
     def _take_loss(self) -> None:
         """Note the loss in the model, and hold it to the model and the processes."""
+        self._taken = self.loss
         self._note_loss(self.model)
         model = base_model(self.model)
         if isinstance(model, PreTrainedModel):
             self.loss.check_num_classes(model.config.num_labels)
         if self.args.world_size > 1:
             self.loss.set_gather(self._gather_rows)
+
+    def _follow_loss(self) -> None:
+        """Take the loss that `args` name by now, or that was set in its place."""
+        if self._loss_of_args and self.loss is not self._taken:
+            self._loss_of_args = False
+        if self._loss_of_args and self._made_of != (self.args.loss, self.args.class_weights):
+            self._make_loss()
+        elif self.loss is not self._taken:
+            if self.train_dataset is not None:
+                check_train_dataset(self.train_dataset, self.loss, self.image_transform, self.args)
+            self._take_loss()
 
     def _make_loss(self) -> None:
         """The loss of `args` as they are now."""
@@ -289,8 +301,7 @@ class RobustTrainer(PushingTrainer):
             ValueError: before the first step, where there is no such checkpoint, another number of processes wrote it,
                 or it does not hold what the model or the loss needs; naming what is missing.
         """
-        if self._loss_of_args and self._made_of != (self.args.loss, self.args.class_weights):
-            self._make_loss()
+        self._follow_loss()
         refuse_scattered(self.loss, self.is_deepspeed_enabled)
         self._progress = None
         if resume_from_checkpoint:
@@ -388,6 +399,7 @@ class RobustTrainer(PushingTrainer):
             self.args.dataloader_drop_last = drop_last
 
     def evaluation_loop(self, dataloader, description, *args, metric_key_prefix="eval", **kwargs):
+        self._follow_loss()
         output = super().evaluation_loop(dataloader, description, *args, metric_key_prefix=metric_key_prefix, **kwargs)
         if f"{metric_key_prefix}_cross_entropy" in output.metrics:
             # Trainer averages the losses of batches; where several processes share an uneven last one, that counts

@@ -96,6 +96,20 @@ def test_the_pipeline_is_there_before_the_pictures_are_drawn(colours, tmp_path):
     assert json.loads((tmp_path / "results.json").read_text())["steps"] == 6
 
 
+@pytest.mark.parametrize(
+    "name", ["optimizer.bin", "scheduler.bin", "random_states_0.pkl", "transformer_ema/config.json"]
+)
+def test_a_checkpoint_of_other_files_than_were_written_is_named(name, colours, tmp_path):
+    train_dit(*arguments(colours, tmp_path, checkpointing_steps=3, checkpoints_total_limit=0))
+    (tmp_path / "results.json").unlink()
+    path = tmp_path / "checkpoint-3" / name
+    content = path.read_bytes()
+    for damaged in (content[: len(content) // 2], content[:-1] + bytes([content[-1] ^ 1]), None):
+        path.write_bytes(damaged) if damaged is not None else path.unlink()
+        with pytest.raises(ValueError, match=f"checkpoint-3' can't be resumed: it (has other|lacks) {name}"):
+            train_dit(*arguments(colours, tmp_path, resume_from_checkpoint=str(tmp_path / "checkpoint-3")))
+
+
 def test_a_folder_is_one_trainings_at_a_time(colours, tmp_path):
     process = start("loop", flags(colours, tmp_path))
     try:

@@ -526,6 +526,44 @@ def test_a_folder_that_lacks_a_shard_or_has_a_damaged_index_is_refused(tmp_path)
         load_model(tmp_path, num_labels=3)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_model_saved_in_half_precision_is_loaded_in_single(dtype, tmp_path):
+    model = load_model("cnn_small", num_labels=3).to(dtype)
+    model.save_pretrained(tmp_path)
+    loaded = load_model(tmp_path, num_labels=3)
+    assert loaded.dtype == torch.float32
+    assert all(torch.equal(tensor, loaded.state_dict()[name]) for name, tensor in model.float().state_dict().items())
+    assert load_model(tmp_path, num_labels=3, dtype=dtype).dtype == dtype
+
+
+def test_weights_that_the_model_has_not_are_refused(tmp_path):
+    config = AutoConfig.for_model("vit", num_labels=3, hidden_size=8, num_hidden_layers=2, num_attention_heads=2,
+                                  intermediate_size=8, image_size=8, patch_size=4)  # fmt: skip
+    AutoModelForImageClassification.from_config(config).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="holds weights that ViTForImageClassification has not: .*layers.1"):
+        load_model(tmp_path, num_labels=3, num_hidden_layers=1)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"id2label": {"0": "a", "3": "b", "6": "c"}}, "id2label of its config must name 0..2"),
+        ({"num_attention_heads": 0}, "can't be loaded"),
+        ({"patch_size": 0}, "can't be loaded"),
+    ],
+)
+def test_a_config_that_can_not_be_is_one_error(changes, said, tmp_path):
+    config = AutoConfig.for_model("vit", num_labels=3, hidden_size=8, num_hidden_layers=1, num_attention_heads=2,
+                                  intermediate_size=8, image_size=8, patch_size=4)  # fmt: skip
+    AutoModelForImageClassification.from_config(config).save_pretrained(tmp_path)
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    with pytest.raises(ValueError, match=said):
+        load_model(tmp_path, num_labels=3)
+    with pytest.raises(ValueError, match="num_labels must lie in"):
+        load_model("cnn_small", num_labels=10**30)
+
+
 def test_names_of_classes():
     assert load_model("cnn_small", num_labels=2).config.id2label == {0: "LABEL_0", 1: "LABEL_1"}
     config = load_model("cnn_small", num_labels=2, id2label={0: "cat", 1: "dog"}).config
@@ -547,7 +585,7 @@ def test_names_of_classes():
             "cnn_small",
             {"batchnorm": 1},
         ),
-        (ValueError, "num_labels must be at least 2, got 1", "cnn_small", {"num_labels": 1}),
+        (ValueError, "num_labels must lie in 2..10000000, got 1", "cnn_small", {"num_labels": 1}),
         (TypeError, "num_labels must be an int, got '3'", "cnn_small", {"num_labels": "3"}),
         (
             ValueError,

@@ -3,9 +3,14 @@ import os
 import subprocess
 import sys
 
+import datasets
 import pytest
+from PIL import Image
 
+from hf_robust.data.load import load_image_splits
+from hf_robust.models import load_model
 from hf_robust.studies.arguments import DataArguments, ExperimentArguments, ModelArguments
+from hf_robust.studies.run import run_experiment
 from hf_robust.studies.sweep import run_sweep
 from tests import ROOT
 
@@ -112,3 +117,63 @@ def test_benchmark_script_prints_and_writes_its_figures(tmp_path):
     for name, speeds in content["images_per_second"].items():
         assert len(speeds) == 1 and speeds[0] > 0
         assert f"| {name} | {speeds[0]:.0f} |" in done.stdout
+
+
+def small_sweep(folder, losses, noises, models=("cnn_small",), **data):
+    args = ExperimentArguments(output_dir=str(folder), use_cpu=True, disable_tqdm=True, num_train_epochs=1)
+    images = DataArguments(max_train_samples=64, max_test_samples=32, **data)
+    return run_sweep(losses, noises, models, [0], images, ModelArguments(), args)
+
+
+def test_runs_that_would_share_a_folder_are_refused(tmp_path):
+    load_model("cnn_small", num_labels=10).save_pretrained(tmp_path / "a" / "b")
+    load_model("cnn_small", num_labels=10).save_pretrained(tmp_path / "a_b")
+    for noises, models in ((["given", "clean"], ["cnn_small"]), (["clean"], [f"{tmp_path}/a/b", f"{tmp_path}/a_b"])):
+        with pytest.raises(ValueError, match="two runs would share the folder"):
+            small_sweep(tmp_path / "sweep", ["ce"], noises, models)
+    assert not (tmp_path / "sweep").exists()
+
+
+def test_labels_of_no_known_rate_are_swept_without_a_picture_of_rates(tmp_path):
+    images, labels = load_digits_rows(96)
+    for split, part in (("train", slice(0, 64)), ("test", slice(64, 96))):
+        rows = datasets.Dataset.from_dict(
+            {"image": images[part], "label": labels[part]},
+            features=datasets.Features(
+                {"image": datasets.Image(), "label": datasets.ClassLabel(names=[str(k) for k in range(10)])}
+            ),
+        )
+        rows.to_parquet(tmp_path / "data" / "human_x" / f"{split}.parquet")
+    card = "---\nconfigs:\n- config_name: human_x\n  data_files:\n"
+    card += "".join(f"  - split: {s}\n    path: human_x/{s}.parquet\n" for s in ("train", "test"))
+    (tmp_path / "data" / "README.md").write_text(card + "---\n")
+    source = {"dataset": str(tmp_path / "data"), "dataset_config": "human_x"}
+    results = small_sweep(tmp_path / "sweep", ["ce", "gce"], ["given"], **source)
+    assert len(results) == 2 and (tmp_path / "sweep" / "training_curves.png").exists()
+    assert not (tmp_path / "sweep" / "accuracy_vs_noise.png").exists()
+    with pytest.raises(ValueError, match="noise='symmetric_40' with dataset_config='human_x'.*noise on noise"):
+        small_sweep(tmp_path / "other", ["ce"], ["symmetric_40"], **source)
+
+
+def load_digits_rows(count):
+    splits = load_image_splits("digits", max_train_samples=count)
+    images = [Image.fromarray(pixels.permute(1, 2, 0).numpy()) for pixels in splits.train.images]
+    return images, splits.train.labels.tolist()
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"per_device_train_batch_size": 0}, "per_device_train_batch_size must be 1 or more"),
+        ({"num_train_epochs": 0}, "num_train_epochs must be larger than 0"),
+        ({"num_train_epochs": float("nan")}, "num_train_epochs must be larger than 0"),
+        ({"max_steps": 0}, "or max_steps 1 or more"),
+        ({"learning_rate": float("nan")}, "learning_rate must be a finite number"),
+        ({"save_only_model": True}, "save_only_model=True"),
+    ],
+)
+def test_numbers_with_which_nothing_can_be_trained_are_named(changes, said, tmp_path):
+    args = ExperimentArguments(**{"output_dir": str(tmp_path / "run"), "use_cpu": True} | changes)
+    with pytest.raises(ValueError, match=said):
+        run_experiment(DataArguments(max_train_samples=64, max_test_samples=32), ModelArguments(), args)
+    assert not (tmp_path / "run").exists()

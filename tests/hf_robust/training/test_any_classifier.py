@@ -463,3 +463,20 @@ def test_parameters_in_shards_have_the_norm_and_the_steps_of_whole_ones(tmp_path
             changes = {"weight_decay": 0.0, "max_grad_norm": 0.0, "train_sampling_strategy": "random"}
             bare = fit(tmp_path, loss="anl_ce(delta=0)", num_train_epochs=2, per_device_train_batch_size=16, **changes)
             assert largest_difference(bare.model, expected.model) > 1e-3
+
+
+def test_a_loss_set_later_is_scored_trained_and_noted(tmp_path):
+    def make(loss):
+        return make_trainer("vit", tmp_path, loss=loss, num_train_epochs=1)
+
+    expected = make("gce").evaluate()["eval_loss"]
+    named, given = make("ce"), make("ce")
+    assert named.evaluate()["eval_loss"] != pytest.approx(expected)
+    named.args.loss = "gce"
+    given.loss = get_loss("gce")
+    given.args.class_weights = [1.0] * 3  # of a loss that is no longer made
+    for trainer in (named, given):
+        assert trainer.evaluate()["eval_loss"] == pytest.approx(expected)
+        assert get_loss(trainer.model.config.robust_loss).spec == get_loss("gce").spec
+    given.train()
+    assert given.loss.spec == get_loss("gce").spec

@@ -183,11 +183,50 @@ def test_a_checkpoint_without_a_state_that_trainer_would_miss_in_silence_is_refu
     content = path.read_bytes()
     for damaged in (content[: len(content) // 2], b"", b"[]" * 40):
         path.write_bytes(damaged)
-        with pytest.raises(ValueError, match="checkpoint-2' can't be resumed: its state of the .* can't be read"):
+        with pytest.raises(ValueError, match="checkpoint-2' can't be resumed: (its state of the|.* is not what was)"):
             make_trainer("vit", tmp_path).train(resume_from_checkpoint=True)
     path.unlink()
     with pytest.raises(ValueError, match=f"checkpoint-2' can't be resumed: it lacks {name}"):
         make_trainer("vit", tmp_path).train(resume_from_checkpoint=True)
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("optimizer.pt", lambda state: state.update(state={})),
+        ("optimizer.pt", lambda state: state["state"].popitem()),
+        ("scheduler.pt", lambda state: state.update(last_epoch=0)),
+    ],
+)
+def test_a_state_that_is_whole_but_another_is_refused(tmp_path, name, change):
+    broken("vit", tmp_path, 3)
+    path = tmp_path / "checkpoint-2" / name
+    state = torch.load(path, weights_only=True)
+    change(state)
+    torch.save(state, path)
+    with pytest.raises(ValueError, match=f"checkpoint-2' can't be resumed: {name} is not what was written there"):
+        make_trainer("vit", tmp_path).train(resume_from_checkpoint=True)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"global_step": 4}, "'global_step' must be that of the folder's name"),
+        ({"max_steps": "x"}, "'max_steps' must be"),
+        ({"epoch": 3.0}, "'epoch' is 3.0 at step 6"),
+        ({"log_history": []}, "'log_history' is empty"),
+        ({"log_history": [1]}, "'log_history' must be"),
+        ({"stateful_callbacks": None}, "'stateful_callbacks' must be"),
+        ({"total_flos": "x"}, "'total_flos' must be"),
+    ],
+)
+def test_a_state_file_that_contradicts_itself_is_named(tmp_path, changes, said):
+    broken("vit", tmp_path, 7)
+    path = tmp_path / "checkpoint-6" / "trainer_state.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    with pytest.raises(ValueError) as caught:
+        make_trainer("vit", tmp_path).train(resume_from_checkpoint=str(path.parent))
+    assert str(caught.value).startswith(str(path)) and said in str(caught.value)
 
 
 @pytest.mark.parametrize("step", [5.5, True, -3, {}, "2", None])
