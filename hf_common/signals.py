@@ -4,10 +4,13 @@ import os
 import shlex
 import signal
 import sys
+import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 
 CAUGHT = (signal.SIGINT, signal.SIGTERM)
+OWN_PACKAGES = ("__main__", "evaluate_metrics", "hf_common", "hf_dit", "hf_robust")
 STARTS_OVER = "nothing is written before the end; this starts over:"  # for `run_command`
 
 
@@ -56,6 +59,9 @@ def _handle(number: int, frame) -> None:
 def run_command(main: Callable[[], None], kept: str, flags: tuple[str, ...] = ()) -> None:
     """Call `main()`, the body of a script, so that a signal ends it as the module says.
 
+    An error of the user ends it with one line and status 2: a `ValueError`, `OSError` or `ImportError`, or any other
+    that these packages raise themselves. `--debug` alone, without a value, shows where it comes from instead.
+
     Args:
         kept: what remains, and what the same command makes of it, as the end of a sentence.
         flags: what the command needs besides, to go on.
@@ -64,8 +70,16 @@ def run_command(main: Callable[[], None], kept: str, flags: tuple[str, ...] = ()
     caught = [number for number in CAUGHT if signal.getsignal(number) is not signal.SIG_IGN]
     before = {number: signal.signal(number, _handle) for number in caught}
     _State.number = None
+    debug = _take_debug(sys.argv)
     try:
         main()
+    except Exception as error:
+        if debug or not _is_of_user(error):
+            raise
+        sys.stdout.flush()
+        line = " ".join(str(error).split()) or type(error).__name__
+        print(f"{Path(sys.argv[0]).name}: error: {line} (--debug shows where)", file=sys.stderr)
+        sys.exit(2)
     except KeyboardInterrupt as error:
         number = error.number if isinstance(error, Stopped) else signal.SIGINT
         for other in CAUGHT:
@@ -79,6 +93,24 @@ def run_command(main: Callable[[], None], kept: str, flags: tuple[str, ...] = ()
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _take_debug(words: list[str]) -> bool:
+    """Whether `--debug` stands among the words without a value, which then goes: Trainer has a flag of that name."""
+    for place, word in enumerate(words):
+        if word == "--debug" and (place + 1 == len(words) or words[place + 1].startswith("-")):
+            del words[place]
+            return True
+    return False
+
+
+def _is_of_user(error: Exception) -> bool:
+    if isinstance(error, (ValueError, OSError, ImportError)):
+        return True
+    if not isinstance(error, (TypeError, RuntimeError)) or error.__traceback__ is None:
+        return False
+    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+    return frame.f_globals.get("__name__", "").partition(".")[0] in OWN_PACKAGES
 
 
 def repeated_command(flags: tuple[str, ...] = ()) -> str:

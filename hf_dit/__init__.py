@@ -1,5 +1,7 @@
 """Diffusion Transformers as `diffusers` pipelines, with attention that can be swapped."""
 
+import logging
+import sys
 from typing import TYPE_CHECKING
 
 from hf_common.lazy import lazy_names
@@ -55,5 +57,14 @@ _MODULES = {
     "window_attention_1d": "attention.local",
     "window_mask_1d": "attention.local",
 }
+
+
+def _of_use(record: logging.LogRecord) -> bool:
+    """All but what xFormers, which diffusers imports, says of kernels that it can't load, where there is no GPU."""
+    torch = sys.modules.get("torch")
+    return torch is None or torch.cuda.is_available() or "xFormers can't load" not in record.getMessage()
+
+
+logging.getLogger("xformers").addFilter(_of_use)
 # Importing diffusers takes seconds, and the local attention needs none of it.
 __getattr__, __dir__ = lazy_names(__name__, _MODULES)

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import datasets
 
+from hf_common.names import data_source
+
 from ..core.folders import image_files
 from ..core.moments import Moments
 
@@ -103,7 +105,8 @@ def digest(encoded: Sequence[dict]) -> str:
 
 
 def _open_data_set(name: str, config: str | None, split: str | None, column: str | None) -> ImageSource:
-    rows = datasets.load_dataset(name, config, split=split)
+    with data_source(name, "images"):
+        rows = datasets.load_dataset(name, config, split=split)
     if isinstance(rows, datasets.DatasetDict):
         if len(rows) != 1:
             raise ValueError(f"{name} has the splits {', '.join(rows)}; name one of them")

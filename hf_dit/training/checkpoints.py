@@ -10,7 +10,7 @@ from hf_common.run_folder import RESULTS, SETTINGS, begun, check_same_run, chose
 
 from .records import read_training
 
-RESUME_LATEST = "latest"
+RESUME_WORDS = ["latest", "last", "true"]
 
 
 def checkpoint_step(folder: Path) -> int:
@@ -65,7 +65,7 @@ def claimed_checkpoint(output_dir: Path, settings: dict, max_train_steps: int, r
                 "it with --push_to_hub, ask for more steps, or choose another"
             )
     found = checkpoints(output_dir)[::-1] if started else []
-    chosen = chosen_checkpoint(output_dir, found, resume, [RESUME_LATEST])
+    chosen = chosen_checkpoint(output_dir, found, resume, RESUME_WORDS)
     if chosen is not None and checkpoint_step(chosen) > max_train_steps:
         raise ValueError(f"checkpoint {str(chosen)!r} is beyond max_train_steps={max_train_steps}")
     return chosen

@@ -13,6 +13,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from hf_common.images import image_column, resized_square, to_rgb
+from hf_common.names import data_source
 
 from .arguments import DataArguments
 
@@ -79,9 +80,10 @@ def open_rows(data: DataArguments) -> ImageRows:
             "imagefolder", data_dir=data.train_data_dir, split="train", cache_dir=data.cache_dir
         )
     else:
-        rows = datasets.load_dataset(
-            data.dataset_name, data.dataset_config_name, split="train", cache_dir=data.cache_dir
-        )
+        with data_source(data.dataset_name, "dataset_name"):
+            rows = datasets.load_dataset(
+                data.dataset_name, data.dataset_config_name, split="train", cache_dir=data.cache_dir
+            )
     if len(rows) == 0:
         raise ValueError(f"the training split of {data.dataset_name or data.train_data_dir!r} is empty")
     column = image_column(rows.features, data.image_column_name)

@@ -202,7 +202,7 @@ class DiTTrainer:
                 "train_images": len(self.stream.samples),
                 "history": self.history,
                 "window": self._window,
-                "files": digests(temporary, _names_in(temporary)),
+                "files": digests(temporary, _files_below(temporary)),
             }
             write_json(temporary / STATE, state)
         accelerator.wait_for_everyone()
@@ -227,7 +227,7 @@ class DiTTrainer:
             )
         written = state.get("files") or {}
         changed = [name for name, digest in digests(folder, written).items() if digest != written[name]]
-        missing = sorted(written.keys() - set(_names_in(folder)))
+        missing = sorted(written.keys() - set(_files_below(folder)))
         if changed or missing:
             what = f"lacks {', '.join(missing)}" if missing else f"has other {', '.join(changed)} than were written"
             raise ValueError(f"checkpoint {str(folder)!r} can't be resumed: it {what}")
@@ -342,7 +342,7 @@ class DiTTrainer:
             self.ema.shadow_params = [parameter.detach().to(self.accelerator.device) for parameter in averaged]
 
 
-def _names_in(folder: Path) -> list[str]:
+def _files_below(folder: Path) -> list[str]:
     """All files below a checkpoint but for its state, by their names from there."""
     names = (path.relative_to(folder).as_posix() for path in sorted(folder.rglob("*")) if path.is_file())
     return [name for name in names if name != STATE]

@@ -4,6 +4,9 @@ import torch
 from accelerate import Accelerator
 from diffusers import AutoencoderKL, DDPMScheduler
 
+from hf_common.foreign import first_line, short
+from hf_common.names import did_you_mean
+
 from ..models.dit import DiTModel
 from ..models.sizes import DIT_SIZES, dit_config
 from .arguments import PRECISIONS, DiTTrainingArguments, ModelArguments, beta_range, model_overrides
@@ -27,7 +30,7 @@ def check_attention(model: ModelArguments, accelerator: Accelerator, shape: tupl
     if model.model in DIT_SIZES:
         config = dit_config(model.model, **model_overrides(model.config_overrides))
     else:
-        config = DiTModel.load_config(model.model)
+        config = _config_of(model.model)
     if model.attention is not None:
         config["attention"] = model.attention
     with torch.device("meta"):  # no memory, no time
@@ -39,6 +42,17 @@ def check_attention(model: ModelArguments, accelerator: Accelerator, shape: tupl
         dtype=PRECISIONS[accelerator.mixed_precision],
         training=True,
     )
+
+
+def _config_of(name: str) -> dict:
+    """The config of a saved model; a `ValueError` that lists the sizes where there is none."""
+    try:
+        return DiTModel.load_config(name)
+    except OSError as error:
+        raise ValueError(
+            f"model {short(repr(name), 120)} is neither a size, {', '.join(DIT_SIZES)}, nor a folder or Hub id of a "
+            f"DiTModel: {short(first_line(error), 120)}{did_you_mean(name, DIT_SIZES)}"
+        ) from error
 
 
 def open_network(model: ModelArguments, shape: tuple[int, int, int], num_classes: int | None) -> DiTModel:

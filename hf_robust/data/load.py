@@ -10,6 +10,7 @@ from tqdm.auto import tqdm
 
 from hf_common.images import image_column as find_image_column
 from hf_common.images import to_rgb
+from hf_common.names import data_source
 
 from ..noise.draw import make_noisy_labels
 from ..noise.kinds import KINDS
@@ -65,7 +66,8 @@ def load_image_splits(
         if config is not None:
             raise ValueError(f"dataset 'digits' has no configs; got config {config!r}")
         return _digits(max_train_samples, max_test_samples)
-    loaded = datasets.load_dataset(dataset, config)
+    with data_source(dataset, "dataset"):
+        loaded = datasets.load_dataset(dataset, config)
     image_column = _check_columns(dataset, loaded, test_split, image_column, label_column)
     label_names = _label_names([loaded["train"], loaded[test_split]], label_column)
     train, test = _first_rows(loaded["train"], max_train_samples), _first_rows(loaded[test_split], max_test_samples)

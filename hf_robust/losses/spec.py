@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from typing import NamedTuple, NoReturn
 
 from hf_common.foreign import short
+from hf_common.names import did_you_mean
 
 from .base import POSITIVE, check_params
 from .table import LOSSES, PUBLISHED_SUMS
@@ -105,7 +106,9 @@ class _Reader:
                 self.fail(at, f"a weight must be {POSITIVE.text}, got {weight!r}")
         name, at = self.take("name", "a loss or its weight")
         if name not in LOSSES:
-            self.fail(at, f"unknown loss {short(repr(name), 60)}; valid are {', '.join(LOSSES)}")
+            self.fail(
+                at, f"unknown loss {short(repr(name), 60)}; valid are {', '.join(LOSSES)}{did_you_mean(name, LOSSES)}"
+            )
         given = self.parameters(name) if self.next_is("(") else {}
         return LossTerm(float(weight), name, {**LOSSES[name].params, **given})
 

@@ -9,6 +9,7 @@ import torch
 from transformers import AutoConfig, AutoModelForImageClassification, PreTrainedConfig, PreTrainedModel
 
 from hf_common.foreign import dict_of, first_line, list_of, short, whole
+from hf_common.names import did_you_mean
 
 from .cnn8 import Cnn8Config
 from .cnn_small import CnnSmallConfig
@@ -107,16 +108,16 @@ def _saved_model(
     if fresh_head and of_backbone:
         lacking = {weight for weight in lacking if _of_backbone(model, weight)}
     if lost := sorted(lacking - resized):
-        raise ValueError(f"model {name!r} does not hold all weights of {type(model).__name__}: {_listed(lost)}")
+        raise ValueError(f"model {name!r} does not hold all weights of {type(model).__name__}: {_some_of(lost)}")
     if not of_backbone and (unknown := sorted(info["unexpected_keys"])):
-        raise ValueError(f"model {name!r} holds weights that {type(model).__name__} has not: {_listed(unknown)}")
+        raise ValueError(f"model {name!r} holds weights that {type(model).__name__} has not: {_some_of(unknown)}")
     if set(model.config.id2label) != set(range(num_labels)):
         kept = short(sorted(model.config.id2label), 80)
         raise ValueError(f"model {name!r}: id2label of its config must name 0..{num_labels - 1}, names {kept}")
     return model
 
 
-def _listed(names: list[str]) -> str:
+def _some_of(names: list[str]) -> str:
     return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
 
@@ -167,7 +168,7 @@ def saved_config(name_or_path: str, *, trust_remote_code: bool = False) -> PreTr
     except Exception as error:  # of any kind: the library takes the file's fields for what it wrote itself
         raise ValueError(
             f"model {short(repr(name_or_path), 120)} is neither one of {list(MODELS)} nor a folder or Hub id with a "
-            f"model: {short(first_line(error), 120)}"
+            f"model: {short(first_line(error), 120)}{did_you_mean(str(name_or_path), MODELS)}"
         ) from error
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from numbers import Real
 
 from hf_common.foreign import short
+from hf_common.names import did_you_mean
 
 from .kinds import KINDS
 
@@ -91,6 +92,7 @@ class NoiseSpec:
         if kind not in KINDS or not KINDS[kind].rated or rate is None:
             raise ValueError(
                 f"spec: unknown noise {quoted(spec)}; allowed are {spec_patterns()}, RR being percent in 0..100"
+                f"{did_you_mean(kind, KINDS) if kind not in KINDS else ''}"
             )
         return cls(kind, rate)
 

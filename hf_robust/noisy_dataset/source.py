@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 from datasets import ClassLabel, Image
 
 from hf_common.images import to_rgb
+from hf_common.names import data_source
 
 from ..noise.labels import check_labels
 from .manifest import NUM_CLASSES
@@ -24,7 +25,8 @@ def load_source(source: str) -> tuple[dict, dict]:
     Each has `images` (`pa.ChunkedArray` of struct<bytes, path>), `bytes` (list), `labels` ((N,) int64) and
     `class_names`.
     """
-    splits = datasets.load_dataset(source)
+    with data_source(source, "source"):
+        splits = datasets.load_dataset(source)
     if not {"train", "test"} <= set(splits):
         raise ValueError(f"source: {source!r} must have the splits train and test, it has {sorted(splits)}")
     return _read_split(source, splits, "train"), _read_split(source, splits, "test")

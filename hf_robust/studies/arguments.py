@@ -192,7 +192,7 @@ def check_arguments(data: DataArguments, model: ModelArguments, args: Experiment
             f"noise={noise!r:.120} with dataset_config={data.dataset_config!r:.120}, whose labels are noisy by its "
             "name: noise on noise has neither rate. Take the clean config, or leave the noise out"
         )
-    _check_numbers(args)
+    _check_recipe(args)
     if data.noise_contaminated and (data.noise is None or data.noise.kind != "semantic"):
         raise ValueError(f"noise_contaminated=True is allowed with semantic noise alone; got noise={noise!r:.120}")
     if not args.do_train and (noise is not None or model.model in MODELS):
@@ -219,7 +219,7 @@ def check_arguments(data: DataArguments, model: ModelArguments, args: Experiment
         saved_config(model.model, trust_remote_code=model.trust_remote_code)  # a wrong name is said before any work
 
 
-def _check_numbers(args: ExperimentArguments) -> None:
+def _check_recipe(args: ExperimentArguments) -> None:
     """Raise a `ValueError` for numbers with which nothing can be trained."""
     if not args.do_train:
         return

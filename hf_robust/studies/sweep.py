@@ -87,7 +87,7 @@ def run_sweep(
     ]
     for run in runs:
         check_arguments(*run)
-    _check_folders(runs)
+    _check_distinct(runs)
     output_dir, processes = Path(args.output_dir), (args.process_index, args.world_size)
     results = run_missing(runs, processes, each=lambda finished: _report(finished, output_dir))
     if args.process_index == 0:
@@ -95,7 +95,7 @@ def run_sweep(
     return results
 
 
-def _check_folders(runs: Sequence[Run]) -> None:
+def _check_distinct(runs: Sequence[Run]) -> None:
     """Raise a `ValueError` if two runs would share a folder, as noises or models of one name would."""
     by_folder: dict[str, Run] = {}
     for run in runs:

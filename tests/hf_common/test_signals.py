@@ -38,7 +38,10 @@ def whole():
     print("ready", flush=True)
 
 def fails():
-    raise ValueError("its own error")
+    raise ValueError("its own\\n error")
+
+def bug():
+    raise KeyError("a bug")
 
 run_command(globals()[sys.argv[1]], "two runs are kept", flags=("--resume=last",))
 """
@@ -51,7 +54,7 @@ def start(tmp_path, *words):
     env["PYTHONPATH"] = ":".join(sys.path)
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     process = subprocess.Popen([sys.executable, str(script), *words], env=env, **pipes)
-    if words[0] != "fails":
+    if words[0] not in ("fails", "bug"):
         assert process.stdout.readline() == "ready\n"
     return process
 
@@ -123,4 +126,9 @@ def test_without_a_signal_nothing_changes(tmp_path):
     process = start(tmp_path, "whole")
     assert process.communicate(timeout=60) == ("", "") and process.returncode == 0
     process = start(tmp_path, "fails")
-    assert "ValueError: its own error" in process.communicate(timeout=60)[1] and process.returncode == 1
+    assert process.communicate(timeout=60)[1] == "a script.py: error: its own error (--debug shows where)\n"
+    assert process.returncode == 2
+    process = start(tmp_path, "fails", "--debug")
+    assert "ValueError: its own" in process.communicate(timeout=60)[1] and process.returncode == 1
+    process = start(tmp_path, "bug")
+    assert "KeyError: 'a bug'" in process.communicate(timeout=60)[1] and process.returncode == 1
