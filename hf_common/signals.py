@@ -121,7 +121,14 @@ def repeated_command(flags: tuple[str, ...] = ()) -> str:
             place = words.index(name)
             del words[place : place + (2 if value else 1)]
         words += [name, value] if value else [name]
-    return shlex.join([*_launcher(os.environ), sys.argv[0], *words])
+    launcher, script = _launcher(os.environ), [sys.argv[0]]
+    if script[0].startswith("hf-"):  # `hf-robust train`, which launchers start as a module
+        program, command = script[0].split(" ")
+        several = launcher != ["python"]
+        launcher, script = (
+            (launcher, ["-m", program.replace("-", "_"), command]) if several else ([], [program, command])
+        )
+    return shlex.join([*launcher, *script, *words])
 
 
 def _launcher(environment: Mapping[str, str]) -> list[str]:

@@ -17,16 +17,19 @@ from tests import ROOT
 ROOMS = {
     "hf_common": ["*"],
     "hf_robust": [
-        "", "hashing", "noise", "losses", "models", "data", "reports", "training", "studies", "noisy_dataset"
+        "", "hashing", "noise", "losses", "models", "data", "reports", "training", "studies", "noisy_dataset",
+        "commands", "__main__",
     ],
-    "hf_dit": ["", "attention", "models", "sampling", "studies", "training", "publishing"],
-    "evaluate_metrics": ["", "core", "scoring", "cmmd", "fid", "publishing"],
+    "hf_dit": ["", "attention", "models", "sampling", "studies", "training", "publishing", "commands", "__main__"],
+    "evaluate_metrics": ["", "core", "scoring", "cmmd", "fid", "publishing", "commands"],
 }  # fmt: skip
 PACKAGES = [name for name in ROOMS if name != "hf_common"]
 # Names of functions and classes that stand in several files of the packages, and why each may.
 REPEATED = {
     "DataArguments": "the flags of each package's scripts, of other fields",
     "ModelArguments": "the flags of each package's scripts, of other fields",
+    "main": "each command's: flags, one call, what is printed",
+    "run": "each command's, as scripts and the front door call it",
     "add_noise": "to labels, a name that README teaches; to images, as diffusers calls it",
 }
 LONGEST_FUNCTION, LONGEST_FILE = 60, 450

@@ -59,10 +59,7 @@ def quick(monkeypatch):
 
 @pytest.fixture(scope="module")
 def script():
-    spec = importlib.util.spec_from_file_location("publish_metric", ROOT / "scripts" / "publish_metric.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return importlib.import_module("evaluate_metrics.commands.publish")
 
 
 @pytest.fixture

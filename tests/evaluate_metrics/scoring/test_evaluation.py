@@ -570,10 +570,7 @@ def test_picture():
 
 @pytest.fixture(scope="module")
 def script():
-    spec = importlib.util.spec_from_file_location("evaluate_images", ROOT / "scripts" / "evaluate_images.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return importlib.import_module("evaluate_metrics.commands.evaluate_images")
 
 
 def test_flags_are_the_settings(script):

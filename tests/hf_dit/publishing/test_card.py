@@ -3,7 +3,6 @@
 import copy
 import json
 import re
-import runpy
 import shlex
 from dataclasses import asdict
 
@@ -11,6 +10,8 @@ import pytest
 from huggingface_hub import ModelCard
 from transformers import HfArgumentParser
 
+from evaluate_metrics.commands.evaluate_images import EvaluateArguments
+from hf_dit.commands.sample import SampleArguments
 from hf_dit.publishing.card import dit_pipeline_card
 from hf_dit.publishing.commands import NOT_OF_VALUES, sampling_command, scoring_command, training_command
 from hf_dit.publishing.publish import published_results, read_scores
@@ -89,8 +90,7 @@ def test_the_command_has_the_settings_of_the_run(flags, processes, hardware, lau
 
 
 def test_the_commands_of_samples_and_scores_have_their_settings():
-    scripts = ROOT / "scripts"
-    sampling = HfArgumentParser(runpy.run_path(str(scripts / "sample_dit.py"))["SampleArguments"])
+    sampling = HfArgumentParser(SampleArguments)
     others = {"guidance_interval": [100, 300], "cfg_channels": 3, "dtype": "bfloat16", "seed": 3}
     for settings in (STUDY["settings"], STUDY["settings"] | others):
         axes = STUDY["axes"] | {"schedulers": ["ddim", "dpmsolver++"], "attentions": ["na3*5,full"]}
@@ -106,7 +106,7 @@ def test_the_commands_of_samples_and_scores_have_their_settings():
     unconditional = STUDY["settings"] | {"class_labels": None}
     assert "--class_labels" not in sampling_command(unconditional, STUDY["axes"], "a", "b")
 
-    scoring = HfArgumentParser(runpy.run_path(str(scripts / "evaluate_images.py"))["EvaluateArguments"])
+    scoring = HfArgumentParser(EvaluateArguments)
     flags = ["--predictions", "a b", "--references", "c", "--predictions_split", "test[:50%]"]
     for more in (
         [],

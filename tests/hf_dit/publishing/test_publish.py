@@ -22,6 +22,7 @@ from hf_common.hub import push_folder
 from hf_dit import DiTImagePipeline, DiTModel, export_pipeline
 from hf_dit.publishing.publish import REPOSITORY_FILES, read_scores, read_study, write_repository
 from hf_dit.publishing.words import in_words
+from hf_dit.sampling.export import load_pipeline
 from hf_dit.studies.study import run_study
 from hf_dit.training.loop import DiTTrainer
 from tests import ROOT
@@ -156,7 +157,7 @@ def test_weights_and_latents_come_back_as_they_were(hub, tmp_path):
         )
         assert torch.equal(got, wanted) and got.std() > 0.01
     assert type(DiTModel.from_pretrained("user/exported", subfolder="transformer")) is DiTModel
-    sampled = runpy.run_path(str(SCRIPTS / "sample_dit.py"))["load_pipeline"]("user/exported", torch.float32)
+    sampled = load_pipeline("user/exported", torch.float32)
     assert type(sampled) is DiTImagePipeline and sampled.id2label == pipeline.id2label
 
 

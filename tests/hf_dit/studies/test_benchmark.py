@@ -1,5 +1,4 @@
 import json
-import runpy
 import sys
 from types import SimpleNamespace
 
@@ -12,6 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from hf_dit.attention.base import DiTAttnProcessor
 from hf_dit.attention.spec import parse_attn_item
+from hf_dit.commands import benchmark as benchmark_command
 from hf_dit.models.block import DiTBlock
 from hf_dit.studies import measure as measuring
 from hf_dit.studies.benchmark import attention_share, operator_call, run_benchmark, speedup_bound
@@ -25,7 +25,7 @@ CPU = torch.device("cpu")
 
 @pytest.fixture(scope="module")
 def script():
-    return runpy.run_path(str(SCRIPT))
+    return vars(benchmark_command)
 
 
 @pytest.fixture

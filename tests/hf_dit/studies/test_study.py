@@ -1,7 +1,6 @@
 import inspect
 import json
 import re
-import runpy
 import subprocess
 import sys
 import threading
@@ -15,6 +14,7 @@ import torch
 from diffusers import AutoencoderKL, DDIMScheduler, DDPMScheduler, DiTPipeline, DiTTransformer2DModel
 from PIL import Image
 
+from hf_dit.commands import sample as sample_command
 from hf_dit.models.dit import DiTModel
 from hf_dit.publishing.publish import read_study
 from hf_dit.sampling.export import export_pipeline
@@ -405,7 +405,7 @@ def test_class_ids_of_ids_names_and_synonyms():
 
 @pytest.fixture
 def run(monkeypatch, capsys):
-    script = runpy.run_path(str(SCRIPT))
+    script = vars(sample_command)
 
     def call(*flags):
         monkeypatch.setattr(sys, "argv", [str(SCRIPT), *map(str, flags)])

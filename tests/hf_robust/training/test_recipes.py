@@ -6,6 +6,7 @@ import sys
 
 import pytest
 
+from hf_robust.commands.sweep import SweepArguments
 from hf_robust.studies.arguments import DataArguments, ExperimentArguments, ModelArguments
 from hf_robust.training.arguments import RobustTrainingArguments
 from hf_robust.training.recipes import RECIPES, RecipeParser, recipe_arguments, recipe_flags, recipe_loss
@@ -26,8 +27,7 @@ def parse(*flags):
 
 
 def parse_sweep(*flags):
-    parts = runpy.run_path(str(SCRIPTS / "sweep_robust.py"))
-    parser = RecipeParser((parts["SweepArguments"], DataArguments, ModelArguments, ExperimentArguments))
+    parser = RecipeParser((SweepArguments, DataArguments, ModelArguments, ExperimentArguments))
     return parser.parse_args_into_dataclasses([*flags, "--use_cpu"])
 
 

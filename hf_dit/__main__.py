@@ -1,0 +1,17 @@
+"""`hf-dit`, or `python -m hf_dit`."""
+
+from hf_common.front import enter
+
+COMMANDS = {
+    "train": "train a Diffusion Transformer",
+    "sample": "sample one over guidance scales, steps, attentions and schedulers",
+    "benchmark": "time attentions, alone and in a step",
+}
+
+
+def main() -> None:
+    enter("hf-dit", "hf_dit", COMMANDS)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""The commands of `hf-dit`, which scripts/*.py call too: flags, one call, what is printed."""

@@ -1,0 +1,111 @@
+"""Write CIFAR-10 with noisy labels as a data set folder of many configs.
+
+Examples:
+
+  Every config of the table, from the Hub:
+    python scripts/make_noisy_cifar10.py --output_dir noisy-cifar10
+
+  From a local copy, with the human labels of CIFAR-10N (the published CIFAR-10_human.pt):
+    python scripts/make_noisy_cifar10.py --source path/to/cifar10 --output_dir noisy-cifar10 \\
+        --human_labels CIFAR-10_human.pt
+
+  Some configs, one of a rate that the table lacks; a second call adds what is missing:
+    python scripts/make_noisy_cifar10.py --output_dir noisy-cifar10 --configs clean symmetric_40 symmetric_35
+
+  Publish the folder, after building what it lacks:
+    python scripts/make_noisy_cifar10.py --output_dir noisy-cifar10 --push_to_hub USER/noisy-cifar10
+
+The folder is read with load_dataset("noisy-cifar10", "symmetric_40"), the repository with
+load_dataset("USER/noisy-cifar10", "symmetric_40").
+"""
+
+from argparse import RawDescriptionHelpFormatter
+from dataclasses import dataclass, field
+
+from transformers import HfArgumentParser
+
+from hf_common.signals import run_command
+from hf_robust.noise.base import SAMPLINGS
+from hf_robust.noise.human import HUMAN_CONFIGS
+from hf_robust.noise.spec import spec_patterns
+from hf_robust.noisy_dataset.build import build_noisy_cifar10
+from hf_robust.noisy_dataset.hub import check_publish, publish_noisy_cifar10
+
+
+@dataclass
+class Arguments:
+    output_dir: str = field(metadata={"help": "New or empty folder, or one that an earlier call built."})
+    source: str = field(
+        default="uoft-cs/cifar10",
+        metadata={"help": "Hub id or folder of a data set with the columns img and label (default %(default)s)."},
+    )
+    configs: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": f"{spec_patterns()} with RR in percent, and with --human_labels {', '.join(HUMAN_CONFIGS)} "
+            "(default: all of the published rates)."
+        },
+    )
+    seed: int = field(default=0, metadata={"help": "Seed of the noise (default %(default)s)."})
+    sampling: str = field(
+        default="quota",
+        metadata={
+            "choices": list(SAMPLINGS),
+            "help": "quota: exact counts per class; bernoulli: each image for itself (default %(default)s).",
+        },
+    )
+    human_labels: str | None = field(
+        default=None, metadata={"help": "CIFAR-10N: CIFAR-10_human.pt, or the same labels as .parquet."}
+    )
+    push_to_hub: str | None = field(
+        default=None,
+        metadata={
+            "help": "USER/NAME of a data set repository, made if need be: publish the folder there by one commit, "
+            "without the files that are there already. What would make it fail is told before anything is built."
+        },
+    )
+    private: bool = field(
+        default=False, metadata={"help": "Make the repository a private one (default: as its owner's settings say)."}
+    )
+    revision: str | None = field(
+        default=None, metadata={"help": "Branch of the repository, made if need be (default: main)."}
+    )
+    create_pr: bool = field(default=False, metadata={"help": "Open a pull request instead of committing."})
+    hub_token: str | None = field(
+        default=None, metadata={"help": "Token of the Hub (default: of hf auth login, or HF_TOKEN)."}
+    )
+
+    def __post_init__(self):
+        if self.push_to_hub is None and (self.private or self.revision or self.create_pr or self.hub_token):
+            raise ValueError("private, revision, create_pr and hub_token need push_to_hub")
+
+
+def main():
+    parser = HfArgumentParser(Arguments, description=__doc__, formatter_class=RawDescriptionHelpFormatter)
+    (args,) = parser.parse_args_into_dataclasses()
+    target = {"token": args.hub_token, "private": args.private or None, "revision": args.revision}
+    published = None if args.push_to_hub is None else check_publish(args.push_to_hub, **target)
+    manifest = build_noisy_cifar10(
+        args.source,
+        args.output_dir,
+        configs=args.configs,
+        seed=args.seed,
+        sampling=args.sampling,
+        human_labels=args.human_labels,
+        published=published,
+    )
+    print(f"{'config':<18}{'images':>8}{'realised rate':>16}{'MB':>9}")
+    for name, entry in manifest["configs"].items():
+        print(f"{name:<18}{entry['num_examples']:>8}{entry['rate']:>16.3%}{entry['file_bytes'] / 1e6:>9.1f}")
+    print(f"{len(manifest['configs'])} configs in {args.output_dir}")
+    if args.push_to_hub is not None:
+        commit = publish_noisy_cifar10(args.output_dir, args.push_to_hub, create_pr=args.create_pr, **target)
+        print(commit.pr_url or commit.commit_url)
+
+
+def run() -> None:
+    """The command."""
+    run_command(
+        main,
+        "the configs that are finished are kept in --output_dir; the same command builds the others:",
+    )
