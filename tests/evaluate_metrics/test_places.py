@@ -119,6 +119,34 @@ def built_wheel(place):
     return wheel
 
 
+def test_a_wheel_has_the_commands_and_trains_without_the_clone(tmp_path):
+    pytest.importorskip("setuptools", minversion="77")
+    wheel = built_wheel(tmp_path)
+    (entries,) = wheel.glob("*.dist-info/entry_points.txt")
+    found = dict(line.split(" = ") for line in entries.read_text().splitlines() if " = " in line)
+    assert found == {
+        "hf-robust": "hf_robust.__main__:main", "hf-dit": "hf_dit.__main__:main",
+        "evaluate-images": "evaluate_metrics.commands.evaluate_images:run",
+    }  # fmt: skip
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("ACCELERATE_")}
+    environment |= {"PYTHONPATH": str(wheel), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    (tmp_path / "work").mkdir()
+    for words in (
+        "-m hf_robust train --noise symmetric_40 --loss nce+rce --max_train_samples 64 --num_train_epochs 1 "
+        "--use_cpu true --output_dir runs/x",
+        "-m evaluate_metrics.commands.evaluate_images --help",
+    ):
+        code = (
+            f"import runpy, sys; sys.argv = {words.split()[1:]!r}; runpy.run_module(sys.argv[0], run_name='__main__')"
+        )
+        done = subprocess.run(
+            [sys.executable, "-P" if sys.version_info >= (3, 11) else "-B", "-c", code],
+            cwd=tmp_path / "work", env=environment, capture_output=True, text=True, timeout=300,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+    assert (tmp_path / "work" / "runs" / "x" / "results.json").exists()
+
+
 def test_a_space_gives_what_the_clone_gives(clone, scores, tmp_path):
     """Where these packages can't be imported."""
     paths = []
