@@ -24,7 +24,7 @@ class Claim:
 
 def missing(said: str, what: str) -> Claim:
     """The claim whose cells are not there."""
-    return Claim(said, OPEN, f"No cells yet: {what}.")
+    return Claim(said, OPEN, f"Not measured yet: {what}.")
 
 
 def decide(differences: Iterable[tuple[float, float]]) -> str:

@@ -1,5 +1,6 @@
 """Accuracy against the noise rate: five losses, two kinds of noise, and what training learns by heart."""
 
+from collections.abc import Iterable
 from statistics import mean
 
 from matplotlib.figure import Figure
@@ -87,10 +88,18 @@ def claims(cells: list[dict]) -> list[Claim]:
     ]
 
 
+def _lacking(accuracy: dict, spread: float | None, noises: Iterable[str], losses: Iterable[str]) -> str:
+    """What of the cells of a claim is not there, in words; nothing if all are."""
+    absent = [f"{loss} on {noise}" for noise in noises for loss in losses if (noise, loss) not in accuracy]
+    if absent:
+        return f"{', '.join(absent[:3])}{f' and {len(absent) - 3} more' if len(absent) > 3 else ''}"
+    return "a second seed of any loss and noise, for a spread" if spread is None else ""
+
+
 def _lower_when_clean(accuracy: dict, spread: float | None) -> Claim:
     said = "Without noise, NCE and NFL score lower than CE and FL."
-    if spread is None or any(("clean", loss) not in accuracy for loss in LOSSES):
-        return missing(said, "clean labels, or seeds")
+    if lack := _lacking(accuracy, spread, ["clean"], LOSSES):
+        return missing(said, lack)
     clean = {loss: accuracy["clean", loss] for loss in LOSSES}
     pairs = [difference(clean[plain], clean[normal], spread) for plain in ("ce", "fl") for normal in ("nce", "nfl")]
     numbers = ", ".join(f"{loss} {mean(clean[loss]):.1f}" for loss in ("ce", "fl", "nce", "nfl"))
@@ -100,8 +109,8 @@ def _lower_when_clean(accuracy: dict, spread: float | None) -> Claim:
 def _flatter(accuracy: dict, spread: float | None) -> Claim:
     said = "NCE and NFL are flatter over the noise rate than CE and FL."
     ends = "clean", "symmetric_80"
-    if spread is None or any((noise, loss) not in accuracy for noise in ends for loss in LOSSES):
-        return missing(said, "clean labels and symmetric_80, or seeds")
+    if lack := _lacking(accuracy, spread, ends, LOSSES):
+        return missing(said, lack)
     drops = {loss: difference(*(accuracy[noise, loss] for noise in ends), spread) for loss in LOSSES}
     pairs = [
         (drops[plain][0] - drops[normal][0], (drops[plain][1] ** 2 + drops[normal][1] ** 2) ** 0.5)
@@ -117,8 +126,8 @@ def _flatter(accuracy: dict, spread: float | None) -> Claim:
 def _best_in_the_middle(accuracy: dict, spread: float | None) -> Claim:
     said = "NCE+RCE is the best from 20 to 60 % symmetric noise."
     noises = ["symmetric_20", "symmetric_40", "symmetric_60"]
-    if spread is None or any((noise, loss) not in accuracy for noise in noises for loss in LOSSES):
-        return missing(said, "20, 40 and 60 %, or seeds")
+    if lack := _lacking(accuracy, spread, noises, LOSSES):
+        return missing(said, lack)
     leads, words = [], []
     for noise in noises:
         second = max((loss for loss in LOSSES if loss != "nce+rce"), key=lambda loss: mean(accuracy[noise, loss]))
@@ -130,8 +139,8 @@ def _best_in_the_middle(accuracy: dict, spread: float | None) -> Claim:
 def _erratic(accuracy: dict, spread: float | None) -> Claim:
     said = "Under asymmetric noise CE and FL are erratic, NCE+RCE is steady."
     noises, losses = ["clean", *ASYMMETRIC], ("ce", "fl", "nce+rce")
-    if spread is None or any((noise, loss) not in accuracy for noise in noises for loss in losses):
-        return missing(said, "all asymmetric rates, or seeds")
+    if lack := _lacking(accuracy, spread, noises, losses):
+        return missing(said, lack)
     off = {loss: _off_a_line([mean(accuracy[noise, loss]) for noise in noises]) for loss in losses}
     # Deviations that seeds alone make: of five points about a line that takes two of their degrees of freedom.
     by_chance = spread * (3 / 5) ** 0.5
