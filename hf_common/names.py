@@ -26,7 +26,7 @@ def data_source(name: str, argument: str) -> Iterator[None]:
     """A block that opens a data set, a folder or one of the Hub, that came by `argument`.
 
     Raises:
-        ValueError: before the block, for a path where nothing is.
+        FileNotFoundError: before the block, for a path where nothing is.
         FileNotFoundError, ConnectionError: instead of those of the block, which tell of the Hub alone, where there is
             no such folder either.
     """
@@ -35,7 +35,7 @@ def data_source(name: str, argument: str) -> Iterator[None]:
         return
     near = _near(name)
     if looks_local(name):
-        raise ValueError(f"{argument}: there is no folder {short(repr(name), 120)}{near}")
+        raise FileNotFoundError(f"{argument}: there is no folder {short(repr(name), 120)}{near}")
     try:
         yield
     except (ConnectionError, FileNotFoundError) as error:

@@ -8,7 +8,11 @@ from huggingface_hub import DatasetCard, ModelCard
 
 from tests import ROOT
 
-CARDS = {path.name: path for path in sorted((ROOT / "model_cards").glob("*.md")) if path.name != "RESULTS.md"}
+CARDS = {
+    path.name: path
+    for path in sorted((ROOT / "model_cards").glob("*.md"))
+    if path.name not in ("README.md", "RESULTS.md")
+}
 SCRIPT = [sys.executable, str(ROOT / "scripts" / "make_cards.py")]
 
 

@@ -38,7 +38,9 @@ def test_paths_are_looked_at_before_the_hub(tmp_path, monkeypatch):
     (tmp_path / "my_photos").mkdir()
     monkeypatch.chdir(tmp_path)
     for name in ("./my_photoz", str(tmp_path / "my_photoz")):
-        with pytest.raises(ValueError, match="dataset: there is no folder '.*my_photoz'; did you mean '.*my_photos'"):
+        with pytest.raises(
+            FileNotFoundError, match="dataset: there is no folder '.*my_photoz'; did you mean '.*my_photos'"
+        ):
             with data_source(name, "dataset"):
                 raise AssertionError("the Hub was asked")
     with pytest.raises(
@@ -65,5 +67,5 @@ def test_paths_are_looked_at_before_the_hub(tmp_path, monkeypatch):
     ],
 )
 def test_every_name_is_answered(call, said):
-    with pytest.raises(ValueError, match=said):
+    with pytest.raises((ValueError, FileNotFoundError), match=said):
         call()

@@ -567,6 +567,8 @@ def test_picture():
 
 # --- The script ---
 
+SCRIPT = ROOT / "scripts" / "evaluate_images.py"
+
 
 @pytest.fixture(scope="module")
 def script():
@@ -589,7 +591,7 @@ def test_script_on_one_and_two_processes(script, data, vectors, tmp_path, monkey
     script.main()
     printed = capsys.readouterr()
     launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--standalone"]
-    launch += [script.__file__, *flags, "--no_use_cache", "--output_dir", str(tmp_path / "two")]
+    launch += [str(SCRIPT), *flags, "--no_use_cache", "--output_dir", str(tmp_path / "two")]
     path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": path}
     two = subprocess.run(launch, env=environment, capture_output=True, text=True)
@@ -661,7 +663,7 @@ def test_an_ended_command_leaves_nothing_half_written_and_goes_on(script, data, 
     flags += ["--encoders", clip, f"{name}.py:encode", "--cache_dir", "cache", "--output_dir", str(output)]
     path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": path}
-    command = [sys.executable, script.__file__, *flags]
+    command = [sys.executable, str(SCRIPT), *flags]
     process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
     try:
         while not Path("reached").exists():

@@ -71,7 +71,7 @@ def flags(colours, output_dir):
 def call(script, *arguments):
     """The script in this process, as from a command line."""
     argv = sys.argv
-    sys.argv = [script, *map(str, arguments)]
+    sys.argv = [script, *map(str, arguments), "--debug"]  # raises what it would tell in a line
     try:
         runpy.run_path(str(SCRIPTS / script), run_name="__main__")
     finally:

@@ -189,7 +189,8 @@ def test_errors_show_spec_position_and_what_is_allowed(spec, position, message):
     with pytest.raises(ValueError) as caught:
         get_loss(spec)
     shown = repr(spec) if len(spec) < 100 else f"'{spec[:56]} ... {spec[-56:]}'"
-    assert str(caught.value) == f"loss spec {shown}, position {position}: {message}"
+    told = str(caught.value).partition("; did you mean")[0]
+    assert told == f"loss spec {shown}, position {position}: {message}"
 
 
 @pytest.mark.parametrize("spec", ["x" * 200_000, "ce(" + "x" * 200_000, "ce(" + "q=1" * 70_000, "ce +" * 50_000 + "?"])

@@ -94,7 +94,8 @@ def script(monkeypatch, **arguments):
     words = []
     for name, value in arguments.items():
         words += [f"--{name}", *([] if value is True else value if isinstance(value, list) else [str(value)])]
-    monkeypatch.setattr(sys, "argv", [str(SCRIPT), *words])
+    # Raises what it would tell in a line.
+    monkeypatch.setattr(sys, "argv", [str(SCRIPT), *words, "--debug"])
     runpy.run_path(str(SCRIPT), run_name="__main__")
 
 
