@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
+from .arguments_file import with_file
+
 CAUGHT = (signal.SIGINT, signal.SIGTERM)
 OWN_PACKAGES = ("__main__", "evaluate_metrics", "hf_common", "hf_dit", "hf_robust")
 STARTS_OVER = "nothing is written before the end; this starts over:"  # for `run_command`
@@ -60,7 +62,8 @@ def run_command(main: Callable[[], None], kept: str, flags: tuple[str, ...] = ()
     """Call `main()`, the body of a script, so that a signal ends it as the module says.
 
     An error of the user ends it with one line and status 2: a `ValueError`, `OSError` or `ImportError`, or any other
-    that these packages raise themselves. `--debug` alone, without a value, shows where it comes from instead.
+    that these packages raise themselves. `--debug` alone, without a value, shows where it comes from instead. A first
+    word that names a JSON or YAML file is read, see [`with_file`].
 
     Args:
         kept: what remains, and what the same command makes of it, as the end of a sentence.
@@ -72,6 +75,7 @@ def run_command(main: Callable[[], None], kept: str, flags: tuple[str, ...] = ()
     _State.number = None
     debug = _take_debug(sys.argv)
     try:
+        sys.argv[1:] = with_file(sys.argv[1:])
         main()
     except Exception as error:
         if debug or not _is_of_user(error):
