@@ -1,4 +1,7 @@
-"""SIGINT and SIGTERM end a command in order: what can be kept is kept, one line says how to go on, status 128 + n."""
+"""How a command ends: a signal lets it keep what it can and says how to go on, a user's error is one line.
+
+Status 128 + n after the signal n (SIGINT, SIGTERM), 2 after an error of the user.
+"""
 
 import os
 import shlex
