@@ -20,7 +20,7 @@ from hf_common.files import replace_text, write_json
 from hf_common.foreign import read_json
 
 from ..models.dit import DiTModel
-from .pipeline import DiTImagePipeline
+from .pipeline import SAVED_CLASS, DiTImagePipeline
 
 PIPELINE_FILE, PIPELINE_MODULE, PIPELINE_CLASS = "dit_image_pipeline", "hf_dit.sampling.pipeline", "DiTImagePipeline"
 MODEL_FILE, MODEL_MODULE, MODEL_CLASS = "dit_model", "hf_dit.models.dit", "DiTModel"
@@ -44,6 +44,7 @@ def export_pipeline(pipeline: DiffusionPipeline, folder: str | os.PathLike) -> N
             raise TypeError(f"{name} must be of a class of diffusers, got {cls.__name__}")
     folder = Path(folder)
     pipeline.save_pretrained(folder)
+    (folder / f"{SAVED_CLASS[0]}.py").unlink(missing_ok=True)  # an import of the package
     replace_text(folder / "transformer" / f"{MODEL_FILE}.py", bundle(MODEL_MODULE))
     replace_text(folder / f"{PIPELINE_FILE}.py", bundle(PIPELINE_MODULE))
     for path in folder.glob("*/config.json"):
@@ -61,7 +62,8 @@ def load_pipeline(name_or_path: str, dtype: torch.dtype) -> DiTImagePipeline:
         ValueError: what is there is another pipeline.
     """
     index = DiffusionPipeline.load_config(name_or_path)
-    match index["_class_name"]:
+    named = index["_class_name"]
+    match SAVED_CLASS[1] if named == SAVED_CLASS else named:
         case "DiTPipeline":
             return DiTImagePipeline.from_diffusers(name_or_path, dtype=dtype)
         case "DiTImagePipeline":
@@ -76,7 +78,7 @@ def load_pipeline(name_or_path: str, dtype: torch.dtype) -> DiTImagePipeline:
                 vae,
                 index.get("id2label"),
             )
-    raise ValueError(f"{name_or_path!r} must hold a DiTImagePipeline or a DiTPipeline; got {index['_class_name']!r}")
+    raise ValueError(f"{name_or_path!r} must hold a DiTImagePipeline or a DiTPipeline; got {named!r}")
 
 
 def _without_local_path(config: dict) -> dict:

@@ -1,5 +1,6 @@
 """Sampling from a `DiTModel` with any guidance scale (`guidance.py`) and any diffusers scheduler (`schedule.py`)."""
 
+import json
 import math
 import operator
 import os
@@ -7,6 +8,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 
 import torch
 from diffusers import (
@@ -37,6 +39,9 @@ from .schedule import (
 )
 
 OUTPUT_TYPES = ("pil", "np", "pt", "latent")
+# What a saved folder says of its class, and the file that leads there.
+SAVED_CLASS = ["hf_dit_pipeline", "DiTImagePipeline"]
+SAVED_FILE = 'from hf_dit import DiTImagePipeline\n\n__all__ = ["DiTImagePipeline"]\n'
 
 
 @contextmanager
@@ -79,10 +84,10 @@ class DiTImagePipeline(DiffusionPipeline):
     `ValueError`: channels that do not fit, names for classes that the model does not have. `TypeError`: another
     model; the one of diffusers is converted by `from_diffusers`.
 
-    `save_pretrained` and `from_pretrained` work on folders, where this package is installed. For the Hub, and for
-    places without the package, `hf_dit.export_pipeline` saves the code too. `DiffusionPipeline.from_pretrained` takes
-    what is exported; of a folder of `save_pretrained` it says "module diffusers has no attribute DiTImagePipeline",
-    since it looks for classes of diffusers alone.
+    `save_pretrained` and `from_pretrained` work where this package is installed. For places without it,
+    `hf_dit.export_pipeline` saves the code too. `DiffusionPipeline.from_pretrained` looks for classes of diffusers
+    alone, or in a file of the folder if it is given `trust_remote_code=True`: with that it loads both kinds, since
+    `save_pretrained` writes `hf_dit_pipeline.py`, an import of this class.
 
     After a call, `num_model_evaluations` is the number of samples that went through the transformer: two per image and
     step with guidance, one without. Threads may call one pipeline at the same time; `num_model_evaluations` and
@@ -150,6 +155,21 @@ class DiTImagePipeline(DiffusionPipeline):
         else:
             id2label = None
         return cls(DiTModel.from_diffusers(pipeline.transformer), pipeline.scheduler, pipeline.vae, id2label)
+
+    def to_json_file(self, json_file_path: str | os.PathLike) -> None:
+        """Write `model_index.json`, and beside it the file in which `DiffusionPipeline` finds this class."""
+        super().to_json_file(json_file_path)
+        if (type(self).__module__.partition(".")[0], type(self).__name__) == ("hf_dit", SAVED_CLASS[1]):
+            path = Path(json_file_path)
+            index = json.loads(path.read_text(encoding="utf-8")) | {"_class_name": SAVED_CLASS}
+            (path.parent / f"{SAVED_CLASS[0]}.py").write_text(SAVED_FILE, encoding="utf-8")
+            path.write_text(json.dumps(index, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+    @classmethod
+    def _dict_from_json_file(cls, json_file: str | os.PathLike) -> dict:
+        """What diffusers reads of a folder: it needs no code of the folder where this class is at hand already."""
+        config = super()._dict_from_json_file(json_file)
+        return config | {"_class_name": SAVED_CLASS[1]} if config.get("_class_name") == SAVED_CLASS else config
 
     @property
     def id2label(self) -> dict[int, str] | None:

@@ -26,7 +26,7 @@ from diffusers import (
 
 from hf_dit import FullAttnProcessor
 from hf_dit.models.dit import DiTModel
-from hf_dit.sampling.export import export_pipeline
+from hf_dit.sampling.export import export_pipeline, load_pipeline
 from hf_dit.sampling.guidance import guide, plan_pass
 from hf_dit.sampling.labels import label_table
 from hf_dit.sampling.pipeline import DiTImagePipeline
@@ -824,6 +824,43 @@ def test_exported_folder_where_the_package_is_installed(tmp_path):
     export_pipeline(loaded, tmp_path / "b")
     again = DiffusionPipeline.from_pretrained(tmp_path / "b", trust_remote_code=True)
     assert torch.equal(sample(again, ["bird", 4]), expected)
+
+
+def test_saved_folder_is_found_by_diffusers(tmp_path):
+    pipeline = small_pipeline(id2label=NAMES, attention="na3,swa5")
+    expected = sample(pipeline, ["bird", 4])
+    pipeline.save_pretrained(tmp_path / "a")
+    with pytest.raises(ValueError, match="trust_remote_code"):
+        DiffusionPipeline.from_pretrained(tmp_path / "a")
+    for loaded in (
+        DiTImagePipeline.from_pretrained(tmp_path / "a"),
+        DiffusionPipeline.from_pretrained(tmp_path / "a", trust_remote_code=True),
+        load_pipeline(str(tmp_path / "a"), torch.float32),
+    ):
+        assert type(loaded) is DiTImagePipeline and type(loaded.transformer) is DiTModel
+        assert loaded.id2label == NAMES and torch.equal(sample(loaded, ["bird", 4]), expected)
+    # A folder as it was written before is read, and so is the rest of what a folder can be made into.
+    index = json.loads((tmp_path / "a" / "model_index.json").read_text())
+    (tmp_path / "a" / "model_index.json").write_text(json.dumps(index | {"_class_name": "DiTImagePipeline"}))
+    assert torch.equal(sample(DiTImagePipeline.from_pretrained(tmp_path / "a"), ["bird", 4]), expected)
+    export_pipeline(loaded, tmp_path / "a")
+    assert not (tmp_path / "a" / "hf_dit_pipeline.py").exists()
+    exported = DiffusionPipeline.from_pretrained(tmp_path / "a", trust_remote_code=True)
+    exported.save_pretrained(tmp_path / "b")  # its class is that of the folder's own code
+    assert not (tmp_path / "b" / "hf_dit_pipeline.py").exists()
+
+
+def test_saved_repository_in_the_hub_cache(tmp_path):
+    pipeline = small_pipeline(id2label=NAMES)
+    commit = "0" * 40
+    pipeline.save_pretrained(tmp_path / "models--someone--dit" / "snapshots" / commit)
+    (tmp_path / "models--someone--dit" / "refs").mkdir()
+    (tmp_path / "models--someone--dit" / "refs" / "main").write_text(commit)
+    for loaded in (
+        DiTImagePipeline.from_pretrained("someone/dit", cache_dir=tmp_path),
+        DiffusionPipeline.from_pretrained("someone/dit", cache_dir=tmp_path, trust_remote_code=True),
+    ):
+        assert torch.equal(sample(loaded, [0]), sample(pipeline, [0]))
 
 
 def test_exported_repository_in_the_hub_cache(tmp_path):
