@@ -1,6 +1,14 @@
 """Metrics for `evaluate.load` that compare sets of images: `evaluate.load(path("cmmd"), "clip")`."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hf_common.lazy import lazy_names
+
+if TYPE_CHECKING:
+    from .core.encoders import register_encoder
+
+__all__ = ["LIBRARIES", "METRICS", "path", "register_encoder"]
 
 METRICS = ("cmmd", "fid")
 # Those that values or times may depend on.
@@ -12,3 +20,6 @@ def path(name: str) -> str:
     if name not in METRICS:
         raise ValueError(f"name must be one of {METRICS}; got {name!r}")
     return str(Path(__file__).parent / name)
+
+
+__getattr__, __dir__ = lazy_names(__name__, {"register_encoder": "core.encoders"})

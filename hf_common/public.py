@@ -20,9 +20,10 @@ def without_paths(value):
 
 
 def public_results(results: dict, local: Collection[str] = ()) -> dict:
-    """A run's results whose `settings` have no paths; those named by `local` are paths, if not None."""
+    """A run's results whose `settings` and `plugins` have no paths; those named by `local` are paths, if not None."""
     settings = {
         name: last_part(value) if name in local and value is not None else without_paths(value)
         for name, value in results["settings"].items()
     }
-    return {**results, "settings": settings}
+    plugins = {"plugins": without_paths(results["plugins"])} if results.get("plugins") else {}
+    return {**results, "settings": settings, **plugins}

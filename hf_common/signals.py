@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from .arguments_file import with_file
+from .plugins import FLAG, load_plugins, loaded_plugins
 
 CAUGHT = (signal.SIGINT, signal.SIGTERM)
 OWN_PACKAGES = ("__main__", "evaluate_metrics", "hf_common", "hf_dit", "hf_robust")
@@ -66,7 +67,7 @@ def run_command(main: Callable[[], None], kept: str, flags: tuple[str, ...] = ()
 
     An error of the user ends it with one line and status 2: a `ValueError`, `OSError` or `ImportError`, or any other
     that these packages raise themselves. `--debug` alone, without a value, shows where it comes from instead. A first
-    word that names a JSON or YAML file is read, see [`with_file`].
+    word that names a JSON or YAML file is read, see [`with_file`]; `--plugins` are imported, see [`load_plugins`].
 
     Args:
         kept: what remains, and what the same command makes of it, as the end of a sentence.
@@ -78,7 +79,7 @@ def run_command(main: Callable[[], None], kept: str, flags: tuple[str, ...] = ()
     _State.number = None
     debug = _take_debug(sys.argv)
     try:
-        sys.argv[1:] = with_file(sys.argv[1:])
+        sys.argv[1:] = load_plugins(with_file(sys.argv[1:]))
         main()
     except Exception as error:
         if debug or not _is_of_user(error):
@@ -128,6 +129,7 @@ def repeated_command(flags: tuple[str, ...] = ()) -> str:
             place = words.index(name)
             del words[place : place + (2 if value else 1)]
         words += [name, value] if value else [name]
+    words += [FLAG, *loaded_plugins()] if loaded_plugins() else []
     launcher, script = _launcher(os.environ), [sys.argv[0]]
     if script[0].startswith("hf-"):  # `hf-robust train`, which launchers start as a module
         program, command = script[0].split(" ")

@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING
 from hf_common.lazy import lazy_names
 
 if TYPE_CHECKING:
+    from .attention.base import DiTAttnProcessor
     from .attention.flex import FlexAttnProcessor
     from .attention.full import FullAttnProcessor
     from .attention.local import neighborhood_attention_2d, neighborhood_mask_2d, window_attention_1d, window_mask_1d
     from .attention.natten import NattenAttnProcessor
     from .attention.neighborhood import NeighborhoodAttnProcessor
     from .attention.sliding_window import SlidingWindowAttnProcessor
+    from .attention.spec import register_attn_processor
     from .attention.xformers import XFormersAttnProcessor
     from .models.dit import DiTModel
     from .models.sizes import DIT_SIZES, dit_config
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "DIT_SIZES",
+    "DiTAttnProcessor",
     "DiTImagePipeline",
     "DiTModel",
     "FlexAttnProcessor",
@@ -33,6 +36,7 @@ __all__ = [
     "export_pipeline",
     "neighborhood_attention_2d",
     "neighborhood_mask_2d",
+    "register_attn_processor",
     "window_attention_1d",
     "window_mask_1d",
 ]
@@ -42,6 +46,7 @@ LIBRARIES = ("torch", "diffusers", "accelerate", "datasets", "numpy")
 
 _MODULES = {
     "DIT_SIZES": "models.sizes",
+    "DiTAttnProcessor": "attention.base",
     "DiTImagePipeline": "sampling.pipeline",
     "DiTModel": "models.dit",
     "FlexAttnProcessor": "attention.flex",
@@ -54,6 +59,7 @@ _MODULES = {
     "export_pipeline": "sampling.export",
     "neighborhood_attention_2d": "attention.local",
     "neighborhood_mask_2d": "attention.local",
+    "register_attn_processor": "attention.spec",
     "window_attention_1d": "attention.local",
     "window_mask_1d": "attention.local",
 }

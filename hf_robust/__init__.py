@@ -8,9 +8,10 @@ if TYPE_CHECKING:
     from .data.load import add_noise, load_image_splits
     from .data.memory import ImageTensorDataset
     from .data.transform import ImageTransform
-    from .losses import get_loss, list_losses
+    from .losses import get_loss, list_losses, register_loss
     from .models import load_model
     from .noise.draw import make_noisy_labels, transition_matrix
+    from .noise.kinds import register_noise
     from .noise.spec import NoiseSpec
     from .training.arguments import RobustTrainingArguments
     from .training.trainer import RobustTrainer
@@ -29,6 +30,8 @@ __all__ = [
     "load_image_splits",
     "load_model",
     "make_noisy_labels",
+    "register_loss",
+    "register_noise",
     "transition_matrix",
 ]
 
@@ -47,6 +50,8 @@ _MODULES = {
     "load_image_splits": "data.load",
     "load_model": "models",
     "make_noisy_labels": "noise.draw",
+    "register_loss": "losses",
+    "register_noise": "noise.kinds",
     "transition_matrix": "noise.draw",
 }
 # Importing the Trainer takes seconds, and making noisy labels needs none of it.

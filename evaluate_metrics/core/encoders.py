@@ -2,6 +2,7 @@
 
 import base64
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -13,13 +14,14 @@ import torch
 from PIL import Image
 
 from hf_common.foreign import short
+from hf_common.identity import same_code
 from hf_common.images import to_rgb
 
 from .folders import image_files
 from .precision import default_device
 from .vision_models import embed_pixels, fingerprint, image_preparation, load_vision_model
 
-ENCODERS = {
+ENCODERS: dict[str, str | Callable] = {
     "clip": "openai/clip-vit-large-patch14-336",  # the one of the CMMD paper
     "siglip": "google/siglip-so400m-patch14-384",
     "align": "kakaobrain/align-base",
@@ -157,6 +159,25 @@ class Encoder:
         return vectors / norms if self.normalized else vectors
 
 
+def register_encoder(name: str, encoder: str | os.PathLike | Callable) -> None:
+    """Let `name` stand for an encoder, for [`make_encoder`], the metrics and `--encoders`.
+
+    Args:
+        encoder: a Hub id, a folder or a callable, as [`make_encoder`] takes them.
+
+    Raises:
+        TypeError: neither path nor callable.
+        ValueError: a name that is no word of letters, digits, `-`, `_` and dots, or that stands for another one.
+    """
+    if not callable(encoder):
+        encoder = os.fspath(encoder)
+    if not re.fullmatch(r"[A-Za-z0-9][\w.-]*", name, re.ASCII):
+        raise ValueError(f"name must be a word of letters, digits, '-', '_' and '.'; got {name!r:.80}")
+    if ENCODERS.get(name, encoder) != encoder and not same_code(ENCODERS[name], encoder):
+        raise ValueError(f"there is an encoder {name!r} already, {short(repr(ENCODERS[name]))}")
+    ENCODERS[name] = encoder
+
+
 def make_encoder(
     encoder: str | os.PathLike | Callable,
     device: str | torch.device | None = None,
@@ -166,9 +187,9 @@ def make_encoder(
     """
     Args:
         encoder (`str`, `os.PathLike` or callable):
-            `"clip"`, `"siglip"`, `"align"` or `"dinov2"` (see `ENCODERS`), the Hub id or the folder of a vision model
-            of transformers, or a callable that takes a list of b RGB `PIL.Image`s and returns a (b, d) floating
-            tensor or array.
+            `"clip"`, `"siglip"`, `"align"`, `"dinov2"` or another name of [`register_encoder`], the Hub id or the
+            folder of a vision model of transformers, or a callable that takes a list of b RGB `PIL.Image`s and returns
+            a (b, d) floating tensor or array.
 
             The vector is the projected class token of CLIP, and else the model's `pooler_output`: attention pooling
             in SigLIP, the average in ALIGN, the class token in DINOv2. Images are prepared by the checkpoint's own
@@ -187,11 +208,13 @@ def make_encoder(
         OSError: the model is neither on disk nor can it be reached.
         ValueError: it is no vision model, has no pooled output, or lacks weights; or there is no such device.
     """
+    if isinstance(encoder, str):
+        encoder = ENCODERS.get(encoder, encoder)
     if callable(encoder):
         if device is not None or dtype is not None:
             raise ValueError("device and dtype are for models that are loaded here, a callable has its own")
         return _callable_encoder(encoder, normalize)
-    device, source = default_device(device), ENCODERS.get(encoder, os.fspath(encoder))
+    device, source = default_device(device), os.fspath(encoder)
     model, processor = load_vision_model(source)
     weights = fingerprint(model)
     model.to(device=device, dtype=dtype or torch.float32)

@@ -1,22 +1,17 @@
 """Two sources of images, any encoders, any metrics: checks first, then embeddings on all processes, then scores."""
 
-import importlib
-import importlib.util
 import re
-import sys
 import time
-import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 
 import torch
 from accelerate import PartialState
 
-from hf_common.foreign import short
+from hf_common.plugins import import_source, in_one_line
 
-from ..core.encoders import Encoder, make_encoder
+from ..core.encoders import ENCODERS, Encoder, make_encoder
 from ..core.inception import RESIZINGS, WEIGHTS_SHA256, WEIGHTS_URL, inception_encoder
 from .embedding import Embedded, EmbeddingCache, embed
 from .scores import CURVE_METRICS, FEWEST_OF_CURVE, METRICS, fits, keeps, score, score_curve
@@ -85,6 +80,8 @@ def open_encoder(spec: str, settings: Evaluation, device: torch.device) -> Encod
         )
     if re.fullmatch(r".+\.py:\w+|[\w.]+:\w+", spec):
         return _imported_encoder(spec, settings.normalize)
+    if callable(ENCODERS.get(spec)):
+        return make_encoder(spec, normalize=settings.normalize)
     return make_encoder(spec, device=device, dtype=dtype, normalize=settings.normalize)
 
 
@@ -92,45 +89,18 @@ def _imported_encoder(spec: str, normalize: bool) -> Encoder:
     """The encoder of `module:function` or `file.py:function`; what its code raises is told in one line."""
     source, name = spec.rsplit(":", 1)
     try:
-        module = _module_of_file(Path(source)) if source.endswith(".py") else importlib.import_module(source)
-        function: Callable = getattr(module, name)
+        function: Callable = getattr(import_source(source), name)
     except Exception as error:  # of any kind: it is someone's code
         hint = ""
         if isinstance(error, ModuleNotFoundError) and error.name == source and Path(f"{source}.py").is_file():
             hint = f"; the file in this folder is {source}.py:{name}"
-        raise ValueError(f"encoder {spec!r} can't be imported: {_in_one_line(error)}{hint}") from error
+        raise ValueError(f"encoder {spec!r} can't be imported: {in_one_line(error)}{hint}") from error
     if not callable(function):
         raise ValueError(f"encoder {spec!r} must be a callable, is {type(function).__name__}")
     try:
         return make_encoder(function, normalize=normalize)
     except (ArithmeticError, AttributeError, ImportError, LookupError, OSError, RuntimeError, TypeError) as error:
-        raise ValueError(f"encoder {spec!r} failed on its first image: {_in_one_line(error)}") from error
-
-
-def _module_of_file(path: Path) -> ModuleType:
-    if not path.is_file():
-        raise FileNotFoundError(f"there is no file {str(path)!r} in {str(Path.cwd())!r}")
-    loaded = sys.modules.get(path.stem)
-    if loaded is not None:
-        if Path(getattr(loaded, "__file__", None) or "").resolve() != path.resolve():
-            raise ImportError(f"a module {path.stem} is loaded already; give the file another name")
-        return loaded
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    module = sys.modules[path.stem] = importlib.util.module_from_spec(spec)  # listed: dataclasses look there
-    try:
-        spec.loader.exec_module(module)
-    except BaseException:
-        del sys.modules[path.stem]
-        raise
-    return module
-
-
-def _in_one_line(error: Exception) -> str:
-    """The error with its kind; what `os.environ` lacks is said in words."""
-    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
-    if isinstance(error, KeyError) and frames[-1].f_globals.get("__name__") == "os":
-        return f"the environment variable {error.args[0]} is not set"
-    return short(f"{type(error).__name__}: {' '.join(str(error).split())}")
+        raise ValueError(f"encoder {spec!r} failed on its first image: {in_one_line(error)}") from error
 
 
 def check_sources(

@@ -20,7 +20,7 @@ class DiTAttention(nn.Module, AttentionModuleMixin):
     """
 
     _default_processor_cls = FullAttnProcessor
-    _available_processors = list(PROCESSORS)
+    _available_processors = PROCESSORS  # the list itself: registered ones are of use too
 
     def __init__(
         self, dim: int, heads: int, head_dim: int, bias: bool = True, dropout: float = 0.0, processor=None

@@ -9,11 +9,14 @@
 | `flex:full`, `flex:swa64`, `flex:na7` | [`FlexAttnProcessor`] | the same, by a compiled `flex_attention` |
 | `natten:na7` | [`NattenAttnProcessor`] | the same, by NATTEN's kernels |
 
-A spec names one item for all layers, or items with counts, first layer first: `na7*11,full`.
+A spec names one item for all layers, or items with counts, first layer first: `na7*11,full`. Further classes join by
+[`register_attn_processor`].
 """
 
 import sys
 from collections.abc import Sequence
+
+from hf_common.identity import same_code
 
 from .base import DiTAttnProcessor, Grid, processor_of_spec
 from .flex import FlexAttnProcessor
@@ -23,14 +26,35 @@ from .neighborhood import NeighborhoodAttnProcessor
 from .sliding_window import SlidingWindowAttnProcessor
 from .xformers import XFormersAttnProcessor
 
-PROCESSORS: tuple[type[DiTAttnProcessor], ...] = (
+PROCESSORS: list[type[DiTAttnProcessor]] = [
     FullAttnProcessor,
     SlidingWindowAttnProcessor,
     NeighborhoodAttnProcessor,
     XFormersAttnProcessor,
     FlexAttnProcessor,
     NattenAttnProcessor,
-)
+]
+
+
+def register_attn_processor(cls: type[DiTAttnProcessor]) -> type[DiTAttnProcessor]:
+    """Let the specs of a processor of one's own be known, as a decorator too; of the same class the last counts.
+
+    The class says in `from_spec` which specs it reads, and in `forms` how errors name them. Models that use it save
+    its spec; where they are loaded it has to be registered first. [`export_pipeline`] refuses it, for its code would
+    not be in the folder.
+
+    Raises:
+        TypeError: no concrete subclass of `DiTAttnProcessor` with `forms`, `words` and `from_spec` of its own.
+    """
+    if not (isinstance(cls, type) and issubclass(cls, DiTAttnProcessor)):
+        raise TypeError(f"cls must be a subclass of DiTAttnProcessor, got {cls!r:.120}")
+    lacking = [*sorted(cls.__abstractmethods__), *(name for name in ("forms", "words") if not hasattr(cls, name))]
+    if "from_spec" not in vars(cls):
+        lacking.append("from_spec")
+    if lacking:
+        raise TypeError(f"{cls.__name__} lacks {', '.join(lacking)}")
+    PROCESSORS[:] = [*(known for known in PROCESSORS if not same_code(known, cls)), cls]
+    return cls
 
 
 def parse_attn_item(item: str) -> DiTAttnProcessor:
@@ -39,7 +63,7 @@ def parse_attn_item(item: str) -> DiTAttnProcessor:
     if processor is None:
         raise ValueError(
             f"attention item {item[:80]!r} is not known; allowed are {', '.join(cls.forms for cls in PROCESSORS)} "
-            "(W, K whole numbers of at most 9 digits)"
+            "(W, K whole numbers of at most 9 digits), and what --plugins register"
         )
     return processor
 

@@ -52,7 +52,8 @@ class SampleArguments:
         default=None, metadata={"help": "Specs as full, na7, swa64, na7*11,full. Default: the model's own."}
     )
     schedulers: list[str] = field(
-        default_factory=lambda: ["ddim"], metadata={"help": "Default: ddim.", "choices": list(SCHEDULERS)}
+        default_factory=lambda: ["ddim"],
+        metadata={"help": f"Of {', '.join(SCHEDULERS)}, or scheduler classes of diffusers. Default: ddim."},
     )
     images_per_class: int = field(default=1, metadata={"help": "Images of each label in a cell."})
     seed: int = field(default=0, metadata={"help": "Of the noise."})

@@ -35,6 +35,7 @@ def training_command(results: dict, output_dir: str) -> str:
     defaults = {field.name: field.default for part in parts for field in fields(part)}
     given = {name: value for name, value in settings.items() if name in defaults and value != defaults[name]}
     given |= {
+        "plugins": results.get("plugins"),
         "mixed_precision": settings["mixed_precision"],  # the default is that of the machine
         "train_batch_size": settings["global_batch"] // processes,
         "max_train_steps": results["steps"],

@@ -23,6 +23,7 @@ from ..models.dit import DiTModel
 from .pipeline import SAVED_CLASS, DiTImagePipeline
 
 PIPELINE_FILE, PIPELINE_MODULE, PIPELINE_CLASS = "dit_image_pipeline", "hf_dit.sampling.pipeline", "DiTImagePipeline"
+OWN_CODE = ("hf_dit.", "diffusers.", "diffusers_modules.")  # what a folder or diffusers has, a loaded folder included
 MODEL_FILE, MODEL_MODULE, MODEL_CLASS = "dit_model", "hf_dit.models.dit", "DiTModel"
 
 
@@ -42,6 +43,9 @@ def export_pipeline(pipeline: DiffusionPipeline, folder: str | os.PathLike) -> N
             raise TypeError(f"transformer must be a {MODEL_CLASS}, got {cls.__name__}")
         if name != "transformer" and component is not None and not cls.__module__.startswith("diffusers."):
             raise TypeError(f"{name} must be of a class of diffusers, got {cls.__name__}")
+    for processor in unwrap_module(pipeline.transformer).attn_processors.values():
+        if not type(processor).__module__.startswith(OWN_CODE):
+            raise TypeError(f"attention must be one of this package, got {type(processor).__name__}")
     folder = Path(folder)
     pipeline.save_pretrained(folder)
     (folder / f"{SAVED_CLASS[0]}.py").unlink(missing_ok=True)  # an import of the package

@@ -53,7 +53,7 @@ SETTINGS_FIELDS = {  # what the cells of a study have in common
 }
 AXES_FIELDS = {
     "attentions": list_of(str),
-    "schedulers": list_of(lambda value: isinstance(value, str) and value in SCHEDULERS),
+    "schedulers": list_of(lambda value: value in SCHEDULERS or (isinstance(value, str) and value.isidentifier())),
     "guidance_scales": list_of(number()),
     "steps": list_of(whole(1)),
 }

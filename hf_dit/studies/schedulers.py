@@ -1,5 +1,9 @@
-"""The samplers of a study by name, each on the noise schedule that the model was trained with."""
+"""The samplers of a study by name, each on the noise schedule that the model was trained with.
 
+The short names are in `SCHEDULERS`; any other scheduler of diffusers is named by its class.
+"""
+
+import diffusers
 from diffusers import (
     DDIMScheduler,
     DDPMScheduler,
@@ -10,6 +14,8 @@ from diffusers import (
     SchedulerMixin,
     UniPCMultistepScheduler,
 )
+
+from hf_common.names import did_you_mean
 
 SCHEDULERS: dict[str, type[SchedulerMixin]] = {
     "ddim": DDIMScheduler,
@@ -25,6 +31,21 @@ SCHEDULERS: dict[str, type[SchedulerMixin]] = {
 WITHOUT_LEADING = (DPMSolverMultistepScheduler, UniPCMultistepScheduler)
 
 
+def scheduler_class(name: str) -> type[SchedulerMixin]:
+    """The class that a name in `SCHEDULERS` stands for, or the scheduler of diffusers of that name.
+
+    Raises:
+        ValueError: there is none.
+    """
+    cls = SCHEDULERS.get(name) or getattr(diffusers, name, None)
+    if not (isinstance(cls, type) and issubclass(cls, SchedulerMixin)):
+        raise ValueError(
+            f"schedulers must be among {', '.join(SCHEDULERS)}, or classes of diffusers; got {name!r:.120}"
+            f"{did_you_mean(name, SCHEDULERS)}"
+        )
+    return cls
+
+
 def sampling_scheduler(name: str, config: dict, learn_sigma: bool) -> SchedulerMixin:
     """The scheduler of that name for a model that was trained with the noise schedule of `config`.
 
@@ -36,16 +57,14 @@ def sampling_scheduler(name: str, config: dict, learn_sigma: bool) -> SchedulerM
     model has one. The others integrate the noise prediction alone.
 
     Args:
-        name: a key of `SCHEDULERS`.
+        name: as for [`scheduler_class`].
         config: the config of the pipeline's scheduler.
         learn_sigma: whether the model's output holds a learned variance.
 
     Raises:
         ValueError: an unknown name.
     """
-    if name not in SCHEDULERS:
-        raise ValueError(f"schedulers must be among {', '.join(SCHEDULERS)}; got {name!r:.120}")
-    cls = SCHEDULERS[name]
+    cls = scheduler_class(name)
     shared = {key: value for key, value in config.items() if key not in ("_use_default_values", "variance_type")}
     if cls is DDPMScheduler:
         given = config.get("variance_type") or "fixed_small"

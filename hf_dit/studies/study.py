@@ -39,7 +39,7 @@ from ..models.sizes import height_and_width
 from ..models.weights import weights_digest
 from ..sampling.pipeline import DiTImagePipeline
 from .cells import Cell, finished_cell, refuse_another_study, run_cell, try_scales
-from .schedulers import SCHEDULERS, sampling_scheduler
+from .schedulers import sampling_scheduler, scheduler_class
 from .study_report import add_changes, save_pictures, study_markdown
 
 STUDY = "study.json"
@@ -76,7 +76,7 @@ def run_study(
         class_labels: ids or names, one image each and `images_per_class` times over; None for an unconditional model.
         output_dir: the folder of this study, made if it is not there.
         guidance_scales, steps, attentions, schedulers: the axes. `attentions` are specs, None for the model's own;
-            `schedulers` are keys of `SCHEDULERS`, built by [`sampling_scheduler`] from the pipeline's own.
+            `schedulers` are names for [`scheduler_class`], built by [`sampling_scheduler`] from the pipeline's own.
         images_per_class: images of a label (of a cell, for an unconditional model).
         batch_size: images that are sampled at once. Default: all of a cell.
         seed, guidance_interval, cfg_channels: 0 or more; the others as the pipeline takes them.
@@ -145,8 +145,7 @@ def check_axes(
         if not isinstance(count, int) or count < 1:
             raise ValueError(f"steps must be whole numbers of 1 or more; got {count!r:.120}")
     for name in schedulers:
-        if name not in SCHEDULERS:
-            raise ValueError(f"schedulers must be among {', '.join(SCHEDULERS)}; got {name!r:.120}")
+        scheduler_class(name)
 
 
 def _check_study(pipeline: DiTImagePipeline, axes: dict, images_per_class: int, batch_size: int | None) -> None:

@@ -35,6 +35,7 @@ RESULT_FIELDS: dict[str, Check] = {
     "parameters": whole(1),
     "hardware": str,
     "versions": dict_of(str),
+    "plugins?": list_of(str),
     "finished": str,
 }
 NEEDED_SETTINGS: dict[str, Check] = {  # of those that the card reads; files of all versions have them

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from hf_common.environment import hardware, versions
 from hf_common.files import publish_folder, save_figure, sync, write_json
+from hf_common.plugins import loaded_plugins
 from hf_common.processes import from_first_process
 from hf_common.run_folder import RESULTS, SETTINGS, HeldFolder
 from hf_common.signals import deferred
@@ -225,6 +226,7 @@ class _Run:
             "parameters": sum(parameter.numel() for parameter in network.parameters()),
             "hardware": hardware(self.accelerator.device),
             "versions": versions(LIBRARIES),
+            **({"plugins": loaded_plugins()} if loaded_plugins() else {}),
             "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         }
 

@@ -2,55 +2,23 @@
 
 Each takes (B, K) logits and (B,) int64 labels as `base.LossInputs` describes them, and gives (B,) float32 (float64
 for float64 logits), zero where the label is -100. Notation: p = softmax(logits), p_y that of the given label.
+
+The names are those of the table of losses, registered ones included.
 """
 
-from .asymmetric import ael, agce, amse, aul, jal_ce, jal_fl
-from .base import IGNORE_INDEX
-from .cross_entropy import ce, fl, gce, js, ls, phuber_ce, taylor_ce
-from .epsilon_softmax import ce_eps, fl_eps
-from .logits import bi_tempered, ldr_kl, logit_clip
-from .negative import anl_ce, anl_fl, nnce, nnfl
-from .normalised import (
-    mae,
-    nce,
-    nfl,
-    ngce,
-    nmae,
-    nrce,
-    rce,
-    sce,
-)
+from collections.abc import Callable
 
-__all__ = [
-    "IGNORE_INDEX",
-    "ael",
-    "agce",
-    "amse",
-    "anl_ce",
-    "anl_fl",
-    "aul",
-    "bi_tempered",
-    "ce",
-    "ce_eps",
-    "fl",
-    "fl_eps",
-    "gce",
-    "jal_ce",
-    "jal_fl",
-    "js",
-    "ldr_kl",
-    "logit_clip",
-    "ls",
-    "mae",
-    "nce",
-    "nfl",
-    "ngce",
-    "nmae",
-    "nnce",
-    "nnfl",
-    "nrce",
-    "phuber_ce",
-    "rce",
-    "sce",
-    "taylor_ce",
-]
+from .base import IGNORE_INDEX as IGNORE_INDEX
+from .table import LOSSES
+
+__all__ = ["IGNORE_INDEX", *(info.name for info in LOSSES.values() if not info.stateful)]
+
+
+def __getattr__(name: str) -> Callable:
+    if name not in LOSSES or LOSSES[name].stateful:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return LOSSES[name].build
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -4,7 +4,7 @@ import re
 
 from hf_common.references import Paper, bibtex
 
-from . import LossInfo
+from .table import CITED, LossInfo
 
 # As the table names them -> title.
 TITLES = {
@@ -38,9 +38,10 @@ TITLES = {
 
 def loss_bibtex(info: LossInfo) -> str | None:
     """The entry of a loss's paper; None for a loss that is no paper's, such as cross-entropy."""
-    if info.paper not in TITLES:
+    title, cited = info.title or TITLES.get(info.paper), re.fullmatch(CITED, info.paper)
+    if title is None or cited is None:
         return None
-    authors, year, where = re.fullmatch(r"(.+) (\d{4}), (.+)", info.paper).groups()
+    authors, year, where = cited.groups()
     arxiv = where.removeprefix("arXiv:") if where.startswith("arXiv:") else None
-    paper = Paper(authors, TITLES[info.paper], where.partition(" (")[0], arxiv)
+    paper = Paper(authors, title, where.partition(" (")[0], arxiv)
     return bibtex(paper, year, suffix=info.name.partition("_")[0])

@@ -1,39 +1,64 @@
-"""The table of losses: what each is, where it comes from, what it needs, and the parameters that were published."""
+"""The table of losses: what each is, where it comes from, what it needs, and the parameters that were published.
+
+A loss of one's own joins it by [`register_loss`] and is then known to specs, commands, cards and figures.
+"""
 
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from . import functional as f
+from hf_common.identity import same_code
+
+from .asymmetric import ael, agce, amse, aul, jal_ce, jal_fl
 from .base import Domain, StatefulLoss
 from .correction import Backward, Forward
+from .cross_entropy import ce, fl, gce, js, ls, phuber_ce, taylor_ce
 from .elr import Elr
+from .epsilon_softmax import ce_eps, fl_eps
 from .gjs import Gjs
-from .logits import bi_tempered_probabilities, logit_clip_probabilities
+from .logits import bi_tempered, bi_tempered_probabilities, ldr_kl, logit_clip, logit_clip_probabilities
+from .negative import anl_ce, anl_fl, nnce, nnfl
 from .nlnl import Nlnl
+from .normalised import mae, nce, nfl, ngce, nmae, nrce, rce, sce
 from .ogc import OgcCe, OgcFl, OgcGce
 
+CITED = r"(.+) (\d{4}), (.+)"  # the form of `LossInfo.paper`: authors, year, where
 SOFTMAX = "softmax(z)"  # the link of most losses, and what a pipeline of transformers takes
 
 
 @dataclass(frozen=True)
 class LossInfo:
-    """One row of the table of losses."""
+    """One row of the table of losses.
+
+    Args:
+        name: of the loss in specs.
+        build: what `loss_function` makes, or a `StatefulLoss`.
+        formula: in words of p = softmax(logits), y = given label, K = number of classes.
+        paper: `"Authors 2020, where"` or `"Authors 2020, arXiv:2006.13554"`; `title`: of one that is not in `TITLES`.
+        symmetric: the sum of the loss over all labels is the same for every p.
+        needs: beside logits and labels, of index, views, parameters, learning_rate, transition_matrix.
+        published: data set -> spec, where that is another than the defaults.
+        link: (logits (B, K), parameters) -> the probabilities (B, K) of which the loss is one; None: softmax.
+        link_words: the link in words.
+        style: colour and marker in figures; None: one of the spare ones, by the alphabet.
+    """
 
     name: str
-    build: Callable | type[StatefulLoss]  # of `functional`, or a module
-    formula: str  # p = softmax(logits), y = given label, K = number of classes
+    build: Callable | type[StatefulLoss]
+    formula: str
     paper: str
-    symmetric: bool = False  # the sum of the loss over all labels is the same for every p
-    needs: tuple[str, ...] = ()  # beside logits and labels: index, views, parameters, learning_rate, transition_matrix
-    published: dict[str, str] = field(default_factory=dict)  # data set -> spec; where no other than the defaults: none
-    # (logits (B, K), parameters) -> the probabilities (B, K) of which the loss is one; None: softmax
+    symmetric: bool = False
+    needs: tuple[str, ...] = ()
+    published: dict[str, str] = field(default_factory=dict)
     link: Callable[..., Tensor] | None = None
     link_words: str = SOFTMAX
+    title: str | None = None
+    style: tuple[str, str] | None = None
 
     @property
     def params(self) -> dict[str, float | bool | None]:
@@ -64,39 +89,39 @@ _PATRINI = "Patrini et al. 2017, arXiv:1609.03683"
 _L1 = " + delta ||theta||_1"
 
 _ROWS = [
-    LossInfo("ce", f.ce, "-log p_y", "maximum likelihood"),
-    LossInfo("fl", f.fl, "-(1-p_y)^gamma log p_y", "Lin et al. 2017, arXiv:1708.02002"),
-    LossInfo("ls", f.ls, "-(1-epsilon) log p_y - epsilon mean_k log p_k", "Szegedy et al. 2016, arXiv:1512.00567"),
-    LossInfo("mae", f.mae, "1 - p_y", "Ghosh et al. 2017, arXiv:1712.09482", symmetric=True),
-    LossInfo("rce", f.rce, "-ln(1e-4) (1 - p_y)", _WANG, symmetric=True),
+    LossInfo("ce", ce, "-log p_y", "maximum likelihood"),
+    LossInfo("fl", fl, "-(1-p_y)^gamma log p_y", "Lin et al. 2017, arXiv:1708.02002"),
+    LossInfo("ls", ls, "-(1-epsilon) log p_y - epsilon mean_k log p_k", "Szegedy et al. 2016, arXiv:1512.00567"),
+    LossInfo("mae", mae, "1 - p_y", "Ghosh et al. 2017, arXiv:1712.09482", symmetric=True),
+    LossInfo("rce", rce, "-ln(1e-4) (1 - p_y)", _WANG, symmetric=True),
     LossInfo(
         "sce",
-        f.sce,
+        sce,
         "alpha CE + beta RCE",
         _WANG,
         published={"cifar10": "sce(alpha=0.1, beta=1)", "cifar100": "sce(alpha=6, beta=0.1)"},
     ),
-    LossInfo("gce", f.gce, "(1 - p_y^q) / q", "Zhang & Sabuncu 2018, arXiv:1805.07836"),
-    LossInfo("nce", f.nce, "log p_y / sum_k log p_k", _MA, symmetric=True),
-    LossInfo("nfl", f.nfl, "FL_y / sum_k FL_k", _MA, symmetric=True),
+    LossInfo("gce", gce, "(1 - p_y^q) / q", "Zhang & Sabuncu 2018, arXiv:1805.07836"),
+    LossInfo("nce", nce, "log p_y / sum_k log p_k", _MA, symmetric=True),
+    LossInfo("nfl", nfl, "FL_y / sum_k FL_k", _MA, symmetric=True),
     LossInfo(
         "ngce",
-        f.ngce,
+        ngce,
         "(1 - p_y^q) / (K - sum_k p_k^q)",
         _MA,
         symmetric=True,
         published={"cifar10": "ngce(q=0.1)", "cifar100": "ngce(q=0.7)"},
     ),
-    LossInfo("nmae", f.nmae, "(1 - p_y) / (K - 1)", _MA, symmetric=True),
-    LossInfo("nrce", f.nrce, "(1 - p_y) / (K - 1)", _MA, symmetric=True),
-    LossInfo("agce", f.agce, "((a+1)^q - (a+p_y)^q) / q", _ZHOU),
-    LossInfo("aul", f.aul, "((a-p_y)^q - (a-1)^q) / q", _ZHOU),
-    LossInfo("ael", f.ael, "exp(-p_y / a)", _ZHOU),
-    LossInfo("nnce", f.nnce, "1 - (A + log p_y) / sum_k (A + log p_k), A = -ln 1e-7", _YE, symmetric=True),
-    LossInfo("nnfl", f.nnfl, "1 - (A - FL_y) / sum_k (A - FL_k), A = FL(1e-7)", _YE, symmetric=True),
+    LossInfo("nmae", nmae, "(1 - p_y) / (K - 1)", _MA, symmetric=True),
+    LossInfo("nrce", nrce, "(1 - p_y) / (K - 1)", _MA, symmetric=True),
+    LossInfo("agce", agce, "((a+1)^q - (a+p_y)^q) / q", _ZHOU),
+    LossInfo("aul", aul, "((a-p_y)^q - (a-1)^q) / q", _ZHOU),
+    LossInfo("ael", ael, "exp(-p_y / a)", _ZHOU),
+    LossInfo("nnce", nnce, "1 - (A + log p_y) / sum_k (A + log p_k), A = -ln 1e-7", _YE, symmetric=True),
+    LossInfo("nnfl", nnfl, "1 - (A - FL_y) / sum_k (A - FL_k), A = FL(1e-7)", _YE, symmetric=True),
     LossInfo(
         "anl_ce",
-        f.anl_ce,
+        anl_ce,
         "alpha NCE + beta NNCE" + _L1,
         _YE,
         symmetric=True,
@@ -105,25 +130,25 @@ _ROWS = [
     ),
     LossInfo(
         "anl_fl",
-        f.anl_fl,
+        anl_fl,
         "alpha NFL + beta NNFL" + _L1,
         _YE,
         symmetric=True,
         needs=("parameters",),
         published={"cifar100": "anl_fl(alpha=10, beta=1, delta=5e-7)"},
     ),
-    LossInfo("ce_eps", f.ce_eps, "-log q_y, q = (p + m e_argmax(p)) / (m+1)", _EPS),
-    LossInfo("fl_eps", f.fl_eps, "-(1-q_y)^gamma log q_y, q as in ce_eps", _EPS),
+    LossInfo("ce_eps", ce_eps, "-log q_y, q = (p + m e_argmax(p)) / (m+1)", _EPS),
+    LossInfo("fl_eps", fl_eps, "-(1-q_y)^gamma log q_y, q as in ce_eps", _EPS),
     LossInfo(
         "amse",
-        f.amse,
+        amse,
         "||a e_y - p||^2 / K",
         _JAL,
         published={"cifar100": "amse(a=20)"},
     ),
     LossInfo(
         "jal_ce",
-        f.jal_ce,
+        jal_ce,
         "alpha NCE + beta AMSE" + _L1,
         _JAL,
         needs=("parameters",),
@@ -131,23 +156,23 @@ _ROWS = [
     ),
     LossInfo(
         "jal_fl",
-        f.jal_fl,
+        jal_fl,
         "alpha NFL + beta AMSE" + _L1,
         _JAL,
         needs=("parameters",),
         published={"cifar100": "jal_fl(alpha=5, a=20, delta=5e-6)"},
     ),
-    LossInfo("taylor_ce", f.taylor_ce, "sum_{i=1..t} (1-p_y)^i / i", "Feng et al. 2020, IJCAI"),
+    LossInfo("taylor_ce", taylor_ce, "sum_{i=1..t} (1-p_y)^i / i", "Feng et al. 2020, IJCAI"),
     LossInfo(
         "phuber_ce",
-        f.phuber_ce,
+        phuber_ce,
         "-log p_y, for p_y < 1/tau its tangent",
         "Menon et al. 2020, ICLR (PHuber)",
     ),
-    LossInfo("js", f.js, "[pi KL(e_y||m) + (1-pi) KL(p||m)] / Z, m = pi e_y + (1-pi) p", _JS),
+    LossInfo("js", js, "[pi KL(e_y||m) + (1-pi) KL(p||m)] / Z, m = pi e_y + (1-pi) p", _JS),
     LossInfo(
         "bi_tempered",
-        f.bi_tempered,
+        bi_tempered,
         "-log_t1 q_y - (1 - sum_k q_k^(2-t1)) / (2-t1), q = exp_t2(z - lambda)",
         "Amid et al. 2019, arXiv:1906.03361",
         link=bi_tempered_probabilities,
@@ -155,7 +180,7 @@ _ROWS = [
     ),
     LossInfo(
         "logit_clip",
-        f.logit_clip,
+        logit_clip,
         "CE(delta z / ||z||) where ||z|| > tau, else CE(z)",
         "Wei et al. 2023, arXiv:2212.04055",
         link=logit_clip_probabilities,
@@ -164,7 +189,7 @@ _ROWS = [
     ),
     LossInfo(
         "ldr_kl",
-        f.ldr_kl,
+        ldr_kl,
         "lam log mean_k exp((c 1[k!=y] + s_k - s_y) / lam), s = softplus(z) / mean",
         "Zhu et al. 2023, arXiv:2112.14869",
         published={"cifar100": "ldr_kl(lam=1)"},
@@ -207,6 +232,37 @@ PUBLISHED_SUMS: dict[str, dict[str, str]] = {
     "ce_eps+mae": {"cifar10": "0.01*ce_eps + 10*mae"},
     "fl_eps+mae": {"cifar10": "0.01*fl_eps + 10*mae"},
 }
+
+
+def register_loss(info: LossInfo) -> LossInfo:
+    """Add a loss to the table, or take the place of the same one.
+
+        @loss_function(q=UNIT_INTERVAL)
+        def mine(x: LossInputs, *, q: float = 0.5) -> Tensor: ...
+
+        register_loss(LossInfo("mine", mine, "1 - p_y^q", "this work"))
+
+    Raises:
+        TypeError: `info` is no `LossInfo`, or `build` neither made by `loss_function` nor a `StatefulLoss` class.
+        ValueError: a name that no spec can hold or that another loss has, a parameter without domain or default, a
+            title without a paper of the form that cards cite.
+    """
+    if not isinstance(info, LossInfo):
+        raise TypeError(f"info must be a LossInfo, got {type(info).__name__}")
+    build = info.build
+    if not hasattr(build, "core") and not (isinstance(build, type) and issubclass(build, StatefulLoss)):
+        raise TypeError(f"build must be made by loss_function or be a StatefulLoss class, got {build!r:.120}")
+    if not re.fullmatch(r"[A-Za-z_]\w*", info.name, re.ASCII) or info.name in ("true", "false", "none"):
+        raise ValueError(f"name must be an identifier and not true, false or none; got {info.name!r:.80}")
+    if info.name in LOSSES and not same_code(LOSSES[info.name].build, build):
+        raise ValueError(f"there is a loss {info.name!r} already")
+    for name, default in info.params.items():
+        if name not in ("transition_matrix", *info.domains) or default is inspect.Parameter.empty:
+            raise ValueError(f"{name} of {info.name} needs a default and a domain, as loss_function({name}=POSITIVE)")
+    if info.title is not None and not re.fullmatch(CITED, info.paper):
+        raise ValueError(f"paper must be such as 'Ma et al. 2020, arXiv:2006.13554'; got {info.paper!r:.120}")
+    LOSSES[info.name] = info
+    return info
 
 
 def list_losses() -> list[LossInfo]:

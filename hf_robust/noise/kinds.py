@@ -1,4 +1,8 @@
-"""The table of the kinds of label noise."""
+"""The table of the kinds of label noise, which one's own joins by [`register_noise`]."""
+
+import re
+
+from hf_common.identity import same_code
 
 from .asymmetric import Asymmetric
 from .base import NoiseKind
@@ -16,6 +20,42 @@ KINDS: dict[str, NoiseKind] = {
     "instance": Instance(),
     "human": Human(),
 }
+
+
+def register_noise(kind: NoiseKind) -> NoiseKind:
+    """Add a kind of noise to the table, or take the place of the same one.
+
+        class Swap(ClassNoise):
+            name, colour = "swap", "#0072B2"
+            words = entry = "of each class {rate} % go to its partner, 0 to 1, 2 to 3, ..."
+
+            def matrix(self, rate, num_classes):
+                return matrix_to({i: i ^ 1 for i in range(num_classes - num_classes % 2)}, rate, num_classes)
+
+        register_noise(Swap())
+
+    `swap_40` is then a noise for `make_noisy_labels`, specs, commands, cards and figures. A noise that depends on more
+    than the class is a `NoiseKind` with a `draw` like that of [`ClassNoise`].
+
+    Raises:
+        TypeError: no instance of a subclass of `NoiseKind`, or one that lacks `draw`.
+        ValueError: a name other than lower-case letters and digits, or one that another kind has; a colour other than
+            `#RRGGBB`; no words.
+    """
+    if not isinstance(kind, NoiseKind):
+        raise TypeError(f"kind must be an instance of a subclass of NoiseKind, got {kind!r:.120}")
+    cls = type(kind).__name__
+    lacking = [name for name in ("name", "colour", "words", "entry", "draw") if not hasattr(kind, name)]
+    if lacking:
+        raise TypeError(f"{cls} lacks {', '.join(lacking)}")
+    if not re.fullmatch("[a-z][a-z0-9]*", kind.name):
+        raise ValueError(f"name of {cls} must be lower-case letters and digits; got {kind.name!r:.80}")
+    if kind.name in KINDS and not same_code(type(KINDS[kind.name]), type(kind)):
+        raise ValueError(f"there is a noise {kind.name!r} already")
+    if not re.fullmatch("#[0-9A-Fa-f]{6}", kind.colour):
+        raise ValueError(f"colour of {cls} must be such as '#0072B2'; got {kind.colour!r:.80}")
+    KINDS[kind.name] = kind
+    return kind
 
 
 def kind_of(name: str) -> NoiseKind | None:

@@ -72,6 +72,7 @@ RESULT_FIELDS: dict[str, Check] = {
     "label_names?": list_of(str),
     "hardware?": str,
     "versions?": dict_of(str),
+    "plugins?": list_of(str),
     "finished?": str,
 }
 SETTING_FIELDS: dict[str, Check] = {"loss": _is_loss, "noise": _is_name, "model": str, "seed": whole()}

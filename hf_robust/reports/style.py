@@ -11,6 +11,8 @@ from matplotlib.ticker import MaxNLocator
 
 from hf_common.tables import in_figure
 
+from ..losses.table import LOSSES
+
 # These losses look the same in every figure. Colours that colour-blind readers tell apart (Okabe & Ito, without the
 # yellow, which vanishes on white), each with a marker of its own.
 STYLES = {
@@ -33,18 +35,20 @@ SPARE_MARKERS = ("h", "d", "*", "8", "H")
 def loss_styles(losses: Iterable[str]) -> dict[str, tuple[str, str]]:
     """Loss spec without white space -> (colour, marker), in the order of `losses`.
 
-    Losses of `STYLES` always look the same. Others share what is left, in alphabetical order.
+    Losses of `STYLES`, and those that are registered with a style, always look the same. Others share what is left, in
+    alphabetical order.
     """
+    fixed = STYLES | {name: info.style for name, info in LOSSES.items() if info.style is not None}
     losses = list(dict.fromkeys(compact(loss) for loss in losses))
     free = [colour for loss, (colour, _) in STYLES.items() if loss not in losses]
     taken = [colour for loss, (colour, _) in STYLES.items() if loss in losses]
-    others = sorted(set(losses) - set(STYLES))
+    others = sorted(set(losses) - set(fixed))
     colours, count = free + taken, len(SPARE_MARKERS)
     spare = {  # the markers move on by one with each round of the colours
         loss: (colours[place % len(colours)], SPARE_MARKERS[(place + place // len(colours)) % count])
         for place, loss in enumerate(others)
     }
-    return {loss: STYLES[loss] if loss in STYLES else spare[loss] for loss in losses}
+    return {loss: fixed[loss] if loss in fixed else spare[loss] for loss in losses}
 
 
 def compact(loss: str) -> str:

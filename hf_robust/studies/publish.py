@@ -98,15 +98,17 @@ def draw_figures(results: Sequence[dict], baseline: Sequence[dict] = ()) -> dict
     return {name: draw[name](results[0]) for name in run_figures(results[0])}
 
 
-def reproducing_command(settings: Mapping, output_dir: str, hardware: str) -> str:
+def reproducing_command(
+    settings: Mapping, output_dir: str, hardware: str, plugins: Sequence[str] | None = None
+) -> str:
     """The call of train_robust.py that makes a run of these settings again, as a shell takes it.
 
     `run_settings` of its arguments gives `settings`, unless these have the digest of a transition matrix's file.
 
     Args:
-        settings, hardware: of a `results.json`.
+        settings, hardware, plugins: of a `results.json`.
     """
-    given = _data_flags(settings)
+    given = {"plugins": list(plugins) if plugins else None} | _data_flags(settings)
     given |= {
         field.name: settings[field.name] for field in fields(ModelArguments) if settings[field.name] != field.default
     }
@@ -195,7 +197,8 @@ def _code_files(run: Path) -> set[str]:
 def _reproduce(results: Sequence[dict], output_dir: str) -> str:
     first = results[0]
     settings = first["settings"]
-    text = f"With `hf_robust`:\n\n```bash\n{reproducing_command(settings, output_dir, first['hardware'])}\n```"
+    command = reproducing_command(settings, output_dir, first["hardware"], first["plugins"])
+    text = f"With `hf_robust`:\n\n```bash\n{command}\n```"
     others = [
         f"`--seed {run['settings']['seed']} --noise_seed {run['settings']['noise_seed']}`" for run in results[1:]
     ]

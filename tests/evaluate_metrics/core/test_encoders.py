@@ -32,7 +32,7 @@ from transformers.models.efficientnet.image_processing_pil_efficientnet import E
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 
-from evaluate_metrics.core.encoders import ENCODERS, make_encoder
+from evaluate_metrics.core.encoders import ENCODERS, make_encoder, register_encoder
 from evaluate_metrics.core.moments import Moments
 from hf_common.images import central_square, to_rgb
 
@@ -662,3 +662,27 @@ def test_the_orientation_of_a_photograph_is_applied(tmp_path):
 def test_arrays_that_are_no_images_are_refused(array, error, words):
     with pytest.raises(error, match=words):
         to_rgb(array)
+
+
+def test_a_registered_name_stands_for_its_encoder(monkeypatch):
+    monkeypatch.setattr("evaluate_metrics.core.encoders.ENCODERS", dict(ENCODERS))
+
+    def corners(images):
+        return torch.tensor([[*image.getpixel((0, 0)), 1.0] for image in images])
+
+    register_encoder("corners", corners)
+    register_encoder("corners", corners)
+    encoder = make_encoder("corners", normalize=False)
+    assert encoder.dim == 4
+    image = Image.new("RGB", (3, 3), (1, 2, 3))
+    assert encoder.encode([image]).tolist() == [[1, 2, 3, 1]]
+    register_encoder("mine", "someone/some-model")
+    with pytest.raises(OSError, match="'someone/some-model' could not be loaded"):
+        make_encoder("mine")
+    for name, other, error, message in (
+        ("clip", corners, ValueError, "there is an encoder 'clip' already, 'openai/clip"),
+        ("a/b", corners, ValueError, "name must be a word"),
+        ("x", 3, TypeError, "expected str, bytes or os.PathLike"),
+    ):
+        with pytest.raises(error, match=message):
+            register_encoder(name, other)

@@ -1,0 +1,132 @@
+"""`--plugins`: what a user's own module registers is known to every command."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from hf_common.plugins import load_plugins
+
+ROOT = Path(__file__).parents[2]
+PLUGIN = ROOT / "tests/fixtures/own_kinds.py"
+
+
+CARD = """
+import own_kinds
+from hf_robust.studies.publish import read_run, run_card
+print(run_card([read_run("run/results.json")], "someone/mine"))
+"""
+
+
+@pytest.fixture
+def work(tmp_path):
+    """A folder that holds the plugin."""
+    shutil.copy(PLUGIN, tmp_path / "own_kinds.py")
+    return tmp_path
+
+
+def run(work, *words, status=0):
+    script = ROOT / "scripts" / words[0]
+    result = subprocess.run(
+        [sys.executable, str(script), *map(str, words[1:])],
+        cwd=work,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == status, result.stderr
+    return result
+
+
+def test_words_without_the_flag():
+    assert load_plugins(["--a", "1"]) == ["--a", "1"]
+    assert load_plugins(["--a", "1", "--plugins", "json", "csv", "--b", "--plugins=math"]) == ["--a", "1", "--b"]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--plugins"], "needs the name of a module"),
+        (["--plugins", "--x"], "needs the name of a module"),
+        (["--plugins", "no_such_module"], "'no_such_module' can't be imported: ModuleNotFoundError"),
+        (["--plugins", "none/such.py"], "there is no file 'none/such.py'"),
+        (["--plugins", "here.py"], "'here.py' can't be imported: ZeroDivisionError: division by zero"),
+    ],
+)
+def test_what_cannot_be_imported_is_told_in_one_line(tmp_path, monkeypatch, words, message):
+    monkeypatch.chdir(tmp_path)
+    Path("here.py").write_text("1 / 0")
+    before = list(sys.path)
+    with pytest.raises(ValueError, match=message):
+        load_plugins(words)
+    assert sys.path == before and "here" not in sys.modules
+
+
+def test_own_loss_and_noise_train_and_stand_in_the_figures_and_the_card(work):
+    flags = ["--plugins", "own_kinds", "--loss", "nce+2*power(q=0.3)", "--noise", "swap_30"]
+    flags += ["--num_train_epochs", "1", "--max_train_samples", "200", "--output_dir", "run", "--report_to", "none"]
+    run(work, "train_robust.py", *flags)
+    results = json.loads((work / "run/results.json").read_text())
+    assert results["settings"]["loss"] == "nce + 2*power(q=0.3)" and results["settings"]["noise"] == "swap_30"
+    assert results["plugins"] == ["own_kinds"] and 0.25 < results["noise"]["rate"] < 0.35
+    assert (work / "run/curves.png").stat().st_size > 0
+    card = subprocess.run(
+        [sys.executable, "-c", CARD],
+        cwd=work,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    ).stdout
+    assert "1 - p_y^q" in card and "of each class 30 % go to its partner" in card and "Powers" in card
+    assert "--plugins own_kinds" in card
+    again = run(work, "train_robust.py", *[word for word in flags if word not in flags[:2]], status=2)
+    assert "unknown noise 'swap_30'" in again.stderr
+
+
+def test_own_attention_trains_and_samples(work):
+    colours = np.random.default_rng(0).integers(0, 256, (12, 8, 8, 3), dtype=np.uint8)
+    for place, pixels in enumerate(colours):
+        folder = work / f"photos/train/{'ab'[place % 2]}"
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).save(folder / f"{place}.png")
+    flags = ["--train_data_dir", "photos", "--model", "dit-micro-2", "--attention", "own", "--max_train_steps", "2"]
+    run(work, "train_dit.py", "--plugins", "own_kinds.py", *flags, "--train_batch_size", "4", "--output_dir", "dit")
+    assert json.loads((work / "dit/results.json").read_text())["plugins"] == ["own_kinds.py"]
+    sampling = ["--model_name_or_path", "dit", "--guidance_scales", "1", "--num_inference_steps", "2"]
+    sampling += [
+        "--attentions",
+        "own",
+        "full",
+        "--schedulers",
+        "ddim",
+        "DEISMultistepScheduler",
+        "--output_dir",
+        "study",
+    ]
+    run(work, "sample_dit.py", "--plugins", "own_kinds.py", *sampling)
+    study = json.loads((work / "study/study.json").read_text())
+    assert {(cell["attention"], cell["scheduler"]) for cell in study["cells"]} == {
+        (attention, scheduler) for attention in ("own", "full") for scheduler in ("ddim", "DEISMultistepScheduler")
+    }
+    without = run(work, "sample_dit.py", *sampling, status=2)
+    assert "'own' is not known" in without.stderr and "--plugins" in without.stderr
+    unknown = run(work, "sample_dit.py", *sampling[:-5], "--schedulers", "ddimm", status=2)
+    assert "did you mean 'ddim'" in unknown.stderr
+
+
+def test_own_encoder_scores(work):
+    for side in ("real", "fake"):
+        (work / side).mkdir()
+        for place in range(6):
+            pixels = np.full((8, 8, 3), 20 * place + 9 * (side == "fake"), np.uint8)
+            Image.fromarray(pixels).save(work / side / f"{place}.png")
+    flags = ["--predictions", "fake", "--references", "real", "--encoders", "mean-colour", "--normalize", "false"]
+    run(work, "evaluate_images.py", "--plugins", "own_kinds", *flags, "--metrics", "fd", "--output_dir", "scores")
+    (scores,) = json.loads((work / "scores/results.json").read_text())["scores"]
+    assert scores["frechet_distance"] == pytest.approx(3 * (9 / 255) ** 2, rel=1e-3)  # grey pixels, moved by 9
