@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from pathlib import Path
 
 import yaml
 
@@ -35,7 +36,7 @@ def with_file(words: Sequence[str]) -> list[str]:
 
 
 def _read_yaml(path: str) -> dict:
-    with open(path, encoding="utf-8") as file:
+    with Path(path).open(encoding="utf-8") as file:
         try:
             content = yaml.safe_load(file)
         except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:

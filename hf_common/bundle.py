@@ -118,7 +118,7 @@ def _meanings(part: Part, by_module: Mapping[str, dict[str, tuple]]) -> dict[str
     """Where each name at the top of a module comes from: what it is imported from, or the module itself."""
     symbols = symtable.symtable(part.source, part.name, "exec").get_symbols()
     given_here = {symbol.get_name() for symbol in symbols if symbol.is_assigned()}  # also by `def` and `class`
-    meanings: dict[str, tuple] = {name: (part.name,) for name in given_here}
+    meanings: dict[str, tuple] = dict.fromkeys(given_here, (part.name,))
     for node in ast.walk(part.tree):
         own = _own_module(node, part.package)
         for alias in node.names if own is not None else ():

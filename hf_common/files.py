@@ -41,7 +41,7 @@ def digests(folder: str | os.PathLike, names: Iterable[str]) -> dict[str, str]:
         path = Path(folder) / name
         if path.is_file():
             digest = hashlib.sha256()
-            with open(path, "rb") as file:
+            with path.open("rb") as file:
                 while block := file.read(1 << 20):
                     digest.update(block)
             found[name] = digest.hexdigest()

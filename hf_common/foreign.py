@@ -180,7 +180,7 @@ def read_array(path: str | os.PathLike, shape: tuple[int | None, ...], kinds: st
     """
     path = Path(path)
     try:
-        with open(path, "rb") as file:
+        with path.open("rb") as file:
             version = np.lib.format.read_magic(file)
             read = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}[version]
             found, _, dtype = read(file)
@@ -209,6 +209,6 @@ def read_tensors(path: str | os.PathLike) -> tuple[dict, dict[str, str]]:
         raise FileNotFoundError(f"there is no file {os.fspath(path)!r}")
     try:
         with safe_open(path, framework="pt") as file:
-            return {name: file.get_tensor(name).clone() for name in file.keys()}, file.metadata() or {}
+            return {name: file.get_tensor(name).clone() for name in file.keys()}, file.metadata() or {}  # noqa: SIM118 no dict
     except (SafetensorError, ValueError, RuntimeError, OverflowError) as error:
         raise refuse(path, f"is no safetensors file: {error}") from None

@@ -2,11 +2,12 @@
 
 import os
 from collections.abc import Collection
+from pathlib import Path
 
 
 def last_part(path: str) -> str:
     """The name of a file or folder, also of one that is given with a slash at its end or as `.`."""
-    return os.path.basename(os.path.abspath(path))
+    return Path(os.path.abspath(path)).name
 
 
 def without_paths(value):
@@ -15,7 +16,7 @@ def without_paths(value):
         return {key: without_paths(part) for key, part in value.items()}
     if isinstance(value, list):
         return [without_paths(part) for part in value]
-    is_path = isinstance(value, str) and (os.path.isabs(value) or value[:1] in ("~", ".") or os.path.isdir(value))
+    is_path = isinstance(value, str) and (Path(value).is_absolute() or value[:1] in ("~", ".") or os.path.isdir(value))
     return last_part(value) if is_path else value
 
 

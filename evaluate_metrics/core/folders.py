@@ -65,7 +65,7 @@ def _walked(folder: Path, above: tuple[str, ...]) -> tuple[list[Path], list[Path
         if entry.name.startswith("."):
             left_out.append(path)
         elif entry.is_symlink() and not path.exists():
-            raise ValueError(f"{path} is a link to {os.readlink(path)!r}, which is not there")
+            raise ValueError(f"{path} is a link to {os.readlink(path)!r}, which is not there")  # noqa: PTH115 as it is written
         elif entry.is_dir():
             real = os.path.realpath(path)
             if real in above:

@@ -30,7 +30,7 @@ def score_table(scores: Sequence[dict]) -> str:
         rows.append(cells)
     table = markdown_table(["encoder", "dimensions", *(title for title, _, _ in columns)], rows)
     notes = [f"- {row['encoder']}: {note}" for row in scores for note in row["notes"]]
-    return "\n".join([table, *([""] + notes if notes else [])])
+    return "\n".join([table, *(["", *notes] if notes else [])])
 
 
 SERIES = {

@@ -109,7 +109,7 @@ def checked_whole_number(name: str, value, least: int) -> int:
         try:
             number = operator.index(value)
         except TypeError:
-            pass
+            number = None
     if number is None:
         raise TypeError(f"{name} must be a whole number; got {value!r}")
     if number < least:

@@ -385,9 +385,9 @@ class DiTModel(ModelMixin, ConfigMixin, AttentionMixin):
             raise TypeError(f"class_labels must be int64, got {labels.dtype}")
         if labels.shape != (batch,):
             raise ValueError(f"class_labels must have shape ({batch},), got {tuple(labels.shape)}")
-        if labels.device.type == "cpu" and not torch.compiler.is_compiling():
-            if batch and not 0 <= int(labels.min()) <= int(labels.max()) < rows:
-                raise ValueError(f"class_labels must lie in [0, {rows - 1}], got {labels.tolist()}")
+        looks = labels.device.type == "cpu" and not torch.compiler.is_compiling() and batch > 0
+        if looks and not 0 <= int(labels.min()) <= int(labels.max()) < rows:
+            raise ValueError(f"class_labels must lie in [0, {rows - 1}], got {labels.tolist()}")
         if drop is not None:
             if drop.dtype != torch.bool or drop.shape != (batch,):
                 raise ValueError(f"force_drop_ids must be ({batch},) bool, got {tuple(drop.shape)} {drop.dtype}")

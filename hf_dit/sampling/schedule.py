@@ -2,6 +2,7 @@
 
 import copy
 import inspect
+import itertools
 import operator
 from collections.abc import Sequence
 
@@ -145,7 +146,7 @@ def checked_steps(
         given = [operator.index(timestep) for timestep in timesteps]
     except TypeError:
         raise ValueError(message) from None
-    descending = all(later < earlier for earlier, later in zip(given, given[1:], strict=False))
+    descending = all(later < earlier for earlier, later in itertools.pairwise(given))
     if not given or not descending or not all(0 <= timestep < trained for timestep in given):
         raise ValueError(message)
     return len(given), given

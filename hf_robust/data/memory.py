@@ -128,7 +128,7 @@ def _is_image(value) -> bool:
     depth = 0
     while isinstance(value, (list, tuple)) and value:
         value, depth = value[0], depth + 1
-    return isinstance(value, Image.Image) and depth == 0 or depth + getattr(value, "ndim", 0) == 3
+    return (isinstance(value, Image.Image) and depth == 0) or depth + getattr(value, "ndim", 0) == 3
 
 
 def _image_tensor(image) -> torch.Tensor:

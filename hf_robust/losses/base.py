@@ -190,7 +190,7 @@ def loss_function(**domains: Domain) -> Callable:
             return core(x, **params).masked_fill(~x.keep, 0.0)
 
         signature = inspect.signature(core)
-        x, *keywords = signature.parameters.values()
+        _, *keywords = signature.parameters.values()
         kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
         arguments = [inspect.Parameter(name, kind, annotation="Tensor") for name in ("logits", "labels")]
         loss.__signature__ = signature.replace(parameters=[*arguments, *keywords])

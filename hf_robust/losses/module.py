@@ -201,7 +201,7 @@ def get_loss(spec: str | dict | RobustLoss, **kwargs) -> RobustLoss:
     A trained model's config holds the latter: `get_loss(model.config.robust_loss)` is the loss it was trained with.
     The keyword arguments, for a spec string, are those of [`RobustLoss`], which raises for what can't be read.
     """
-    made = isinstance(spec, RobustLoss) or isinstance(spec, dict) and "spec" in spec
+    made = isinstance(spec, RobustLoss) or (isinstance(spec, dict) and "spec" in spec)
     if made and kwargs:
         raise TypeError(f"{', '.join(kwargs)}: allowed beside a spec string alone, got {spec!r}")
     if isinstance(spec, RobustLoss):

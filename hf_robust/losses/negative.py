@@ -41,7 +41,7 @@ def nnfl(x: LossInputs, *, gamma: float = 0.5, detach: bool = False) -> Tensor:
 
 
 def _nnfl(logp_y: Tensor, gaps: Tensor, gamma: float, detach: bool) -> Tensor:
-    # gaps: sum_k (A - FL_k)
+    # `gaps` is the sum over k of A - FL_k
     most = -((-math.expm1(LOG_P_MIN)) ** gamma) * LOG_P_MIN
     logp_y = logp_y.clamp(min=LOG_P_MIN)
     focal_y = focal_weight(-expm1(logp_y), gamma, detach) * -logp_y

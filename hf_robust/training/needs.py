@@ -188,7 +188,7 @@ def named_outputs(outputs) -> dict:
 
 
 def _is_no_logits(entry) -> bool:
-    return entry is None or isinstance(entry, torch.Tensor) and entry.ndim == 0
+    return entry is None or (isinstance(entry, torch.Tensor) and entry.ndim == 0)
 
 
 def refuse_scattered(loss: RobustLoss, deepspeed: bool) -> None:

@@ -190,9 +190,11 @@ def linked_packages(place, names):
         for part in {path.parts[0] for path in package.files if path.parts[0] not in ("..", "__pycache__")}:
             if not (place / part).exists():
                 (place / part).symlink_to(package.locate_file(part))
-        for requirement in map(Requirement, package.requires or ()):
-            if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
-                waiting.append(requirement.name)
+        waiting += [
+            requirement.name
+            for requirement in map(Requirement, package.requires or ())
+            if requirement.marker is None or requirement.marker.evaluate({"extra": ""})
+        ]
     return place
 
 

@@ -54,7 +54,7 @@ def test_what_is_no_object_is_named(content, tmp_path):
 
 def test_a_file_that_is_too_large_is_not_read(tmp_path):
     path = tmp_path / "large.json"
-    with open(path, "wb") as file:
+    with path.open("wb") as file:
         file.truncate(1 << 40)  # a hole: it takes no room
     with pytest.raises(ValueError, match="has 1099511627776 bytes, more than"):
         read_json(path)

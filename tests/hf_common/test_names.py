@@ -38,22 +38,18 @@ def test_paths_are_looked_at_before_the_hub(tmp_path, monkeypatch):
     (tmp_path / "my_photos").mkdir()
     monkeypatch.chdir(tmp_path)
     for name in ("./my_photoz", str(tmp_path / "my_photoz")):
-        with pytest.raises(
-            FileNotFoundError, match="dataset: there is no folder '.*my_photoz'; did you mean '.*my_photos'"
-        ):
-            with data_source(name, "dataset"):
-                raise AssertionError("the Hub was asked")
-    with pytest.raises(
-        ConnectionError, match="images: there is no folder 'my_photoz' here; did .* of the Hub: no net"
-    ):
-        with data_source("my_photoz", "images"):
-            raise ConnectionError("no net")
-    with pytest.raises(FileNotFoundError, match="there is no folder 'user/none' here; as a data set of the Hub"):
-        with data_source("user/none", "images"):
-            raise datasets.exceptions.DatasetNotFoundError("not there")
-    with pytest.raises(ConnectionError, match="^as it was$"):  # of a folder that is there
-        with data_source("my_photos", "images"):
-            raise ConnectionError("as it was")
+        meant = "dataset: there is no folder '.*my_photoz'; did you mean '.*my_photos'"
+        with pytest.raises(FileNotFoundError, match=meant), data_source(name, "dataset"):
+            raise AssertionError("the Hub was asked")
+    tells = "images: there is no folder 'my_photoz' here; did .* of the Hub: no net"
+    with pytest.raises(ConnectionError, match=tells), data_source("my_photoz", "images"):
+        raise ConnectionError("no net")
+    tells = "there is no folder 'user/none' here; as a data set of the Hub"
+    with pytest.raises(FileNotFoundError, match=tells), data_source("user/none", "images"):
+        raise datasets.exceptions.DatasetNotFoundError("not there")
+    # Of a folder that is there.
+    with pytest.raises(ConnectionError, match="^as it was$"), data_source("my_photos", "images"):
+        raise ConnectionError("as it was")
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ import posixpath
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
+from itertools import pairwise
 
 REGULAR_LIMIT = 10 * 1024 * 1024  # bytes; a larger file is stored as LFS
 # As in the .gitattributes that the Hub puts into a new repository.
@@ -122,7 +123,7 @@ class Repository:
 
         log = self.log(commit.oid)
         return next(
-            (new for new, old in zip(log, log[1:], strict=False) if content(new) != content(old)),
+            (new for new, old in pairwise(log) if content(new) != content(old)),
             log[-1],
         )
 

@@ -137,13 +137,13 @@ class _Handler(BaseHTTPRequestHandler):
         request.bytes_in = len(body)
         request.content_in = content_bytes(request.method, path, body)
         if limit is not None:
-            return self.reset()
-        if fault is not None and fault.status is not None:
-            answer = fault.answer()
-        else:
-            answer = self.answer(path, query, body)
+            self.reset()
+            return
+        refused = fault is not None and fault.status is not None
+        answer = fault.answer() if refused else self.answer(path, query, body)
         if fault is not None and fault.after_commit:
-            return self.reset()
+            self.reset()
+            return
         request.status = answer.status
         self.send(request, answer, None if fault is None else fault.cut_after)
 

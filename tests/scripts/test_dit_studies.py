@@ -11,9 +11,9 @@ from PIL import Image
 from tests import ROOT
 
 sys.path.insert(0, str(ROOT / "scripts"))
-from findings import claims, dit_runs, guidance, kernels, local, metrics, report, steps  # noqa: E402
-from findings.cells import read_cells  # noqa: E402
-from findings.study import Place, Sources  # noqa: E402
+from findings import claims, dit_runs, guidance, kernels, local, metrics, report, steps
+from findings.cells import read_cells
+from findings.study import Place, Sources
 
 sys.path.remove(str(ROOT / "scripts"))
 

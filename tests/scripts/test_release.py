@@ -22,7 +22,7 @@ from hf_robust.studies.run import run_experiment
 from tests import ROOT
 
 sys.path.insert(0, str(ROOT / "scripts"))
-from release import release_parts  # noqa: E402
+from release import release_parts
 
 sys.path.remove(str(ROOT / "scripts"))
 

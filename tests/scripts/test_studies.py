@@ -9,9 +9,9 @@ import pytest
 from tests import ROOT
 
 sys.path.insert(0, str(ROOT / "scripts"))
-from findings import cells, claims, collapse, noise, report  # noqa: E402
-from findings.robust_runs import Plan, run_plans  # noqa: E402
-from findings.study import Place, Sources  # noqa: E402
+from findings import cells, claims, collapse, noise, report
+from findings.robust_runs import Plan, run_plans
+from findings.study import Place, Sources
 
 sys.path.remove(str(ROOT / "scripts"))
 

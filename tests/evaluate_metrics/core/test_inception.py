@@ -1,4 +1,5 @@
 import hashlib
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -164,8 +165,7 @@ def test_weights_from_a_url_are_downloaded_once_and_checked(weights, tmp_path, m
 
     def download(url, target):
         asked.append(url)
-        with open(target, "wb") as file:
-            file.write(path.read_bytes())
+        Path(target).write_bytes(path.read_bytes())
 
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
     monkeypatch.setattr(torch.hub, "download_url_to_file", download)

@@ -78,9 +78,8 @@ def test_the_command_has_the_settings_of_the_run(flags, processes, hardware, lau
         batch = args.train_batch_size * args.gradient_accumulation_steps * processes
         return settings_of_weights(data, model, args, batch, args.mixed_precision or "no", steps), args
 
-    settings, _ = settings_of(
-        shlex.split(flags) + ["--train_batch_size", "6", "--gradient_accumulation_steps", "4"], 90
-    )
+    given = [*shlex.split(flags), "--train_batch_size", "6", "--gradient_accumulation_steps", "4"]
+    settings, _ = settings_of(given, 90)
     results = {"settings": settings, "steps": 90, "processes": processes, "hardware": hardware}
     command = training_command(json.loads(json.dumps(results)), "runs/a b")
     again, args = settings_of(words(command), 90)

@@ -156,8 +156,9 @@ def test_ogc_is_its_definition_over_several_epochs(spec):
     params = f"{params}, " if params else ""
     loss = get_loss(f"{name}({params}epsilon={epsilon}, interval={interval}, queue={queue})")
     ogc = loss.stateful["0"]
-    recent, p_t, steps, moved, clipped_samples = [], 1e-7, 0, 0, 0
-    for epoch, _, logits, labels in epochs_of_batches(70, 12, 6, torch.float64):
+    recent, p_t, moved, clipped_samples = [], 1e-7, 0, 0
+    batches = epochs_of_batches(70, 12, 6, torch.float64)
+    for steps, (epoch, _, logits, labels) in enumerate(batches, 1):
         losses, gradient = value_and_gradient(loss, logits, labels, epoch=epoch)
         keep, y = labels.numpy() >= 0, labels.numpy().clip(0)
         p_all = np.exp(log_softmax(logits))
@@ -173,7 +174,6 @@ def test_ogc_is_its_definition_over_several_epochs(spec):
         by_p = -np.where(below, tau, steepness(base, p))[:, None] * np.eye(CLASSES)[y]
         np.testing.assert_allclose(gradient, through_softmax(by_p, p_all) * keep[:, None], rtol=1e-5, atol=1e-7)
 
-        steps += 1
         learning_rate = 0.05 / (1 + epoch)
         loss.step(learning_rate)
         assert ogc.steps.item() == steps

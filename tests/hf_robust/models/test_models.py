@@ -1,3 +1,4 @@
+import itertools
 import json
 import math
 import os
@@ -68,7 +69,7 @@ def test_resnet18_has_the_known_number_of_parameters():
 
 def test_cnn8_parameters_in_closed_form():
     widths = [3, 64, 64, 128, 128, 196, 196]
-    convolutions = sum(conv_bn(a, b, bias=True) for a, b in zip(widths[:-1], widths[1:], strict=True))
+    convolutions = sum(conv_bn(a, b, bias=True) for a, b in itertools.pairwise(widths))
     assert count(load_model("cnn8", num_labels=10)) == convolutions + linear(3136, 256) + 2 * 256 + linear(256, 10)
 
 

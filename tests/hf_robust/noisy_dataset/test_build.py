@@ -188,7 +188,7 @@ def test_parquet_layout(built):
 
 
 def test_card_metadata(built):
-    folder, manifest = built
+    folder, _ = built
     for name in ("clean", "instance_60", "human_worst"):
         info = load_dataset_builder(str(folder), name).info
         assert {split: info.splits[split].num_examples for split in info.splits} == {
@@ -399,7 +399,7 @@ def test_script(source, human_file, tmp_path, monkeypatch, capsys):
     printed = capsys.readouterr()
     manifest = json.loads((folder / MANIFEST).read_text())
     assert (manifest["seed"], manifest["sampling"]) == (3, "bernoulli")
-    head, *table, last = printed.out.splitlines()
+    _, *table, last = printed.out.splitlines()
     expected = [
         [name, str(NUM_TRAIN), f"{entry['rate']:.3%}", f"{(folder / name / TRAIN_FILE).stat().st_size / 1e6:.1f}"]
         for name, entry in manifest["configs"].items()

@@ -277,6 +277,7 @@ def test_where_softmax_is_not_the_link_the_example_asks_the_loss(result, loss, s
     code = use.split("```python\n")[1].split("```")[0]
     compile(code, "snippet", "exec")
     assert ("softmax(-1)" in code) == (says is None) == ("get_loss" not in code)
-    assert says is None or says in use and '`pipeline("image-classification")` takes the softmax of the logits' in use
+    softmax = '`pipeline("image-classification")` takes the softmax of the logits'
+    assert says is None or (says in use and softmax in use)
     if says is None:
         assert "pipeline" not in use

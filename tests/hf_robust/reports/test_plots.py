@@ -32,8 +32,7 @@ def error_bars(axes):
     bars = []
     for container in axes.containers:
         _, _, (segments,) = container.lines
-        for segment in segments.get_segments():
-            bars.append((segment[0][0], segment[0][1], segment[1][1]))
+        bars += [(segment[0][0], segment[0][1], segment[1][1]) for segment in segments.get_segments()]
     return sorted(bars)
 
 

@@ -53,7 +53,7 @@ def arrays(folder):
 
 
 def rows(folder):
-    with open(folder / "label_errors.csv", newline="") as file:
+    with (folder / "label_errors.csv").open(newline="") as file:
         return list(csv.DictReader(file))
 
 

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -31,7 +32,7 @@ WEIGHTS = [0.5, 2.0, 0.0, 1.25]
 IMAGES, STEPS = 166, 20
 OPTIONS = {"ogc_ce": "queue=64, interval=4", "ogc_fl": "queue=100, interval=3", "ogc_gce": "queue=64, interval=4"}
 OPTIONS = {name: f"epsilon=4, {text}" for name, text in OPTIONS.items()}
-OPTIONS |= {name: "delta=0.01" for name in ("anl_ce", "anl_fl", "jal_ce", "jal_fl")}
+OPTIONS |= dict.fromkeys(("anl_ce", "anl_fl", "jal_ce", "jal_fl"), "delta=0.01")
 OPTIONS |= {"elr": "beta=0.5", "nlnl": "num_negative=2, seed=3"}
 
 
@@ -126,7 +127,8 @@ def _freeze():
 
 
 def environment():
-    path = os.pathsep.join([os.path.dirname(__file__), *sys.path])  # whatever this process imports from, and this file
+    # Whatever this process imports from, and this file.
+    path = os.pathsep.join([str(Path(__file__).parent), *sys.path])
     return os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
 
 
@@ -194,7 +196,8 @@ def test_64_are_4_times_16_accumulated_are_2_processes_of_32(name, two_processes
 
     for process in (0, 1):  # each has the weights and the whole state
         with safe_open(two_processes / f"{list(CASES).index(name)}-{process}.safetensors", "pt") as file:
-            assert_same({key: file.get_tensor(key) for key in file.keys()}, expected, atol=1e-5)
+            state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 no dict
+            assert_same(state, expected, atol=1e-5)
             assert json.loads(file.metadata()["loss"]) == pytest.approx(logged_loss(whole), rel=1e-5)
 
     for thresholds in zip(*record.thresholds, strict=True):  # fitted several times, and not to the same

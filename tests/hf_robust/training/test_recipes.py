@@ -98,7 +98,7 @@ def test_a_loss_that_was_not_given_counts_as_not_given():
 
 
 def test_lists_of_a_sweep():
-    sweep, data, model, args = parse_sweep(*RECIPE, "--losses", "nce+agce", "anl_ce", "gce(q=0.5)")
+    sweep, data, _, args = parse_sweep(*RECIPE, "--losses", "nce+agce", "anl_ce", "gce(q=0.5)")
     assert sweep.losses == ["nce + 4*agce(a=6, q=1.5)", "anl_ce", "gce(q=0.5)"] and sweep.models == ["cnn8"]
     assert data.augmentation == "crop_flip" and "weight_decay" not in args.not_default
     assert parse_sweep(*RECIPE, "--models", "cnn_small")[0].models == ["cnn_small"]

@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import datasets
 import numpy as np
@@ -135,7 +136,8 @@ SIZES = (84, 66, 70)
 def test_two_processes_make_the_same_steps_as_one(tmp_path):
     script = tmp_path / "two.py"
     script.write_text(TWO_PROCESSES)
-    path = os.pathsep.join([os.path.dirname(__file__), *sys.path])  # whatever this process imports from, and this file
+    # Whatever this process imports from, and this file.
+    path = os.pathsep.join([str(Path(__file__).parent), *sys.path])
     environment = os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     done = subprocess.run(
