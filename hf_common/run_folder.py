@@ -86,28 +86,33 @@ def check_same_run(output_dir: Path, settings: dict) -> None:
         raise ValueError(f"output_dir {name} holds another run: {difference}; choose another")
 
 
-def chosen_checkpoint(
-    output_dir: Path, checkpoints: Sequence[Path], resume: str | None, words: Sequence[str]
-) -> Path | None:
-    """The checkpoint to go on from; None for a start, also where one of `words` asks for the newest and none is there.
+def resume_choice(value: str | bool | None) -> str | None:
+    """What `--resume_from_checkpoint` asks for: `"last"` (also latest, true), None (also false), or a folder."""
+    word = "false" if value is None else str(value)
+    return {"last": "last", "latest": "last", "true": "last", "false": None}.get(word.lower(), word)
+
+
+def chosen_checkpoint(output_dir: Path, checkpoints: Sequence[Path], resume: str | None) -> Path | None:
+    """The checkpoint to go on from; None for a start, also where the newest is asked for and none is there.
 
     Args:
         checkpoints: those of this run in `output_dir`, newest first.
-        resume: one of `words`, the first of which errors name, or one of `checkpoints`. Needed where checkpoints are.
+        resume: what [`resume_choice`] reads; needed where checkpoints are.
 
     Raises:
-        ValueError: checkpoints and no `resume`, or a `resume` that is none of these.
+        ValueError: checkpoints and no `resume`, or a folder that is none of them.
     """
+    resume = resume_choice(resume)
     if resume is None and checkpoints:
         name = repr(str(output_dir))
-        raise ValueError(f"output_dir {name} holds this run, begun; go on with --resume_from_checkpoint {words[0]}")
+        raise ValueError(f"output_dir {name} holds this run, begun; go on with --resume_from_checkpoint last")
     if resume is None:
         return None
-    if resume.lower() in words:
+    if resume == "last":
         return checkpoints[0] if checkpoints else None
     if Path(resume).resolve() not in [path.resolve() for path in checkpoints]:
         raise ValueError(
-            f"resume_from_checkpoint must be {words[0]!r} or one of {short([str(path) for path in checkpoints])}; "
+            f"resume_from_checkpoint must be 'last' or one of {short([str(path) for path in checkpoints])}; "
             f"got {short(repr(resume), 80)}"
         )
     return Path(resume)

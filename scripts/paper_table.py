@@ -28,7 +28,7 @@ from hf_common.signals import run_command
 from hf_common.tables import markdown_table
 from hf_robust.losses import parse_loss_spec
 from hf_robust.noise.cifar10 import CIFAR10_CLASSES
-from hf_robust.reports.style import compact
+from hf_robust.reports.order import compact
 from hf_robust.studies.arguments import DataArguments, ExperimentArguments, ModelArguments
 from hf_robust.studies.sweep import REPLACED_FLAGS, Run, refuse_replaced_flags, run_sweep
 from hf_robust.training.arguments import default_weight_decay

@@ -8,12 +8,12 @@
         --vae stabilityai/sd-vae-ft-mse --random_flip --model dit-s-2 --dataloader_num_workers 4 \\
         --output_dir runs/my-images-latents
     accelerate launch scripts/train_dit.py --train_data_dir my_images --resolution 64 --unconditional \\
-        --model dit-s-4 --resume_from_checkpoint latest --output_dir runs/my-images-unconditional
+        --model dit-s-4 --resume_from_checkpoint last --output_dir runs/my-images-unconditional
 
 A data set is a Hub id, a folder of Parquet files (--dataset_name FOLDER), or a folder of image files with a subfolder
 for each class (--train_data_dir FOLDER). Writes the pipeline (averaged weights), results.json, loss_curve.png, sample
 grids and checkpoints to --output_dir, which one process at a time may have. A killed run goes on with
---resume_from_checkpoint latest and ends with the same weights; Ctrl+C and SIGTERM write a checkpoint before they end
+--resume_from_checkpoint last and ends with the same weights; Ctrl+C and SIGTERM write a checkpoint before they end
 it (with status 128 + the signal's number).
 
 On N GPUs, accelerate launch starts N processes, and an optimizer step takes N times --train_batch_size images: divide
@@ -121,5 +121,5 @@ def run() -> None:
     run_command(
         main,
         "the newest checkpoint, if any yet, or the finished pipeline is kept in --output_dir; this goes on:",
-        flags=("--resume_from_checkpoint=latest",),
+        flags=("--resume_from_checkpoint=last",),
     )

@@ -10,8 +10,6 @@ from hf_common.run_folder import RESULTS, SETTINGS, begun, check_same_run, chose
 
 from .records import read_training
 
-RESUME_WORDS = ["latest", "last", "true"]
-
 
 def checkpoint_step(folder: Path) -> int:
     """The step in the name of a checkpoint folder, `checkpoint-500`; -1 for any other name."""
@@ -49,7 +47,7 @@ def claimed_checkpoint(output_dir: Path, settings: dict, max_train_steps: int, r
         output_dir: must be new, empty, or hold a run of these very settings that made fewer steps.
         settings: JSON values of everything that the result depends on, but for the number of steps.
         max_train_steps: the steps that are wanted.
-        resume: `"latest"`, which starts at step 0 where there is no checkpoint yet, or a checkpoint folder in
+        resume: `"last"`, which starts at step 0 where there is no checkpoint yet, or a checkpoint folder in
             `output_dir`; needed where checkpoints are.
 
     Raises:
@@ -65,7 +63,7 @@ def claimed_checkpoint(output_dir: Path, settings: dict, max_train_steps: int, r
                 "it with --push_to_hub, ask for more steps, or choose another"
             )
     found = checkpoints(output_dir)[::-1] if started else []
-    chosen = chosen_checkpoint(output_dir, found, resume, RESUME_WORDS)
+    chosen = chosen_checkpoint(output_dir, found, resume)
     if chosen is not None and checkpoint_step(chosen) > max_train_steps:
         raise ValueError(f"checkpoint {str(chosen)!r} is beyond max_train_steps={max_train_steps}")
     return chosen

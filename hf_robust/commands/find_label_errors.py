@@ -10,32 +10,33 @@ Writes label_errors.csv (the most suspicious label first), pred_probs.npy and la
 results.json to --output_dir. Every flag of train_robust.py is taken too. Needs cleanlab: pip install 'cleanlab>=2.9'
 """
 
-from argparse import RawDescriptionHelpFormatter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 
-from hf_common.processes import leave_processes
 from hf_common.signals import run_command
-from hf_robust.studies.arguments import DataArguments, ExperimentArguments, ModelArguments
-from hf_robust.studies.label_errors import find_label_errors, label_errors_table
-from hf_robust.training.recipes import RecipeParser
+from hf_robust.studies.flags import HubFlags
+from hf_robust.studies.front import experiment_arguments
+
+# Of one training: there are several here, none of which is kept.
+UNUSED_FLAGS = ("do_train", "resume_from_checkpoint", *(flag.name for flag in fields(HubFlags)))
 
 
 @dataclass
 class FoldArguments:
+    _argument_group_name = "cross-validation"
+
     num_folds: int = field(
         default=5, metadata={"help": "Folds of the cross-validation; a network is trained for each."}
     )
 
 
 def main() -> None:
-    parser = RecipeParser(
-        (FoldArguments, DataArguments, ModelArguments, ExperimentArguments),
-        description=__doc__,
-        formatter_class=RawDescriptionHelpFormatter,
+    _, (folds, data, model, args) = experiment_arguments(
+        __doc__, FoldArguments, hidden=UNUSED_FLAGS, output_dir="runs/find_label_errors"
     )
-    parser.set_defaults(output_dir="runs/find_label_errors")
-    folds, data, model, args = parser.parse_args_into_dataclasses()
+    from hf_common.processes import leave_processes
+    from hf_robust.studies.label_errors import find_label_errors, label_errors_table
+
     results = find_label_errors(data, model, args, folds.num_folds)
     if args.process_index == 0:
         print(label_errors_table(results))

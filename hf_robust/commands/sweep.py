@@ -12,20 +12,18 @@ Every flag of train_robust.py is taken too.
 win.
 """
 
-from argparse import RawDescriptionHelpFormatter
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from hf_common.processes import leave_processes
 from hf_common.signals import run_command
-from hf_robust.reports.tables import results_table
-from hf_robust.studies.arguments import DataArguments, ExperimentArguments, ModelArguments
-from hf_robust.studies.sweep import Run, refuse_replaced_flags, run_sweep
-from hf_robust.training.recipes import RecipeParser
+from hf_robust.studies.flags import REPLACED_FLAGS
+from hf_robust.studies.front import experiment_arguments
 
 
 @dataclass
 class SweepArguments:
+    _argument_group_name = "sweep"
+
     losses: list[str] = field(default_factory=lambda: ["ce", "nce+rce"], metadata={"help": "Loss specs."})
     noises: list[str] = field(
         default_factory=lambda: ["symmetric_40"],
@@ -36,13 +34,13 @@ class SweepArguments:
 
 
 def main() -> None:
-    parser = RecipeParser(
-        (SweepArguments, DataArguments, ModelArguments, ExperimentArguments),
-        description=__doc__,
-        formatter_class=RawDescriptionHelpFormatter,
+    parser, (sweep, data, model, args) = experiment_arguments(
+        __doc__, SweepArguments, hidden=REPLACED_FLAGS, output_dir="runs/sweep_robust"
     )
-    parser.set_defaults(output_dir="runs/sweep_robust")
-    sweep, data, model, args = parser.parse_args_into_dataclasses()
+    from hf_common.processes import leave_processes
+    from hf_robust.reports.tables import results_table
+    from hf_robust.studies.sweep import Run, refuse_replaced_flags, run_sweep
+
     refuse_replaced_flags(parser, Run(data, model, args))
     results = run_sweep(sweep.losses, sweep.noises, sweep.models, sweep.seeds, data, model, args)
     if args.process_index == 0:

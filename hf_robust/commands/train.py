@@ -4,6 +4,9 @@
         --output_dir runs/digits-sym40
     accelerate launch scripts/train_robust.py --recipe cifar10-cnn8 --noise symmetric_40 \\
         --loss nce+agce --output_dir runs/cifar10-sym40
+
+Further examples:
+
     accelerate launch scripts/train_robust.py --dataset USER/noisy-cifar10 --dataset_config human_worst --loss gce \\
         --output_dir runs/cifar10-human
     accelerate launch scripts/train_robust.py --model runs/cifar10-sym40 --dataset uoft-cs/cifar10 --do_train false \\
@@ -18,24 +21,18 @@ command makes good for it without training again.
 win.
 """
 
-from argparse import RawDescriptionHelpFormatter
 from pathlib import Path
 
-from hf_common.processes import leave_processes
 from hf_common.signals import run_command
-from hf_robust.reports.tables import results_table
-from hf_robust.studies.arguments import DataArguments, ExperimentArguments, ModelArguments
-from hf_robust.studies.run import run_experiment
-from hf_robust.training.recipes import RecipeParser
+from hf_robust.studies.front import experiment_arguments
 
 
 def main() -> None:
-    parser = RecipeParser(
-        (DataArguments, ModelArguments, ExperimentArguments),
-        description=__doc__,
-        formatter_class=RawDescriptionHelpFormatter,
-    )
-    data, model, args = parser.parse_args_into_dataclasses()
+    _, (data, model, args) = experiment_arguments(__doc__)
+    from hf_common.processes import leave_processes
+    from hf_robust.reports.tables import results_table
+    from hf_robust.studies.run import run_experiment
+
     results = run_experiment(data, model, args)
     if args.process_index == 0:
         print(results_table([results]))

@@ -16,7 +16,8 @@ from matplotlib.ticker import MaxNLocator
 
 from ..losses import get_loss, loss_needs
 from ..noise.labels import check_num_classes
-from .style import compact, dress, headline, legend, loss_styles
+from .order import compact
+from .style import dress, headline, legend, loss_styles
 
 LANDSCAPE_TICKS = (1e-6, 1e-5, 1e-4, 0.001, 0.01, 0.1, 0.5, 0.9, 0.99)
 LANDSCAPE_TOP = 3.1  # untrained networks' losses: above, only losses without bound have much to show

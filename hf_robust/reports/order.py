@@ -6,6 +6,11 @@ from collections.abc import Callable, Iterable
 from ..noise.kinds import KINDS
 
 
+def compact(loss: str) -> str:
+    """A loss spec without white space, as figures and tables write it."""
+    return re.sub(r"\s", "", loss)
+
+
 def grouped(results: Iterable[dict], key: Callable) -> dict:
     """Lists of the results by what `key` gives of each, in the order in which it first gives it."""
     groups: dict = {}

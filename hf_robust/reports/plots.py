@@ -13,8 +13,8 @@ from matplotlib.ticker import MaxNLocator
 
 from hf_common.tables import in_figure
 
-from .order import grouped, kind_and_rate, kind_order, noise_order
-from .style import compact, dress, headline, legend, loss_styles
+from .order import compact, grouped, kind_and_rate, kind_order, noise_order
+from .style import dress, headline, legend, loss_styles
 
 MOST_NUMBERED = 20  # classes: with more, a matrix's cells are too small for numbers
 

@@ -1,7 +1,6 @@
 """What all figures of losses and runs share: how each loss looks, titles, axes and legends."""
 
 import math
-import re
 from collections.abc import Iterable
 
 from matplotlib.axes import Axes
@@ -12,6 +11,7 @@ from matplotlib.ticker import MaxNLocator
 from hf_common.tables import in_figure
 
 from ..losses.table import LOSSES
+from .order import compact
 
 # These losses look the same in every figure. Colours that colour-blind readers tell apart (Okabe & Ito, without the
 # yellow, which vanishes on white), each with a marker of its own.
@@ -49,11 +49,6 @@ def loss_styles(losses: Iterable[str]) -> dict[str, tuple[str, str]]:
         for place, loss in enumerate(others)
     }
     return {loss: fixed[loss] if loss in fixed else spare[loss] for loss in losses}
-
-
-def compact(loss: str) -> str:
-    """A loss spec without white space, as figures and tables write it."""
-    return re.sub(r"\s", "", loss)
 
 
 def headline(settings: dict) -> str:

@@ -6,8 +6,7 @@ from statistics import mean, stdev
 
 from hf_common.tables import markdown_table
 
-from .order import grouped, noise_order
-from .style import compact
+from .order import compact, grouped, noise_order
 
 DASH = "–"  # where nothing is known
 

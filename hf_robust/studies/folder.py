@@ -36,5 +36,5 @@ def claim_output_dir(output_dir: Path, settings: dict, resume: str | None = None
                 "upload it with --push_to_hub"
             )
     checkpoints = complete_checkpoints(output_dir) if started else []
-    chosen = chosen_checkpoint(output_dir, checkpoints, resume, ["last", "latest", "true"])
+    chosen = chosen_checkpoint(output_dir, checkpoints, resume)
     return None if chosen is None else str(chosen)

@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from safetensors.numpy import save
-from sklearn.model_selection import StratifiedKFold
 from tqdm.auto import tqdm
 
 from hf_common.files import replace_bytes, write_json
@@ -102,6 +101,8 @@ def assign_folds(given: np.ndarray, num_folds: int, seed: int) -> np.ndarray:
             missing in some folds, which scikit-learn warns of.
         seed (`int`): of the shuffle.
     """
+    from sklearn.model_selection import StratifiedKFold
+
     counts = np.bincount(given)
     if np.count_nonzero(counts) < 2:
         raise ValueError(f"the training images must be labelled as two classes or more; all are of class {given[0]}")

@@ -8,10 +8,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from types import NoneType
-from typing import get_args, get_type_hints
+from typing import TYPE_CHECKING, get_args, get_type_hints
 
 from huggingface_hub import CommitInfo
-from matplotlib.figure import Figure
 from transformers.dynamic_module_utils import get_relative_import_files
 
 from hf_common.commands import command_line, launch_command
@@ -28,13 +27,14 @@ from ..losses.table import SOFTMAX
 from ..models import MODELS
 from ..noise.semantic import CONTAMINATED
 from ..reports.card import FIGURES, drawn_by_rule, is_hub_id, render_card, same_setting
-from ..reports.loss_plots import plot_loss_histograms
-from ..reports.plots import plot_curves, plot_runs, plot_transition_matrices
+from ..reports.order import compact
 from ..reports.results import RECIPE, read_results
-from ..reports.style import compact
 from ..training.arguments import default_optim_args, default_weight_decay
 from ..training.push import push_model
 from .arguments import DataArguments, ExperimentArguments, ModelArguments
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 logger = logging.getLogger(__name__)
 
@@ -86,8 +86,11 @@ def run_figures(result: dict) -> list[str]:
     return ["curves", "noise"] + ["losses"] * any("loss_histogram" in row for row in history)
 
 
-def draw_figures(results: Sequence[dict], baseline: Sequence[dict] = ()) -> dict[str, Figure]:
+def draw_figures(results: Sequence[dict], baseline: Sequence[dict] = ()) -> "dict[str, Figure]":
     """The figures of a card, by the names of `FIGURES`; the curves are of all runs, the others of the first."""
+    from ..reports.loss_plots import plot_loss_histograms  # and with them matplotlib, when all is done
+    from ..reports.plots import plot_curves, plot_runs, plot_transition_matrices
+
     draw = {
         "curves": lambda run: (
             plot_curves(run) if len(results) == 1 and not baseline else plot_runs([*results, *baseline])

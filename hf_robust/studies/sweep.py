@@ -20,12 +20,12 @@ from hf_common.run_folder import RESULTS, SETTINGS, begun, check_same_run, setti
 from ..losses import format_loss_spec, loss_needs, parse_loss_spec
 from ..noise.spec import NoiseSpec
 from ..reports.order import kind_and_rate
-from ..reports.plots import plot_accuracy_vs_noise, plot_runs
 from ..reports.results import read_results
 from ..reports.tables import results_table
 from ..training.arguments import default_weight_decay
 from ..training.checkpoints import complete_checkpoints
 from .arguments import DataArguments, ExperimentArguments, ModelArguments, check_arguments, run_settings
+from .flags import REPLACED_FLAGS
 from .prepare import load_splits, noisy_train
 from .run import run_claimed
 
@@ -180,24 +180,16 @@ def _claim_all(runs: Sequence[Run]) -> None:
             write_json(folder / SETTINGS, run_settings(*run))
 
 
-# Flags of one run that a sweep replaces, and by what.
-REPLACED_FLAGS = {
-    "loss": "--losses",
-    "noise": "--noises",
-    "model": "--models",
-    "seed": "--seeds",
-    "noise_seed": "--seeds",
-    "resume_from_checkpoint": "the same command again",
-}
-
-
 def refuse_replaced_flags(parser: ArgumentParser, run: Run, flags: Iterable[str] = tuple(REPLACED_FLAGS)) -> None:
-    """End with the parser's error where the arguments of one run say what the lists of a sweep are for."""
+    """End with the parser's error where the arguments of one run say what the lists of a sweep are for.
+
+    To resume from the last checkpoint is what a sweep does anyway.
+    """
     for flag in flags:
         holder = next(part for part in run if flag in part.__dataclass_fields__)
         # A loss that is not given has been filled in since.
         given = flag in holder.not_default if holder is run.args else getattr(holder, flag) != parser.get_default(flag)
-        if given:
+        if given and not (flag == "resume_from_checkpoint" and holder.resume_from_checkpoint == "last"):
             parser.error(f"--{flag}: a sweep takes {REPLACED_FLAGS[flag]}")
 
 
@@ -225,6 +217,8 @@ def _results_of(run: Run) -> dict | None:
 
 
 def _report(results: list[dict], output_dir: Path) -> None:
+    from ..reports.plots import plot_accuracy_vs_noise, plot_runs  # and with it matplotlib
+
     write_json(output_dir / "sweep.json", results)
     replace_text(output_dir / "results.md", results_table(results) + "\n")
     if any(result["accuracy"] and kind_and_rate(result) is not None for result in results):

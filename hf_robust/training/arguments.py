@@ -8,6 +8,7 @@ from transformers.trainer_utils import HubStrategy
 
 from ..losses import RobustLoss, loss_needs, parse_loss_spec
 from ..reports.results import changed_arguments
+from .flags import RobustFlags
 
 
 def default_weight_decay(loss: str) -> float:
@@ -32,7 +33,7 @@ FILLED_IN = {"weight_decay": _DefaultNumber, "optim_args": _DefaultText}
 
 
 @dataclass
-class RobustTrainingArguments(TrainingArguments):
+class RobustTrainingArguments(RobustFlags, TrainingArguments):
     """`TrainingArguments` with a robust loss; other defaults are the recipe of the papers on CIFAR-10 label noise.
 
     SGD with momentum 0.9, learning rate 0.01, weight decay 1e-4 on every parameter, cosine schedule, gradient norm
@@ -54,25 +55,6 @@ class RobustTrainingArguments(TrainingArguments):
             `push_to_hub()` or `save_model()`. What is pushed is one commit of a whole model, and never a checkpoint.
     """
 
-    loss: str | None = field(
-        default=None, metadata={"help": "Loss name or weighted sum: gce(q=0.7), 10*nce+0.1*rce, ... Default: nce+rce."}
-    )
-    class_weights: list[float] | None = field(default=None, metadata={"help": "One weight >= 0 a class."})
-    decay_bias_and_norm: bool = field(
-        default=True, metadata={"help": "Weight decay on every parameter, biases and normalisation included."}
-    )
-    optim: str = field(default="sgd", metadata={"help": "The optimizer."})
-    optim_args: str | None = field(default=None, metadata={"help": "Default: momentum=0.9 under SGD."})
-    learning_rate: float = field(default=0.01, metadata={"help": "The initial learning rate."})
-    weight_decay: float | None = field(
-        default=None, metadata={"help": "Default: 1e-4; 0 for losses with an L1 norm of their own (anl_*, jal_*)."}
-    )
-    lr_scheduler_type: str = field(default="cosine", metadata={"help": "The scheduler type."})
-    max_grad_norm: float = field(default=5.0, metadata={"help": "Maximum gradient norm."})
-    num_train_epochs: float = field(default=120, metadata={"help": "Total number of training epochs."})
-    per_device_train_batch_size: int = field(default=128, metadata={"help": "Training batch size per device."})
-    # The parent's 8 would make evaluation slow; the result does not depend on it.
-    per_device_eval_batch_size: int = field(default=512, metadata={"help": "Evaluation batch size per device."})
     hub_strategy: HubStrategy | str = field(
         default="end", metadata={"help": "When to push to the Hub. Allowed: end; a checkpoint is never pushed."}
     )

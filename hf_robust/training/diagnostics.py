@@ -5,7 +5,6 @@ import time
 import numpy as np
 import torch
 import torch.nn.functional as F
-from sklearn.metrics import roc_auc_score
 from torch.utils.data import Dataset
 from transformers import EvalPrediction, Trainer, TrainerCallback
 
@@ -68,6 +67,8 @@ def loss_separation(losses: np.ndarray, flipped: np.ndarray, bins: int = 30) -> 
     low, high = float(losses.min()), float(np.quantile(losses, 0.995))
     edges = np.linspace(low, high if high > low else low + 1, bins + 1)
     counts = [np.histogram(np.minimum(losses[group], edges[-1]), edges)[0].tolist() for group in (~flipped, flipped)]
+    from sklearn.metrics import roc_auc_score  # half a second to import, at the first evaluation
+
     return {
         "separation_auc": float(roc_auc_score(flipped, losses)),
         "loss_histogram": {"edges": edges.tolist(), "clean": counts[0], "flipped": counts[1]},

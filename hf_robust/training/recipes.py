@@ -2,9 +2,7 @@
 
 import copy
 
-from transformers import HfArgumentParser
-
-from ..losses import parse_loss_spec, published_spec
+from hf_common.flags import FlagParser
 
 # What each recipe sets, by the names of the flags; `training` holds arguments of `RobustTrainingArguments`, and
 # `published` the data set whose hyper-parameters `published_spec` gives the losses. None leaves a choice to the loss
@@ -78,12 +76,14 @@ def recipe_loss(recipe: str, loss: str) -> str:
     Where that changes nothing, the spec is returned letter by letter. See [`published_spec`]. Raises `ValueError` if
     there is no such recipe or the spec can't be read.
     """
+    from ..losses import parse_loss_spec, published_spec
+
     published = published_spec(loss, _recipe(recipe)["published"])
     return loss if parse_loss_spec(published) == parse_loss_spec(loss) else published
 
 
-class RecipeParser(HfArgumentParser):
-    """`HfArgumentParser` with `--recipe`, which changes the defaults of the other flags: a flag that is given wins.
+class RecipeParser(FlagParser):
+    """`FlagParser` with `--recipe`, which changes the defaults of the other flags: a flag that is given wins.
 
     The losses of `--loss` or `--losses`, given or default, become those of [`recipe_loss`]. Nothing of `--recipe` but
     what it sets is among the parsed values.
@@ -94,19 +94,18 @@ class RecipeParser(HfArgumentParser):
         self.add_argument(
             "--recipe",
             choices=list(RECIPES),
-            help="A published recipe: data set, network, augmentation, training arguments and, for losses named "
-            "without weights and parameters, their hyper-parameters. Flags that are given win.",
+            help="Data set, network, augmentation, training and the losses' hyper-parameters as published; flags win.",
         )
 
     def parse_known_args(self, args=None, namespace=None):
         parsed, _ = super().parse_known_args(args, copy.copy(namespace))
         recipe, many = parsed.recipe, "losses" in parsed  # a sweep takes lists of losses and models
         if recipe is not None:
-            flags = recipe_flags(recipe)
+            flags = {name: value for name, value in recipe_flags(recipe).items() if name in parsed}
             self.set_defaults(**flags, **({"models": [flags["model"]]} if many else {}))
         parsed, rest = super().parse_known_args(args, namespace)
         del parsed.recipe
-        if recipe is not None:
+        if recipe is not None and self.others is None:  # reading losses means torch
             try:
                 if many:
                     parsed.losses = [recipe_loss(recipe, loss) for loss in parsed.losses]

@@ -219,9 +219,9 @@ def test_a_killed_run_goes_on_to_the_very_same_end(colours, tmp_path):
     folders = sorted(path.name for path in (tmp_path / "killed").iterdir() if path.is_dir())
     assert folders == [".checkpoint-8.tmp", "checkpoint-4", "checkpoint-6"]
 
-    with pytest.raises(ValueError, match="holds this run, begun; go on with --resume_from_checkpoint latest"):
+    with pytest.raises(ValueError, match="holds this run, begun; go on with --resume_from_checkpoint last"):
         train_dit(*arguments(colours, tmp_path / "killed", **changes))
-    with pytest.raises(ValueError, match="resume_from_checkpoint must be 'latest' or one of"):
+    with pytest.raises(ValueError, match="resume_from_checkpoint must be 'last' or one of"):
         train_dit(*arguments(colours, tmp_path / "killed", **changes, resume_from_checkpoint="checkpoint-8"))
     with pytest.raises(ValueError, match=r"another run: learning_rate=0.5 \(it has 0.001\), seed=1 \(it has 0\)"):
         train_dit(*arguments(colours, tmp_path / "killed", **{**changes, "learning_rate": 0.5, "seed": 1}))

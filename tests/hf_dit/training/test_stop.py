@@ -70,7 +70,7 @@ def stopped(process, word, number):
     assert process.returncode == 128 + number, error
     *_, last, command = error.strip().splitlines()
     assert last.startswith(f"stopped by {signal.Signals(number).name}: the newest checkpoint")
-    assert command.startswith("python scripts/train_dit.py") and "--resume_from_checkpoint latest" in command
+    assert command.startswith("python scripts/train_dit.py") and "--resume_from_checkpoint last" in command
     return command
 
 

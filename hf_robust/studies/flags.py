@@ -1,0 +1,190 @@
+"""The flags of one experiment as dataclasses, without the libraries that it runs on: see `hf_common.flags`."""
+
+import math
+from dataclasses import dataclass, field
+
+from ..noise.base import SAMPLINGS
+from ..noise.kinds import KINDS
+from ..noise.semantic import CONTAMINATED
+from ..noise.spec import NoiseSpec, spec_patterns
+from ..training.flags import RobustFlags
+
+# Keys of `hf_robust.models.MODELS`.
+NETWORKS = ("cnn_small", "cnn8", "resnet18_cifar", "resnet20_cifar")
+WHEN = ("no", "steps", "epoch")
+AUGMENTATIONS = {
+    "none": {},
+    "crop": {"crop_padding": 4},
+    "crop_flip": {"crop_padding": 4, "horizontal_flip": True},
+}
+
+
+# Flags of one run that a sweep replaces, and by what.
+REPLACED_FLAGS = {
+    "loss": "--losses",
+    "noise": "--noises",
+    "model": "--models",
+    "seed": "--seeds",
+    "noise_seed": "--seeds",
+    "resume_from_checkpoint": "the same command again",
+}
+
+
+@dataclass
+class DataArguments:
+    """Which images, and which labels are made wrong."""
+
+    _argument_group_name = "images and labels"
+
+    dataset: str = field(
+        default="digits",
+        metadata={"help": "Hub id, folder, or 'digits' (embedded, no download)."},
+    )
+    dataset_config: str | None = field(default=None, metadata={"help": "Config of the data set, e.g. symmetric_40."})
+    image_column_name: str | None = field(default=None, metadata={"help": "Default: the only image column."})
+    label_column_name: str = field(default="label", metadata={"help": "Column of the given labels."})
+    test_split_name: str = field(default="test", metadata={"help": "Split with clean labels to score on."})
+    noise: NoiseSpec | str | None = field(  # read once: from then on a NoiseSpec
+        default=None,
+        metadata={
+            "help": f"Noise put on clean training labels, RR in percent: {spec_patterns()}.",
+        },
+    )
+    noise_seed: int = field(default=0, metadata={"help": "Seed of the noise."})
+    noise_sampling: str = field(
+        default="quota", metadata={"help": "quota: the exact rate in each class; bernoulli: each image by itself."}
+    )
+    noise_contaminated: bool = field(
+        default=False,
+        metadata={"help": "semantic noise as code of some papers: later classes flip flips back."},
+    )
+    max_train_samples: int | None = field(default=None, metadata={"help": "Keep the first so many training images."})
+    max_test_samples: int | None = field(default=None, metadata={"help": "Keep the first so many test images."})
+    augmentation: str | None = field(
+        default=None,
+        metadata={
+            "help": f"One of {', '.join(AUGMENTATIONS)}. Default: crop_flip, as in the papers on CIFAR; none for "
+            "digits, whose mirror images are no digits."
+        },
+    )
+
+    def __post_init__(self):
+        if self.noise is not None:
+            self.noise = NoiseSpec.parse(self.noise)
+        if self.noise_sampling not in SAMPLINGS:
+            raise ValueError(f"noise_sampling must be one of {list(SAMPLINGS)}; got {self.noise_sampling!r:.120}")
+        if self.noise_contaminated and self.noise_sampling != "quota":
+            raise ValueError(
+                f"noise_contaminated=True is allowed with noise_sampling='quota' alone; got {self.noise_sampling!r}"
+            )
+        if self.noise_seed < 0:
+            raise ValueError(f"noise_seed must be 0 or more; got {self.noise_seed}")
+        if self.augmentation is None:
+            self.augmentation = "none" if self.dataset == "digits" else "crop_flip"
+        if self.augmentation not in AUGMENTATIONS:
+            raise ValueError(f"augmentation must be one of {list(AUGMENTATIONS)}; got {self.augmentation!r:.120}")
+
+    @property
+    def noise_name(self) -> str:
+        """What the results call the noise: the one that was added, or else the one that the config is named after."""
+        if self.noise is not None:
+            return CONTAMINATED * self.noise_contaminated + str(self.noise)
+        return self.dataset_config if self.names_noise() else "clean"
+
+    def names_noise(self) -> bool:
+        """Whether the config is named after a noise."""
+        kind = (self.dataset_config or "clean").partition("_")[0]
+        return kind in KINDS and kind != "clean"
+
+
+@dataclass
+class ModelArguments:
+    """Which network."""
+
+    _argument_group_name = "network"
+
+    model: str = field(
+        default="cnn_small",
+        metadata={"help": f"One of {', '.join(NETWORKS)}, or a folder or Hub id of an image classifier."},
+    )
+    config_overrides: str | None = field(
+        default=None, metadata={"help": "Fields of the model config, e.g. batch_norm=false."}
+    )
+    trust_remote_code: bool = field(default=False, metadata={"help": "Run the code of a model from the Hub."})
+
+
+@dataclass
+class MatrixFlags:
+    """What two of the losses need."""
+
+    _argument_group_name = "loss"
+
+    transition_matrix: str | None = field(
+        default=None,
+        metadata={
+            "help": "For the losses forward and backward: a noise (symmetric_40), true (from the clean labels), a "
+            ".npy or .json file, or a run's results.json, whose estimate is taken."
+        },
+    )
+
+
+@dataclass
+class RunFlags:
+    """What is done, and when what is written."""
+
+    _argument_group_name = "run"
+
+    output_dir: str | None = field(default="runs/train_robust", metadata={"help": "Where everything is written."})
+    do_train: bool = field(default=True, metadata={"help": "Train."})
+    do_eval: bool = field(default=True, metadata={"help": "Score on the clean test split."})
+    eval_strategy: str = field(default="epoch", metadata={"help": "When to evaluate.", "choices": list(WHEN)})
+    logging_strategy: str = field(default="epoch", metadata={"help": "When to log.", "choices": list(WHEN)})
+    save_strategy: str = field(
+        default="epoch", metadata={"help": "When to save a checkpoint.", "choices": [*WHEN, "best"]}
+    )
+    save_total_limit: int | None = field(default=1, metadata={"help": "Checkpoints kept; one is enough to resume."})
+    resume_from_checkpoint: str | None = field(
+        default=None,
+        metadata={"help": "last: from the newest complete checkpoint in output_dir; or a checkpoint folder in it."},
+    )
+    # Batches are small uint8 tensors: pinning costs more than it saves, and warns where there is no accelerator.
+    dataloader_pin_memory: bool = field(default=False, metadata={"help": "Pin memory in data loaders."})
+
+
+@dataclass
+class HubFlags:
+    """Whether and where the finished run is published."""
+
+    _argument_group_name = "Hub"
+
+    push_to_hub: bool = field(
+        default=False,
+        metadata={
+            "help": "Upload the finished run to --hub_model_id as one commit, also one that was finished before."
+        },
+    )
+    hub_model_id: str | None = field(default=None, metadata={"help": "user/name of the model on the Hub."})
+    hub_private_repo: bool | None = field(
+        default=None,
+        metadata={"help": "Make the repository private, or public; one that is there has to agree."},
+    )
+    hub_revision: str | None = field(
+        default=None, metadata={"help": "Branch of the repository, made if need be. Default: main."}
+    )
+
+
+@dataclass
+class ExperimentFlags(HubFlags, RunFlags, MatrixFlags, RobustFlags):
+    """All flags of an experiment that `TrainingArguments` has not, or with another default."""
+
+
+def check_numbers(flags: ExperimentFlags) -> None:
+    """Raise a `ValueError` for numbers of the recipe with which nothing can be trained."""
+    if not flags.do_train:
+        return
+    if flags.per_device_train_batch_size < 1:
+        raise ValueError(f"per_device_train_batch_size must be 1 or more; got {flags.per_device_train_batch_size}")
+    for name in ("learning_rate", "weight_decay", "max_grad_norm"):
+        value = getattr(flags, name)
+        if value is not None and not 0 <= value < math.inf:
+            raise ValueError(f"{name} must be a finite number of 0 or more; got {value}")
