@@ -45,39 +45,34 @@ Images are split over the processes of accelerate launch. On CPUs, either of the
 
 import re
 import warnings
-from argparse import RawDescriptionHelpFormatter
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-
-from accelerate import PartialState
-from transformers import HfArgumentParser
+from typing import TYPE_CHECKING
 
 from evaluate_metrics import LIBRARIES
-from evaluate_metrics.core.inception import WEIGHTS_SHA256, WEIGHTS_URL
-from evaluate_metrics.scoring.embedding import CACHE
-from evaluate_metrics.scoring.evaluation import (
-    DTYPES,
-    Encoded,
-    Evaluation,
-    check_sources,
-    embed_sources,
-    score_sources,
-)
-from evaluate_metrics.scoring.report import plot_score_curves, score_table
-from evaluate_metrics.scoring.scores import METRICS
-from evaluate_metrics.scoring.sources import ImageSource, MomentsSource, open_source
+from evaluate_metrics.core.inception_weights import WEIGHTS_SHA256, WEIGHTS_URL
+from evaluate_metrics.scoring.settings import CACHE, DTYPES, METRICS, Evaluation
 from hf_common.environment import hardware, versions
 from hf_common.files import replace_text, save_figure, write_json
+from hf_common.flags import FlagParser
 from hf_common.locks import locked
 from hf_common.processes import from_first_process
 from hf_common.signals import run_command
+
+if TYPE_CHECKING:
+    from accelerate import PartialState
+
+    from evaluate_metrics.scoring.evaluation import Encoded
+    from evaluate_metrics.scoring.sources import ImageSource, MomentsSource
 
 KEPT = "embeddings so far are kept in the cache (not those of callables, and none with --no_use_cache); go on with"
 
 
 @dataclass
 class EvaluateArguments:
+    _argument_group_name = "scoring"
+
     predictions: str = field(metadata={"help": "The images to score: folder, data set, or file of moments."})
     references: str = field(metadata={"help": "The images to score them against: the same."})
     predictions_config: str | None = field(default=None, metadata={"help": "Config of a data set of predictions."})
@@ -112,13 +107,17 @@ class EvaluateArguments:
 
 
 def main() -> None:
-    parser = HfArgumentParser(EvaluateArguments, description=__doc__, formatter_class=RawDescriptionHelpFormatter)
+    parser = FlagParser(EvaluateArguments, description=__doc__)
     (args,) = parser.parse_args_into_dataclasses()
+    shared = {name.name: getattr(args, name.name) for name in fields(Evaluation) if name.name != "cache_dir"}
+    settings = Evaluation(**shared, cache_dir=args.cache_dir if args.use_cache else None)
+    from accelerate import PartialState
+
+    from evaluate_metrics.scoring.evaluation import check_sources, embed_sources
+
     state, folder = PartialState(cpu=args.use_cpu), Path(args.output_dir)
     with ExitStack() as held:  # of the lock of the output folder
         try:
-            shared = {name.name: getattr(args, name.name) for name in fields(Evaluation) if name.name != "cache_dir"}
-            settings = Evaluation(**shared, cache_dir=args.cache_dir if args.use_cache else None)
             with state.local_main_process_first():
                 sources = open_sources(args, state)
             check_sources(**sources, settings=settings)
@@ -133,8 +132,10 @@ def main() -> None:
             write_results(args, settings, encoded, sources, state)
 
 
-def open_sources(args: EvaluateArguments, state: PartialState) -> dict[str, ImageSource | MomentsSource]:
+def open_sources(args: EvaluateArguments, state: "PartialState") -> "dict[str, ImageSource | MomentsSource]":
     """Both sources; what they leave out is told by one process."""
+    from evaluate_metrics.scoring.sources import open_source
+
     with warnings.catch_warnings():
         if not state.is_main_process:
             warnings.simplefilter("ignore", UserWarning)
@@ -152,11 +153,14 @@ def open_sources(args: EvaluateArguments, state: PartialState) -> dict[str, Imag
 def write_results(
     args: EvaluateArguments,
     settings: Evaluation,
-    encoded: list[Encoded],
-    sources: dict[str, ImageSource | MomentsSource],
-    state: PartialState,
+    encoded: "list[Encoded]",
+    sources: "dict[str, ImageSource | MomentsSource]",
+    state: "PartialState",
 ) -> None:
     """Score, write, and print the table. results.json comes last: where it is, the rest is of the same call."""
+    from evaluate_metrics.scoring.evaluation import score_sources
+    from evaluate_metrics.scoring.report import plot_score_curves, score_table
+
     scores, folder = score_sources(encoded, settings), Path(args.output_dir)
     table = score_table(scores)
     for old in (folder / "results.json", *folder.glob(".*.tmp")):  # tmp: what a kill left
@@ -171,7 +175,7 @@ def write_results(
     print(f"\n{table}\n\nresults: {folder.resolve()}")
 
 
-def save_moments(folder: Path, encoders: list[str], encoded: list[Encoded], names: dict[str, str]) -> None:
+def save_moments(folder: Path, encoders: list[str], encoded: "list[Encoded]", names: dict[str, str]) -> None:
     """Write `ROLE-ENCODER.safetensors` for each role, whose source's name is told, and each encoder."""
     for encoder, one in zip(encoders, encoded, strict=True):
         slug = re.sub(r"[^\w.-]+", "-", encoder).strip("-")

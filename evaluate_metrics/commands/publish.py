@@ -17,17 +17,16 @@ evaluate takes the branch or tag v<its version> (v0.4.6) where a Space has one, 
 branch name it: evaluate.load("USER/cmmd", revision="BRANCH").
 """
 
-from argparse import RawDescriptionHelpFormatter
 from dataclasses import dataclass, field
 
-from huggingface_hub.errors import HTTPError
-from transformers import HfArgumentParser
-
-from evaluate_metrics.publishing import publish_space
+from hf_common.flags import FlagParser
+from hf_common.signals import STARTS_OVER, run_command
 
 
 @dataclass
 class PublishArguments:
+    _argument_group_name = "Space"
+
     private: bool = field(
         default=False, metadata={"help": "Make the Space a private one (default: as its owner's settings say)."}
     )
@@ -41,10 +40,14 @@ class PublishArguments:
 
 
 def main() -> None:
-    parser = HfArgumentParser(PublishArguments, description=__doc__, formatter_class=RawDescriptionHelpFormatter)
+    parser = FlagParser(PublishArguments, description=__doc__)
     parser.add_argument("folder", help="The metric: a folder NAME with NAME.py, README.md, requirements.txt, app.py.")
     parser.add_argument("repo_id", help="USER/NAME of the Space.")
     args, positional = parser.parse_args_into_dataclasses()
+    from huggingface_hub.errors import HTTPError
+
+    from evaluate_metrics.publishing import publish_space
+
     folder, repo_id = positional.folder, positional.repo_id
     try:
         commit = publish_space(
@@ -64,4 +67,4 @@ def main() -> None:
 
 def run() -> None:
     """The command."""
-    main()
+    run_command(main, STARTS_OVER)

@@ -17,12 +17,9 @@ from torch import Tensor, nn
 from hf_common.files import replacing
 
 from .encoders import Encoder
+from .inception_weights import WEIGHTS_SHA256, WEIGHTS_URL
 from .precision import default_device, full_precision
 
-WEIGHTS_URL = (
-    "https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/pt_inception-2015-12-05-6726825d.pth"
-)
-WEIGHTS_SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
 DIM = 2048
 SIDE = 299
 RESIZINGS = {

@@ -9,7 +9,6 @@ from pathlib import Path
 import torch
 from accelerate import PartialState
 from accelerate.utils import gather_object, reduce
-from huggingface_hub import constants
 from torch import Tensor
 from tqdm.auto import tqdm
 
@@ -20,7 +19,6 @@ from ..core.moments import Moments, check_digest, save_with_digest
 from .sources import ImageSource, digest
 
 CHUNK = 512  # images that one process embeds and keeps together
-CACHE = Path(constants.HF_HOME) / "image_embeddings"
 CACHE_VERSION = 2  # part of the files' names: those of another version are not found
 
 

@@ -12,45 +12,13 @@ from accelerate import PartialState
 from hf_common.plugins import import_source, in_one_line
 
 from ..core.encoders import ENCODERS, Encoder, make_encoder
-from ..core.inception import RESIZINGS, WEIGHTS_SHA256, WEIGHTS_URL, inception_encoder
+from ..core.inception import RESIZINGS, inception_encoder
 from .embedding import Embedded, EmbeddingCache, embed
-from .scores import CURVE_METRICS, FEWEST_OF_CURVE, METRICS, fits, keeps, score, score_curve
+from .scores import fits, keeps, score, score_curve
+from .settings import FEWEST_OF_CURVE, Evaluation
 from .sources import ImageSource, MomentsSource
 
 INCEPTIONS = {("inception" if name == "tensorflow" else f"inception-{name}"): name for name in RESIZINGS}
-LEAST = {"batch_size": 1, "kid_subsets": 1, "kid_subset_size": 2, "permutations": 1, "curve_repeats": 1, "seed": 0}
-DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """What is scored, and how; the defaults of the metrics are the published ones."""
-
-    metrics: Sequence[str] = ("cmmd", "fd")
-    batch_size: int = 64
-    dtype: str = "float32"
-    normalize: bool = True
-    inception_weights: str = WEIGHTS_URL
-    inception_sha256: str = WEIGHTS_SHA256
-    cache_dir: str | None = None
-    kid_subsets: int = 100
-    kid_subset_size: int = 1000
-    permutations: int = 999
-    curve: bool = False
-    curve_repeats: int = 8
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        unknown = [metric for metric in self.metrics if metric not in METRICS]
-        if unknown or not self.metrics:
-            raise ValueError(f"metrics must be of {', '.join(METRICS)}; got {', '.join(unknown) or 'none'}")
-        if self.dtype not in DTYPES:
-            raise ValueError(f"dtype must be one of {', '.join(DTYPES)}; got {self.dtype!r}")
-        for name, least in LEAST.items():
-            if getattr(self, name) < least:
-                raise ValueError(f"{name} must be {least} or more; got {getattr(self, name)}")
-        if self.curve and not set(self.metrics) & set(CURVE_METRICS):
-            raise ValueError(f"curve needs one of the metrics {', '.join(CURVE_METRICS)}; got {self.metrics}")
 
 
 @dataclass(frozen=True)
@@ -73,7 +41,7 @@ def open_encoder(spec: str, settings: Evaluation, device: torch.device) -> Encod
     Raises:
         ValueError: the function can't be imported; names what its file lacks.
     """
-    dtype = DTYPES[settings.dtype]
+    dtype = getattr(torch, settings.dtype)
     if spec in INCEPTIONS:
         return inception_encoder(
             settings.inception_weights, settings.inception_sha256, INCEPTIONS[spec], device=device, dtype=dtype
@@ -194,7 +162,7 @@ def _embed_both(
                 raise ValueError(f"{source.name} has {source.moments.dim} dimensions, {encoder.name} {encoder.dim}")
     cache = None
     if settings.cache_dir is not None:
-        cache = EmbeddingCache(settings.cache_dir, encoder, DTYPES[settings.dtype])
+        cache = EmbeddingCache(settings.cache_dir, encoder, getattr(torch, settings.dtype))
     embedded = {}
     for (role, source), kept in zip(sources.items(), keeps(settings.metrics, settings.curve), strict=True):
         if isinstance(source, MomentsSource):

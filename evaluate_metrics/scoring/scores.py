@@ -11,18 +11,10 @@ from ..core.frechet import frechet_distance, frechet_distance_at_infinity, frech
 from ..core.mmd import cmmd, kid, permutation_test
 from ..core.moments import Moments
 from .embedding import Embedded
+from .settings import FEWEST_OF_CURVE
 
-METRICS = {
-    "cmmd": "CMMD, biased as published and unbiased, with its standard error (unit vectors only)",
-    "p_value": "permutation test of the CMMD: do both sets come from one distribution? (unit vectors only)",
-    "fd": "Frechet distance; with the encoder inception it is the FID",
-    "fd_infinity": "its limit for infinitely many predictions",
-    "kid": "kernel distance of random subsets; with the encoder inception it is the KID",
-}
 UNIT_VECTORS = ("cmmd", "p_value")
 PREDICTIONS_KEPT, REFERENCES_KEPT = ("p_value", "fd_infinity", "kid"), ("p_value", "kid")  # moments don't do
-CURVE_METRICS = ("cmmd", "fd", "kid")
-FEWEST_OF_CURVE = 30  # images
 
 
 def keeps(metrics: Sequence[str], curve: bool) -> tuple[bool, bool]:

@@ -18,19 +18,14 @@ alone: the most that a call allocates beyond what was there before it.
 
 import math
 import re
-from argparse import RawDescriptionHelpFormatter
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import torch
-from transformers import HfArgumentParser
-
 from hf_common.files import replace_text, save_figure, write_json
+from hf_common.flags import FlagParser
 from hf_common.signals import STARTS_OVER, run_command
-from hf_dit.attention.spec import parse_attn_item
 from hf_dit.models.sizes import DIT_SIZES
-from hf_dit.studies.benchmark import PHASES, run_benchmark
-from hf_dit.studies.benchmark_report import benchmark_markdown, plot_benchmark
+from hf_dit.studies.axes import PHASES
 
 DTYPES = ("float32", "bfloat16", "float16", "float64")
 ATTENTIONS = ["full", "swa64", "na7", "xformers:full", "xformers:swa64", "flex:swa64", "flex:na7", "natten:na7"]
@@ -45,6 +40,8 @@ QUICK = {
 
 @dataclass
 class BenchmarkArguments:
+    _argument_group_name = "benchmark"
+
     size: str = field(default="dit-s-2", metadata={"help": f"Of the model: {', '.join(DIT_SIZES)}."})
     tokens: list[int] | None = field(
         default=None, metadata={"help": "Squares of whole numbers. Default: 256 1024 4096, on CUDA 16384 too."}
@@ -88,33 +85,40 @@ def parse_grids(tokens: list[int] | None, grids: list[str] | None) -> list[tuple
     return list(dict.fromkeys(parsed))
 
 
+def check_flags(args: BenchmarkArguments) -> list[tuple[int, int]]:
+    """The grids that are asked for; a `ValueError` for what no machine could time."""
+    for name in ("heads", "head_dim", "num_layers", "batch", "repeats", "threads"):
+        if getattr(args, name) is not None and getattr(args, name) < 1:
+            raise ValueError(f"--{name} must be 1 or more; got {getattr(args, name)}")
+    if args.size not in DIT_SIZES:
+        raise ValueError(f"--size must be one of {', '.join(DIT_SIZES)}; got {args.size!r}")
+    size = DIT_SIZES[args.size]
+    dim = (args.heads or size["num_attention_heads"]) * (args.head_dim or size["attention_head_dim"])
+    if dim % 4:
+        raise ValueError(f"--heads times --head_dim must be divisible by 4; got {dim}")
+    if args.tokens is None and args.grids is None:
+        args.tokens = [256, 1024, 4096] + [16384] * args.device.startswith("cuda")
+    return parse_grids(args.tokens, args.grids)
+
+
 def main() -> None:
-    parser = HfArgumentParser(BenchmarkArguments, description=__doc__, formatter_class=RawDescriptionHelpFormatter)
+    parser = FlagParser(BenchmarkArguments, description=__doc__)
     (args,) = parser.parse_args_into_dataclasses()
     if args.quick:
         for name, value in QUICK.items():
             if getattr(args, name) == parser.get_default(name) and not (name == "tokens" and args.grids):
                 setattr(args, name, value)
-    cuda = args.device.startswith("cuda")
+    grids, cuda = check_flags(args), args.device.startswith("cuda")
+    import torch
+
+    from hf_dit.attention.spec import parse_attn_item
+    from hf_dit.studies.benchmark import run_benchmark
+    from hf_dit.studies.benchmark_report import benchmark_markdown, plot_benchmark
+
     if cuda and not torch.cuda.is_available():
         parser.error(f"--device: torch sees no CUDA device; got {args.device!r}")
-    for name in ("heads", "head_dim", "num_layers", "batch", "repeats", "threads"):
-        if getattr(args, name) is not None and getattr(args, name) < 1:
-            parser.error(f"--{name} must be 1 or more; got {getattr(args, name)}")
-    if args.size not in DIT_SIZES:
-        parser.error(f"--size must be one of {', '.join(DIT_SIZES)}; got {args.size!r}")
-    size = DIT_SIZES[args.size]
-    dim = (args.heads or size["num_attention_heads"]) * (args.head_dim or size["attention_head_dim"])
-    if dim % 4:
-        parser.error(f"--heads times --head_dim must be divisible by 4; got {dim}")
-    if args.tokens is None and args.grids is None:
-        args.tokens = [256, 1024, 4096] + [16384] * cuda
-    try:
-        grids = parse_grids(args.tokens, args.grids)
-        for attention in args.attentions:
-            parse_attn_item(attention)
-    except ValueError as error:
-        parser.error(str(error))
+    for attention in args.attentions:
+        parse_attn_item(attention)
     if args.threads is not None:
         torch.set_num_threads(args.threads)
     try:

@@ -17,18 +17,12 @@ samples what is missing. Started several times at once, each takes the next cell
 """
 
 import math
-from argparse import RawDescriptionHelpFormatter
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import torch
-from transformers import HfArgumentParser
-
+from hf_common.flags import FlagParser
 from hf_common.signals import run_command
-from hf_dit.sampling.export import load_pipeline
-from hf_dit.studies.schedulers import SCHEDULERS
-from hf_dit.studies.study import check_axes, class_ids, run_study
-from hf_dit.studies.study_report import study_markdown
+from hf_dit.studies.axes import SCHEDULERS, check_axes
 
 DTYPES = ("float32", "bfloat16", "float16")
 GUIDANCE_SCALES, STEPS = [0.0, 1.0, 4.0, 10.0], [50, 250, 500]
@@ -37,6 +31,8 @@ ALL_CLASSES, FIRST_CLASSES = 10, 8  # without --class_labels: all classes of a m
 
 @dataclass
 class SampleArguments:
+    _argument_group_name = "sampling"
+
     model_name_or_path: str = field(metadata={"help": "A folder or Hub id of a pipeline."})
     class_labels: list[str] | None = field(
         default=None,
@@ -90,12 +86,21 @@ def check_flags(args: SampleArguments) -> None:
 
 
 def main() -> None:
-    parser = HfArgumentParser(SampleArguments, description=__doc__, formatter_class=RawDescriptionHelpFormatter)
+    parser = FlagParser(SampleArguments, description=__doc__)
     (args,) = parser.parse_args_into_dataclasses()
+    check_flags(args)
+    import torch
+
+    from hf_dit.sampling.export import load_pipeline
+    from hf_dit.studies.schedulers import scheduler_class
+    from hf_dit.studies.study import class_ids, run_study
+    from hf_dit.studies.study_report import study_markdown
+
+    for name in args.schedulers:
+        scheduler_class(name)
     try:
-        check_flags(args)
         device = torch.device(args.device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    except (ValueError, RuntimeError) as error:
+    except RuntimeError as error:
         parser.error(str(error).splitlines()[0])
     if device.type == "cuda" and not torch.cuda.is_available():
         parser.error(f"--device: torch sees no CUDA device; got {args.device!r}")

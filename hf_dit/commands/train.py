@@ -43,22 +43,18 @@ Images are never cropped at random. There is no --overwrite_output_dir, no --sav
 the models) and no --logging_dir (it is OUTPUT_DIR/logs); a flag that is not known is an error.
 """
 
-from argparse import RawDescriptionHelpFormatter
 from dataclasses import dataclass, field, fields
 
-from accelerate import PartialState
-from transformers import HfArgumentParser
-
-from hf_common.hub import check_push
+from hf_common.flags import FlagParser
 from hf_common.signals import run_command
-from hf_dit.publishing.publish import REPOSITORY_FILES, push_pipeline, read_scores, read_study
 from hf_dit.training.arguments import DataArguments, DiTTrainingArguments, ModelArguments
-from hf_dit.training.run import train_dit
 
 
 @dataclass
 class HubArguments:
     """Whether and where the finished run is published."""
+
+    _argument_group_name = "Hub"
 
     push_to_hub: bool = field(default=False, metadata={"help": "Publish the finished run on the Hub."})
     hub_model_id: str | None = field(
@@ -83,6 +79,8 @@ class HubArguments:
     @property
     def target(self) -> dict:
         """Arguments that `check_push` and `push_folder` share."""
+        from hf_dit.publishing.publish import REPOSITORY_FILES
+
         return {
             "repo_id": self.hub_model_id,
             "names": REPOSITORY_FILES,
@@ -92,6 +90,9 @@ class HubArguments:
 
     def check(self) -> None:
         """Raise what would make the push fail."""
+        from hf_common.hub import check_push
+        from hf_dit.publishing.publish import read_scores, read_study
+
         if self.hub_study_dir is not None:
             read_study(self.hub_study_dir)
         read_scores(self.hub_score_dirs or [])
@@ -100,17 +101,19 @@ class HubArguments:
 
 def push(output_dir: str, hub: HubArguments) -> None:
     """Publish the finished run in `output_dir`."""
+    from hf_dit.publishing.publish import push_pipeline
+
     commit = push_pipeline(output_dir, hub.target, hub.hub_study_dir, hub.hub_score_dirs or [])
     print(f"published: {commit.repo_url}")
 
 
 def main() -> None:
-    parser = HfArgumentParser(
-        (DataArguments, ModelArguments, DiTTrainingArguments, HubArguments),
-        description=__doc__,
-        formatter_class=RawDescriptionHelpFormatter,
-    )
+    parser = FlagParser((DataArguments, ModelArguments, DiTTrainingArguments, HubArguments), description=__doc__)
     data, model, args, hub = parser.parse_args_into_dataclasses()
+    from accelerate import PartialState
+
+    from hf_dit.training.run import train_dit
+
     train_dit(data, model, args, check_push=hub.check if hub.push_to_hub else None)
     if hub.push_to_hub and PartialState().is_main_process:
         push(args.output_dir, hub)

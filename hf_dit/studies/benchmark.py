@@ -19,9 +19,9 @@ from ..attention.base import Grid
 from ..attention.spec import parse_attn_item
 from ..models.dit import DiTModel
 from ..models.sizes import dit_config
+from .axes import PHASES
 from .measure import BASELINE, Call, empty_row, measure, one_line
 
-PHASES = ("forward", "forward+backward")
 LEVELS = ("operator", "step")
 IN_CHANNELS, NUM_CLASSES = 4, 1000  # of the model, as for latents of ImageNet; without weight in the times
 

@@ -17,8 +17,8 @@ from hf_common.foreign import check_fields, dict_of, file_name, list_of, number,
 
 from .. import LIBRARIES
 from ..sampling.pipeline import DiTImagePipeline
+from .axes import SCHEDULERS
 from .measure import PeakMemory, synchronize
-from .schedulers import SCHEDULERS
 
 WARM_UP_STEPS = 2
 CELL_FIELDS = {  # of the file of a cell, and of a cell in a study, which has no settings of its own

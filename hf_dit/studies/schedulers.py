@@ -4,28 +4,10 @@ The short names are in `SCHEDULERS`; any other scheduler of diffusers is named b
 """
 
 import diffusers
-from diffusers import (
-    DDIMScheduler,
-    DDPMScheduler,
-    DPMSolverMultistepScheduler,
-    EulerAncestralDiscreteScheduler,
-    EulerDiscreteScheduler,
-    HeunDiscreteScheduler,
-    SchedulerMixin,
-    UniPCMultistepScheduler,
-)
+from diffusers import DDPMScheduler, DPMSolverMultistepScheduler, SchedulerMixin, UniPCMultistepScheduler
 
-from hf_common.names import did_you_mean
+from .axes import SCHEDULERS, no_scheduler
 
-SCHEDULERS: dict[str, type[SchedulerMixin]] = {
-    "ddim": DDIMScheduler,
-    "ddpm": DDPMScheduler,
-    "euler": EulerDiscreteScheduler,
-    "euler_ancestral": EulerAncestralDiscreteScheduler,
-    "heun": HeunDiscreteScheduler,
-    "dpmsolver++": DPMSolverMultistepScheduler,
-    "unipc": UniPCMultistepScheduler,
-}
 # Their "leading" spacing of n steps begins at timestep n (1000 // (n + 1)): at 950 for 50 steps, but at 500 for 500,
 # where a sample is no pure noise, and 1000 steps fail.
 WITHOUT_LEADING = (DPMSolverMultistepScheduler, UniPCMultistepScheduler)
@@ -37,12 +19,9 @@ def scheduler_class(name: str) -> type[SchedulerMixin]:
     Raises:
         ValueError: there is none.
     """
-    cls = SCHEDULERS.get(name) or getattr(diffusers, name, None)
+    cls = getattr(diffusers, SCHEDULERS.get(name, name), None)
     if not (isinstance(cls, type) and issubclass(cls, SchedulerMixin)):
-        raise ValueError(
-            f"schedulers must be among {', '.join(SCHEDULERS)}, or classes of diffusers; got {name!r:.120}"
-            f"{did_you_mean(name, SCHEDULERS)}"
-        )
+        raise no_scheduler(name)
     return cls
 
 

@@ -20,7 +20,6 @@ scheduler, and under `cells/` a folder with the images of each cell, images alon
 import copy
 import itertools
 import json
-import math
 import operator
 import os
 from collections.abc import Iterator, Sequence
@@ -38,6 +37,7 @@ from ..models.dit import DiTModel
 from ..models.sizes import height_and_width
 from ..models.weights import weights_digest
 from ..sampling.pipeline import DiTImagePipeline
+from .axes import check_axes
 from .cells import Cell, finished_cell, refuse_another_study, run_cell, try_scales
 from .schedulers import sampling_scheduler, scheduler_class
 from .study_report import add_changes, save_pictures, study_markdown
@@ -122,34 +122,10 @@ def class_ids(pipeline: DiTImagePipeline, labels: Sequence[int | str]) -> list[i
     return ids
 
 
-def check_axes(
-    guidance_scales: Sequence[float],
-    steps: Sequence[int],
-    attentions: Sequence[str | None],
-    schedulers: Sequence[str],
-) -> None:
-    """Raise a ValueError if an axis is empty, or holds a value twice or one that no pipeline can take."""
-    axes = {
-        "guidance_scales": guidance_scales,
-        "steps": steps,
-        "attentions": attentions,
-        "schedulers": schedulers,
-    }
-    for name, values in axes.items():
-        if not values or len(set(values)) != len(values):
-            raise ValueError(f"{name} must be one or more different values; got {list(values)}")
-    for scale in guidance_scales:
-        if not math.isfinite(scale):
-            raise ValueError(f"guidance_scales must be finite; got {scale}")
-    for count in steps:
-        if not isinstance(count, int) or count < 1:
-            raise ValueError(f"steps must be whole numbers of 1 or more; got {count!r:.120}")
-    for name in schedulers:
-        scheduler_class(name)
-
-
 def _check_study(pipeline: DiTImagePipeline, axes: dict, images_per_class: int, batch_size: int | None) -> None:
     check_axes(**axes)
+    for scheduler in axes["schedulers"]:
+        scheduler_class(scheduler)
     for name, value in (("images_per_class", images_per_class), ("batch_size", batch_size)):
         if value is not None and value < 1:
             raise ValueError(f"{name} must be 1 or more; got {value}")

@@ -1,25 +1,22 @@
-"""The arguments of a training: images, network, recipe."""
+"""The arguments of a training: images, network, recipe. Nothing heavy is imported before it has to be."""
 
 import math
 import os
 from dataclasses import dataclass, field
 from inspect import signature
 
-import torch
-from accelerate.utils import is_tensorboard_available, is_wandb_available
-from diffusers.optimization import SchedulerType
-
 from hf_common.arguments import parse_overrides
+from hf_common.run_folder import resume_choice
 
-from ..models.dit import DiTModel
 from ..models.sizes import DIT_SIZES
-from .objectives import PREDICTION_TYPES
 
-LR_SCHEDULERS = tuple(kind.value for kind in SchedulerType if kind is not SchedulerType.PIECEWISE_CONSTANT)
+# Those of diffusers but `piecewise_constant`, which needs more than a name.
+LR_SCHEDULERS = ("linear", "cosine", "cosine_with_restarts", "polynomial", "constant", "constant_with_warmup")
 LR_SCHEDULERS_WITHOUT_END = ("constant", "constant_with_warmup")
 BETA_SCHEDULES = ("linear", "scaled_linear", "squaredcos_cap_v2", "sigmoid")
-PRECISIONS = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
-TRACKERS = {"tensorboard": is_tensorboard_available, "wandb": is_wandb_available}
+PREDICTION_TYPES = ("epsilon", "sample")
+PRECISIONS = ("no", "fp16", "bf16")
+TRACKERS = ("tensorboard", "wandb")
 # The config entries that follow from the data or have a flag of their own.
 FIXED = ("sample_size", "in_channels", "num_classes", "learn_sigma", "class_dropout_prob", "attention")
 
@@ -35,6 +32,8 @@ def beta_range(num_steps: int) -> tuple[float, float]:
 @dataclass
 class DataArguments:
     """Which images and classes, and how they are cut."""
+
+    _argument_group_name = "images"
 
     dataset_name: str | None = field(
         default=None, metadata={"help": "Hub id of a data set, or a local folder of one (Parquet files, for example)."}
@@ -92,6 +91,8 @@ class DataArguments:
 class ModelArguments:
     """Which network, and in which space it works."""
 
+    _argument_group_name = "network"
+
     model: str = field(
         default="dit-s-2",
         metadata={
@@ -126,18 +127,29 @@ class ModelArguments:
                 f"config_overrides changes a size, one of {', '.join(DIT_SIZES)}; model={self.model!r:.120} has its "
                 "config"
             )
-        model_overrides(self.config_overrides)
+        if self.config_overrides is not None:
+            model_overrides(self.config_overrides)
 
 
 def model_overrides(text: str | None) -> dict:
     """`"num_layers=4, dropout=0.1"` -> entries of a `DiTModel`'s config, see [`parse_overrides`]."""
+    from ..models.dit import DiTModel
+
     allowed = [name for name in signature(DiTModel.__init__).parameters if name not in ("self", *FIXED)]
     return parse_overrides(text, allowed, strings=False)
+
+
+def _can_track(tracker: str) -> bool:
+    from accelerate import utils
+
+    return {"tensorboard": utils.is_tensorboard_available, "wandb": utils.is_wandb_available}[tracker]()
 
 
 @dataclass
 class DiTTrainingArguments:
     """How to train. The defaults are DiT's own recipe (Peebles and Xie 2023, section 4), but for the EMA's warm-up."""
+
+    _argument_group_name = "training"
 
     output_dir: str = field(default="runs/train_dit", metadata={"help": "Where everything is written."})
     seed: int = field(default=0, metadata={"help": "Of weights, order, noise, timesteps, flips and label drops."})
@@ -189,7 +201,8 @@ class DiTTrainingArguments:
         default=1, metadata={"help": "Checkpoints kept; one is enough to resume. 0: all."}
     )
     resume_from_checkpoint: str | None = field(
-        default=None, metadata={"help": "'latest', or a checkpoint folder in output_dir."}
+        default=None,
+        metadata={"help": "last: from the newest checkpoint in output_dir; or a folder of one in it."},
     )
     logging_steps: int = field(default=50, metadata={"help": "Steps whose mean loss is one point of the curve."})
     report_to: str = field(default="none", metadata={"help": "tensorboard, wandb or none."})
@@ -205,6 +218,7 @@ class DiTTrainingArguments:
     use_cpu: bool = field(default=False, metadata={"help": "Train on the CPU even where there is an accelerator."})
 
     def __post_init__(self):
+        self.resume_from_checkpoint = resume_choice(self.resume_from_checkpoint)
         for name, least in (
             ("seed", 0),
             ("train_batch_size", 1),
@@ -260,7 +274,7 @@ class DiTTrainingArguments:
                 f"ddpm_num_steps must be 21 or more with ddpm_beta_schedule={self.ddpm_beta_schedule!r}, whose betas "
                 f"grow as 1000 / ddpm_num_steps; got {self.ddpm_num_steps}"
             )
-        if self.report_to != "none" and not TRACKERS[self.report_to]():
+        if self.report_to != "none" and not _can_track(self.report_to):
             raise ImportError(f"report_to={self.report_to!r:.120} needs a package: pip install {self.report_to}")
 
     @property

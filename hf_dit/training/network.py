@@ -9,8 +9,10 @@ from hf_common.names import did_you_mean
 
 from ..models.dit import DiTModel
 from ..models.sizes import DIT_SIZES, dit_config
-from .arguments import PRECISIONS, DiTTrainingArguments, ModelArguments, beta_range, model_overrides
+from .arguments import DiTTrainingArguments, ModelArguments, beta_range, model_overrides
 from .latents import latent_size
+
+DTYPES = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}  # by the names of mixed precision
 
 
 def load_vae(name: str | None) -> AutoencoderKL | None:
@@ -39,7 +41,7 @@ def check_attention(model: ModelArguments, accelerator: Accelerator, shape: tupl
         height=shape[1],
         width=shape[2],
         device=accelerator.device,
-        dtype=PRECISIONS[accelerator.mixed_precision],
+        dtype=DTYPES[accelerator.mixed_precision],
         training=True,
     )
 

@@ -7,7 +7,7 @@ import torch
 from diffusers import DDPMScheduler
 from torch import Tensor
 
-PREDICTION_TYPES = ("epsilon", "sample")
+from .arguments import PREDICTION_TYPES
 
 
 @dataclass(frozen=True)

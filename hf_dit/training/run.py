@@ -34,7 +34,7 @@ from .figures import plot_loss, sample_grid, smoothed
 from .images import ImageFormat, ImageRows, image_format, load_images, open_rows
 from .latents import LatentMoments, cached_latents
 from .loop import STATE, DiTTrainer
-from .network import check_attention, load_vae, noise_scheduler, open_network, sample_shape
+from .network import DTYPES, check_attention, load_vae, noise_scheduler, open_network, sample_shape
 from .records import read_state
 from .settings import settings_from_hub, settings_of_weights
 from .stream import CleanSamples, PixelSamples, TrainingStream
@@ -177,7 +177,7 @@ class _Run:
             vae=self.vae,
             id2label=self.id2label,
             args=args,
-            dtype=PRECISIONS[self.accelerator.mixed_precision],
+            dtype=DTYPES[self.accelerator.mixed_precision],
         )
         return DiTTrainer(
             network, stream, scheduler, args, self.accelerator, max_train_steps=self.steps, sample=sample

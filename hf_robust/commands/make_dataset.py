@@ -19,25 +19,23 @@ The folder is read with load_dataset("noisy-cifar10", "symmetric_40"), the repos
 load_dataset("USER/noisy-cifar10", "symmetric_40").
 """
 
-from argparse import RawDescriptionHelpFormatter
 from dataclasses import dataclass, field
 
-from transformers import HfArgumentParser
-
+from hf_common.flags import FlagParser
 from hf_common.signals import run_command
 from hf_robust.noise.base import SAMPLINGS
 from hf_robust.noise.human import HUMAN_CONFIGS
 from hf_robust.noise.spec import spec_patterns
-from hf_robust.noisy_dataset.build import build_noisy_cifar10
-from hf_robust.noisy_dataset.hub import check_publish, publish_noisy_cifar10
 
 
 @dataclass
 class Arguments:
+    _argument_group_name = "data set"
+
     output_dir: str = field(metadata={"help": "New or empty folder, or one that an earlier call built."})
     source: str = field(
         default="uoft-cs/cifar10",
-        metadata={"help": "Hub id or folder of a data set with the columns img and label (default %(default)s)."},
+        metadata={"help": "Hub id or folder of a data set with the columns img and label."},
     )
     configs: list[str] | None = field(
         default=None,
@@ -46,12 +44,12 @@ class Arguments:
             "(default: all of the published rates)."
         },
     )
-    seed: int = field(default=0, metadata={"help": "Seed of the noise (default %(default)s)."})
+    seed: int = field(default=0, metadata={"help": "Seed of the noise."})
     sampling: str = field(
         default="quota",
         metadata={
             "choices": list(SAMPLINGS),
-            "help": "quota: exact counts per class; bernoulli: each image for itself (default %(default)s).",
+            "help": "quota: exact counts per class; bernoulli: each image for itself.",
         },
     )
     human_labels: str | None = field(
@@ -81,8 +79,10 @@ class Arguments:
 
 
 def main():
-    parser = HfArgumentParser(Arguments, description=__doc__, formatter_class=RawDescriptionHelpFormatter)
-    (args,) = parser.parse_args_into_dataclasses()
+    (args,) = FlagParser(Arguments, description=__doc__).parse_args_into_dataclasses()
+    from hf_robust.noisy_dataset.build import build_noisy_cifar10
+    from hf_robust.noisy_dataset.hub import check_publish, publish_noisy_cifar10
+
     target = {"token": args.hub_token, "private": args.private or None, "revision": args.revision}
     published = None if args.push_to_hub is None else check_publish(args.push_to_hub, **target)
     manifest = build_noisy_cifar10(

@@ -6,18 +6,19 @@
 The suffix of --output decides the format. `python -m hf_robust.losses` lists the losses and their parameters.
 """
 
-from argparse import RawDescriptionHelpFormatter
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from transformers import HfArgumentParser
-
 from hf_common.files import save_figure
-from hf_robust.reports.loss_plots import loss_landscape
+from hf_common.flags import FlagParser
+from hf_common.signals import STARTS_OVER, run_command
+from hf_robust.studies.front import check_loss_names
 
 
 @dataclass
 class PlotArguments:
+    _argument_group_name = "figure"
+
     losses: list[str] = field(
         default_factory=lambda: ["ce", "nce", "mae", "gce", "nce+rce"], metadata={"help": "Loss specs."}
     )
@@ -26,8 +27,11 @@ class PlotArguments:
 
 
 def main() -> None:
-    parser = HfArgumentParser(PlotArguments, description=__doc__, formatter_class=RawDescriptionHelpFormatter)
+    parser = FlagParser(PlotArguments, description=__doc__)
     (args,) = parser.parse_args_into_dataclasses()
+    check_loss_names(args.losses)
+    from hf_robust.reports.loss_plots import loss_landscape
+
     output = Path(args.output)
     try:
         figure = loss_landscape(args.losses, args.num_classes)
@@ -42,4 +46,4 @@ def main() -> None:
 
 def run() -> None:
     """The command."""
-    main()
+    run_command(main, STARTS_OVER)

@@ -23,8 +23,9 @@ from hf_dit.sampling.pipeline import DiTImagePipeline
 from hf_dit.studies import cells as cells_module
 from hf_dit.studies import study as study_module
 from hf_dit.studies import study_report
+from hf_dit.studies.axes import SCHEDULERS
 from hf_dit.studies.cells import image_generators
-from hf_dit.studies.schedulers import SCHEDULERS, sampling_scheduler
+from hf_dit.studies.schedulers import sampling_scheduler
 from hf_dit.studies.study import class_ids, run_study
 from hf_dit.studies.study_report import study_markdown
 from tests import ROOT
@@ -101,7 +102,7 @@ def test_only_ancestral_sampling_takes_the_learned_variance():
     large = DDPMScheduler(variance_type="fixed_large").config
     assert sampling_scheduler("ddpm", large, learn_sigma=False).config.variance_type == "fixed_large"
     for name, cls in SCHEDULERS.items():
-        if name != "ddpm" and "variance_type" in inspect.signature(cls.__init__).parameters:
+        if name != "ddpm" and "variance_type" in inspect.signature(getattr(diffusers, cls).__init__).parameters:
             assert sampling_scheduler(name, learned, learn_sigma=True).config.variance_type is None
     with pytest.raises(ValueError, match="schedulers must be among ddim, .*; got 'plms'"):
         sampling_scheduler("plms", learned, learn_sigma=True)

@@ -398,7 +398,7 @@ def test_guidance_without_a_null_class_is_refused(colours, tmp_path):
 
 
 def test_a_tracker_that_is_not_installed_is_named(monkeypatch):
-    monkeypatch.setattr("hf_dit.training.arguments.TRACKERS", {"wandb": lambda: False})
+    monkeypatch.setattr("accelerate.utils.is_wandb_available", lambda: False)
     with pytest.raises(ImportError, match="report_to='wandb' needs a package: pip install wandb"):
         DiTTrainingArguments(report_to="wandb")
 
