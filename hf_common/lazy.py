@@ -7,6 +7,9 @@ from collections.abc import Callable, Mapping
 def lazy_names(package: str, modules: Mapping[str, str]) -> tuple[Callable, Callable]:
     """`__getattr__` and `__dir__` for the root of `package`.
 
+    What keeps a library from loading is an `ImportError` that tells it: of an `AttributeError`, which Python takes for
+    a name that is not there, `from package import name` would say nothing, and `hasattr` no.
+
     Args:
         modules: of each name the module, relative to the package, that has it.
     """
@@ -14,7 +17,11 @@ def lazy_names(package: str, modules: Mapping[str, str]) -> tuple[Callable, Call
     def get(name: str):
         if name not in modules:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
-        return getattr(importlib.import_module(f".{modules[name]}", package), name)
+        try:
+            module = importlib.import_module(f".{modules[name]}", package)
+        except (AttributeError, ImportError) as error:
+            raise ImportError(f"{package}.{name} can't be loaded: {type(error).__name__}: {error}") from error
+        return getattr(module, name)
 
     def names() -> list[str]:
         return sorted({*vars(importlib.import_module(package)), *modules})

@@ -110,7 +110,10 @@ def main() -> None:
     parser = FlagParser(EvaluateArguments, description=__doc__)
     (args,) = parser.parse_args_into_dataclasses()
     shared = {name.name: getattr(args, name.name) for name in fields(Evaluation) if name.name != "cache_dir"}
-    settings = Evaluation(**shared, cache_dir=args.cache_dir if args.use_cache else None)
+    try:
+        settings = Evaluation(**shared, cache_dir=args.cache_dir if args.use_cache else None)
+    except ValueError as error:
+        parser.error(str(error))
     from accelerate import PartialState
 
     from evaluate_metrics.scoring.evaluation import check_sources, embed_sources

@@ -85,7 +85,7 @@ def parse_grids(tokens: list[int] | None, grids: list[str] | None) -> list[tuple
     return list(dict.fromkeys(parsed))
 
 
-def check_flags(args: BenchmarkArguments) -> list[tuple[int, int]]:
+def checked_grids(args: BenchmarkArguments) -> list[tuple[int, int]]:
     """The grids that are asked for; a `ValueError` for what no machine could time."""
     for name in ("heads", "head_dim", "num_layers", "batch", "repeats", "threads"):
         if getattr(args, name) is not None and getattr(args, name) < 1:
@@ -108,7 +108,7 @@ def main() -> None:
         for name, value in QUICK.items():
             if getattr(args, name) == parser.get_default(name) and not (name == "tokens" and args.grids):
                 setattr(args, name, value)
-    grids, cuda = check_flags(args), args.device.startswith("cuda")
+    grids, cuda = checked_grids(args), args.device.startswith("cuda")
     import torch
 
     from hf_dit.attention.spec import parse_attn_item

@@ -6,9 +6,11 @@ import sys
 from dataclasses import dataclass, field, fields
 
 import pytest
+from diffusers.optimization import SchedulerType
 from transformers import HfArgumentParser, TrainingArguments
 
 from hf_common.flags import FlagParser, OtherFlags
+from hf_dit.training.arguments import LR_SCHEDULERS
 from hf_robust.commands.find_label_errors import UNUSED_FLAGS
 from hf_robust.losses import list_losses
 from hf_robust.models import MODELS
@@ -79,6 +81,38 @@ def test_errors_in_own_flags_and_unknown_flags_are_one_line_before_anything_load
     assert errors.startswith("train_robust.py: error: ") and said in errors
 
 
+@pytest.mark.parametrize(
+    ("script", "words", "said"),
+    [
+        ("train_dit", ["--dataset_name", "x", "--seed", "-1"], "seed must be 0 or more; got -1"),
+        ("train_dit", ["--dataset_name", "x", "--lr_scheduler", "no"], "lr_scheduler must be one of ['linear'"),
+        ("train_dit", ["--dataset_name", "x", "--atention", "na7"], "did you mean '--attention'?"),
+        ("sample_dit", ["--model_name_or_path", "x", "--schedulers", "plms"], "invalid choice: 'plms'"),
+        ("sample_dit", ["--model_name_or_path", "x", "--seed", "-1"], "--seed must be 0 or more; got -1"),
+        ("benchmark_attention", ["--tokens", "7"], "--tokens must be squares"),
+        ("evaluate_images", ["--predictions", "x"], "the following arguments are required: --references"),
+        ("evaluate_images", ["--predictions", "x", "--references", "y", "--seed", "-1"], "seed must be 0 or more"),
+        ("make_noisy_cifar10", [], "the following arguments are required: --output_dir"),
+        ("plot_losses", ["--losses", "ce", "nosuch"], "unknown loss 'nosuch'"),
+        ("publish_metric", [], "the following arguments are required: folder, repo_id"),
+    ],
+)
+def test_so_are_those_of_the_other_commands(script, words, said):
+    status, shown, errors, loaded = started(f"scripts/{script}.py", *words)
+    assert (status, shown, loaded, errors.count("\n")) == (2, "", [], 1), errors
+    assert errors.startswith(f"{script}.py: error: ") and said in errors
+
+
+OTHERS = "train_dit sample_dit benchmark_attention evaluate_images make_noisy_cifar10 plot_losses publish_metric"
+
+
+@pytest.mark.parametrize("script", OTHERS.split())
+def test_help_of_the_other_commands_loads_nothing(script):
+    status, shown, _, loaded = started(f"scripts/{script}.py", "--help")
+    assert (status, loaded) == (0, []) and "(default: " in shown and "--help-all" in shown.splitlines()[-1]
+    assert len(shown.splitlines()) < (110 if script == "train_dit" else 80)
+
+
 def test_what_a_file_of_arguments_says_is_checked_as_early(tmp_path):
     (tmp_path / "a.json").write_text('{"noise": "symmetric_40", "loss": "nosuch"}')
     status, _, errors, loaded = started(
@@ -97,6 +131,7 @@ def test_what_is_known_without_the_libraries_agrees_with_them():
     assert inherited_flags() >= {flag.name for flag in fields(TrainingArguments)}
     assert names_in_table() == [info.name for info in list_losses()]
     assert NETWORKS == tuple(MODELS)
+    assert set(LR_SCHEDULERS) == {kind.value for kind in SchedulerType} - {"piecewise_constant"}
 
 
 def test_the_light_flags_are_those_of_the_arguments():

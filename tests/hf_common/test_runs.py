@@ -46,16 +46,17 @@ def test_whose_a_folder_is(tmp_path):
 
 def test_the_checkpoint_to_go_on_from(tmp_path):
     newest, oldest = found = [tmp_path / "checkpoint-20", tmp_path / "checkpoint-9"]
-    words = ["last", "true"]
-    assert chosen_checkpoint(tmp_path, found, "last", words) == newest
-    assert chosen_checkpoint(tmp_path, found, "True", words) == newest
-    assert chosen_checkpoint(tmp_path, found, f"{oldest}/", words) == oldest
-    assert chosen_checkpoint(tmp_path, [], None, words) is None
-    assert chosen_checkpoint(tmp_path, [], "last", words) is None
-    with pytest.raises(ValueError, match="begun; go on with --resume_from_checkpoint last"):
-        chosen_checkpoint(tmp_path, found, None, words)
+    assert chosen_checkpoint(tmp_path, found, "last") == newest
+    for word in ("latest", "True", "true"):
+        assert chosen_checkpoint(tmp_path, found, word) == newest
+    assert chosen_checkpoint(tmp_path, found, f"{oldest}/") == oldest
+    assert chosen_checkpoint(tmp_path, [], None) is None
+    assert chosen_checkpoint(tmp_path, [], "last") is None
+    for word in (None, "false"):
+        with pytest.raises(ValueError, match="begun; go on with --resume_from_checkpoint last"):
+            chosen_checkpoint(tmp_path, found, word)
     with pytest.raises(ValueError, match=r"must be 'last' or one of .*checkpoint-20.*; got 'checkpoint-7'"):
-        chosen_checkpoint(tmp_path, found, "checkpoint-7", words)
+        chosen_checkpoint(tmp_path, found, "checkpoint-7")
 
 
 def test_overrides():
