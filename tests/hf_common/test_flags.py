@@ -130,7 +130,7 @@ def test_values_of_inherited_flags_are_checked_before_the_trainer_loads():
 def test_what_is_known_without_the_libraries_agrees_with_them():
     assert inherited_flags() >= {flag.name for flag in fields(TrainingArguments)}
     assert names_in_table() == [info.name for info in list_losses()]
-    assert NETWORKS == tuple(MODELS)
+    assert tuple(MODELS) == NETWORKS
     assert set(LR_SCHEDULERS) == {kind.value for kind in SchedulerType} - {"piecewise_constant"}
 
 
