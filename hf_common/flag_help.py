@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 WIDTH = 119  # where no terminal says another one
 LEFT = 34  # columns of the flags' names
-LAST = "A first word FILE.json or FILE.yaml holds flags too; --debug shows where an error comes from."
+LAST = "A first word FILE.json or FILE.yaml holds flags; --plugins MODULE adds your kinds; --debug traces errors."
 
 
 def help_page(parser: ArgumentParser, everything: bool = False) -> str:

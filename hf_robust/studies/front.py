@@ -9,6 +9,7 @@ from pathlib import Path
 from hf_common.flags import OtherFlags
 from hf_common.foreign import short
 from hf_common.names import did_you_mean
+from hf_common.plugins import loaded_plugins
 
 from ..training.flags import inherited_flags
 from ..training.recipes import RecipeParser
@@ -61,7 +62,12 @@ def experiment_arguments(description: str, *own: type, **options) -> tuple[Recip
 
 
 def check_loss_names(specs: Iterable[str]) -> None:
-    """Raise a `ValueError` for a loss that the table has not; the rest of the specs is read with it, later."""
+    """Raise a `ValueError` for a loss that the table has not; the rest of the specs is read with it, later.
+
+    Plugins may have registered others, and have loaded the table.
+    """
+    if loaded_plugins():
+        return
     known = names_in_table()
     for spec in specs:
         without_parameters = re.sub(r"\([^()]*\)", lambda match: " " * len(match[0]), spec)

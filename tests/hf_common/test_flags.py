@@ -87,7 +87,7 @@ def test_errors_in_own_flags_and_unknown_flags_are_one_line_before_anything_load
         ("train_dit", ["--dataset_name", "x", "--seed", "-1"], "seed must be 0 or more; got -1"),
         ("train_dit", ["--dataset_name", "x", "--lr_scheduler", "no"], "lr_scheduler must be one of ['linear'"),
         ("train_dit", ["--dataset_name", "x", "--atention", "na7"], "did you mean '--attention'?"),
-        ("sample_dit", ["--model_name_or_path", "x", "--schedulers", "plms"], "invalid choice: 'plms'"),
+        ("sample_dit", ["--model_name_or_path", "x", "--schedulers", "plms"], "or classes of diffusers; got 'plms'"),
         ("sample_dit", ["--model_name_or_path", "x", "--seed", "-1"], "--seed must be 0 or more; got -1"),
         ("benchmark_attention", ["--tokens", "7"], "--tokens must be squares"),
         ("evaluate_images", ["--predictions", "x"], "the following arguments are required: --references"),
@@ -174,7 +174,7 @@ def test_the_page_of_a_parser(capsys):
         "  --words TEXT ...                Which. One of a, b. (default: a b)",
         "  --[no_]on                       Whether. (default: true)",
         "  --maybe true|false              Perhaps. (default: none)", "",
-        "A first word FILE.json or FILE.yaml holds flags too; --debug shows where an error comes from.",
+        "A first word FILE.json or FILE.yaml holds flags; --plugins MODULE adds your kinds; --debug traces errors.",
         "--help-all shows all notes.",
     ]  # fmt: skip
     _, printed = ended(capsys, lambda: parser.parse_args_into_dataclasses(["--help-all"]))
