@@ -17,8 +17,8 @@ from tests import ROOT
 ROOMS = {
     "hf_common": ["*"],
     "hf_robust": [
-        "", "hashing", "noise", "losses", "models", "data", "reports", "training", "studies", "noisy_dataset",
-        "commands", "__main__",
+        "", "hashing", "networks", "noise", "losses", "models", "data", "reports", "training", "studies",
+        "noisy_dataset", "commands", "__main__",
     ],
     "hf_dit": ["", "attention", "models", "sampling", "studies", "training", "publishing", "commands", "__main__"],
     "evaluate_metrics": ["", "core", "scoring", "cmmd", "fid", "publishing", "commands"],

@@ -1,7 +1,10 @@
 """CIFAR networks as transformers models. Importing this module registers them with the Auto classes."""
 
+from importlib import import_module
+
 from transformers import AutoConfig, AutoModelForImageClassification
 
+from ..networks import NETWORKS
 from .cnn8 import Cnn8Config, Cnn8ForImageClassification
 from .cnn_small import CnnSmallConfig, CnnSmallForImageClassification
 from .convert import convert_resnet20
@@ -23,11 +26,9 @@ __all__ = [
     "saved_config",
 ]
 
-for _config, _model in (
-    (CnnSmallConfig, CnnSmallForImageClassification),
-    (Cnn8Config, Cnn8ForImageClassification),
-    (ResNetCifarConfig, ResNetCifarForImageClassification),
-):
+for _network in NETWORKS.values():
+    _module = import_module(f".{_network.module}", __name__)
+    _config, _model = getattr(_module, _network.config), getattr(_module, _network.model)
     AutoConfig.register(_config.model_type, _config, exist_ok=True)
     AutoModelForImageClassification.register(_config, _model, exist_ok=True)
     # A saved model has its code beside it, for `trust_remote_code=True` where this package is not installed.

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Mapping
 from functools import partial
+from importlib import import_module
 from numbers import Integral
 
 import torch
@@ -11,20 +12,12 @@ from transformers import AutoConfig, AutoModelForImageClassification, PreTrained
 from hf_common.foreign import dict_of, first_line, list_of, short, whole
 from hf_common.names import did_you_mean
 
-from .cnn8 import Cnn8Config
-from .cnn_small import CnnSmallConfig
-from .resnet_cifar import ResNetCifarConfig
+from ..networks import NETWORKS
 
 # name -> callable that makes a config; keyword arguments are the fields of that config
 MODELS = {
-    "cnn_small": CnnSmallConfig,
-    "cnn8": Cnn8Config,
-    "resnet18_cifar": partial(
-        ResNetCifarConfig, embedding_size=64, hidden_sizes=(64, 128, 256, 512), depths=(2, 2, 2, 2), shortcut="B"
-    ),
-    "resnet20_cifar": partial(
-        ResNetCifarConfig, embedding_size=16, hidden_sizes=(16, 32, 64), depths=(3, 3, 3), shortcut="A"
-    ),
+    name: partial(getattr(import_module(f".{network.module}", __package__), network.config), **network.fields)
+    for name, network in NETWORKS.items()
 }
 
 MOST_LABELS = 10_000_000

@@ -3,14 +3,13 @@
 import math
 from dataclasses import dataclass, field
 
+from ..networks import NETWORKS
 from ..noise.base import SAMPLINGS
 from ..noise.kinds import KINDS
 from ..noise.semantic import CONTAMINATED
 from ..noise.spec import NoiseSpec, spec_patterns
 from ..training.flags import RobustFlags
 
-# Keys of `hf_robust.models.MODELS`.
-NETWORKS = ("cnn_small", "cnn8", "resnet18_cifar", "resnet20_cifar")
 WHEN = ("no", "steps", "epoch")
 AUGMENTATIONS = {
     "none": {},

@@ -14,8 +14,9 @@ from hf_dit.training.arguments import LR_SCHEDULERS
 from hf_robust.commands.find_label_errors import UNUSED_FLAGS
 from hf_robust.losses import list_losses
 from hf_robust.models import MODELS
+from hf_robust.networks import NETWORKS
 from hf_robust.studies.arguments import ExperimentArguments
-from hf_robust.studies.flags import NETWORKS, REPLACED_FLAGS, ExperimentFlags
+from hf_robust.studies.flags import REPLACED_FLAGS, ExperimentFlags
 from hf_robust.studies.front import names_in_table
 from hf_robust.training.flags import RobustFlags, inherited_flags
 from tests import ROOT
@@ -130,7 +131,7 @@ def test_values_of_inherited_flags_are_checked_before_the_trainer_loads():
 def test_what_is_known_without_the_libraries_agrees_with_them():
     assert inherited_flags() >= {flag.name for flag in fields(TrainingArguments)}
     assert names_in_table() == [info.name for info in list_losses()]
-    assert tuple(MODELS) == NETWORKS
+    assert list(MODELS) == list(NETWORKS)
     assert set(LR_SCHEDULERS) == {kind.value for kind in SchedulerType} - {"piecewise_constant"}
 
 
