@@ -12,6 +12,7 @@ import sys
 import tempfile
 from importlib.metadata import packages_distributions
 from pathlib import Path
+from typing import Any
 
 import evaluate
 import yaml
@@ -49,7 +50,13 @@ def publish_space(
     Raises:
         ValueError, TypeError, OSError: what `check_space`, `check_replaced`, `write_space` and `push_folder` raise.
     """
-    space = {"names": SPACE_FILES, "repo_type": "space", "token": token, "revision": revision, "private": private}
+    space: dict[str, Any] = {
+        "names": SPACE_FILES,
+        "repo_type": "space",
+        "token": token,
+        "revision": revision,
+        "private": private,
+    }
     check_space(folder, repo_id, revision)
     check_push(repo_id, **space)
     check_replaced(repo_id, token, revision)

@@ -17,10 +17,11 @@ def parse_overrides(text: str | None, allowed: Collection[str] | None = None, *,
     Raises:
         ValueError: a part that is not `name=value`, a value that is no JSON where it must be, or another name.
     """
-    if len(text or "") > MOST_CHARACTERS:
+    text = text or ""
+    if len(text) > MOST_CHARACTERS:
         raise ValueError(f"config_overrides must have at most {MOST_CHARACTERS} characters; got {len(text)}")
     overrides = {}
-    for part in re.split(r",(?![^\[]*\])", text or ""):  # commas outside brackets
+    for part in re.split(r",(?![^\[]*\])", text):  # commas outside brackets
         name, equals, value = (piece.strip() for piece in part.partition("="))
         if not part.strip():
             continue

@@ -46,17 +46,18 @@ def bundle(module: str) -> str:
 
 def bundle_file(path: str | os.PathLike) -> str:
     """The same for a file that is no module of `PACKAGES`, whose docstring and relative imports stay."""
-    path, parts = Path(path), {}
+    path = Path(path)
+    parts: dict[str, Part] = {}
     source = path.read_text(encoding="utf-8")
     tree = ast.parse(source)
     _collect(Part(path.name, source, tree, None), parts)
-    head = "" if ast.get_docstring(tree) is None else ast.get_source_segment(source, tree.body[0]) + "\n\n"
+    head = "" if ast.get_docstring(tree) is None else f"{ast.get_source_segment(source, tree.body[0])}\n\n"
     return _joined(f"{head}# In one file with {', '.join(list(parts)[:-1])} (Apache-2.0)\n", parts)
 
 
 def imports_packages(tree: ast.Module) -> bool:
     """Whether a file imports names from `PACKAGES`, wherever in it."""
-    return any(_own_module(node, None) for node in ast.walk(tree))
+    return any(_own_module(node, None) for node in _import_lines(tree))
 
 
 def _joined(head: str, parts: Mapping[str, Part]) -> str:
@@ -72,13 +73,16 @@ def _module(name: str) -> Part:
     return Part(name, source, ast.parse(source), spec.parent)
 
 
-def _own_module(node: ast.AST, package: str | None) -> str | None:
-    """The full name of the module of `PACKAGES` that a node imports from; None where it does not."""
-    if not isinstance(node, ast.ImportFrom) or (node.level and package is None):
-        return None
+def _import_lines(tree: ast.Module) -> Iterator[ast.ImportFrom]:
+    return (node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom))
+
+
+def _own_module(node: ast.ImportFrom, package: str | None) -> str | None:
+    """The full name of the module of `PACKAGES` that a line imports from; None where it does not."""
+    module = node.module or ""
     if node.level:
-        return resolve_name("." * node.level + (node.module or ""), package)
-    return node.module if node.module.partition(".")[0] in PACKAGES else None
+        return None if package is None else resolve_name("." * node.level + module, package)
+    return module if module.partition(".")[0] in PACKAGES else None
 
 
 def _collect(part: Part, parts: dict[str, Part]) -> None:
@@ -88,6 +92,7 @@ def _collect(part: Part, parts: dict[str, Part]) -> None:
             raise RuntimeError(f"{part.name} imports from __future__, which has to stand first in a file")
         if isinstance(node, ast.Import) and any(alias.name.partition(".")[0] in PACKAGES for alias in node.names):
             raise RuntimeError(f"{part.name}, line {node.lineno}: must be of the form `from module import name`")
+    for node in _import_lines(part.tree):
         own = _own_module(node, part.package)
         if own is not None:
             names = [alias.name for alias in node.names]
@@ -119,11 +124,11 @@ def _meanings(part: Part, by_module: Mapping[str, dict[str, tuple]]) -> dict[str
     symbols = symtable.symtable(part.source, part.name, "exec").get_symbols()
     given_here = {symbol.get_name() for symbol in symbols if symbol.is_assigned()}  # also by `def` and `class`
     meanings: dict[str, tuple] = dict.fromkeys(given_here, (part.name,))
-    for node in ast.walk(part.tree):
-        own = _own_module(node, part.package)
-        for alias in node.names if own is not None else ():
-            if alias.name not in by_module[own]:
-                raise RuntimeError(f"{part.name}, line {node.lineno}: {alias.name} does not stand in {own}")
+    for line in _import_lines(part.tree):
+        own = _own_module(line, part.package)
+        for alias in line.names:
+            if own is not None and alias.name not in by_module[own]:
+                raise RuntimeError(f"{part.name}, line {line.lineno}: {alias.name} does not stand in {own}")
     for node in _outside_of_functions(part.tree):
         if isinstance(node, ast.Import):
             for alias in node.names:
@@ -162,10 +167,12 @@ def _outside_of_functions(tree: ast.Module) -> Iterator[ast.AST]:
 
 def _without_own_imports(part: Part) -> str:
     """The source without its docstring and its imports from `PACKAGES`."""
-    lines: list[str | None] = list(part.source.splitlines())
+    source = part.source.splitlines()
+    lines: list[str | None] = [*source]
 
     def replace(node: ast.stmt, line: str | None) -> None:
-        lines[node.lineno - 1 : node.end_lineno] = [line, *[None] * (node.end_lineno - node.lineno)]
+        end = node.end_lineno or node.lineno
+        lines[node.lineno - 1 : end] = [line, *[None] * (end - node.lineno)]
 
     if ast.get_docstring(part.tree) is not None:
         replace(part.tree.body[0], None)
@@ -177,5 +184,5 @@ def _without_own_imports(part: Part) -> str:
             elif indent:
                 # diffusers and evaluate read the lines that begin with `from`, inside functions too, and ask their
                 # users to install what is missing: here packages that are optional.
-                lines[node.lineno - 1] = f"{indent}pass; {lines[node.lineno - 1].lstrip()}"
+                lines[node.lineno - 1] = f"{indent}pass; {source[node.lineno - 1].lstrip()}"
     return "\n".join(line for line in lines if line is not None).strip() + "\n"

@@ -41,7 +41,7 @@ def launch_command(script: str, processes: int, hardware: str) -> tuple[list[str
     return ["accelerate", "launch", *several, script], {}
 
 
-def _word(value) -> str:
+def _word(value: object) -> str:
     if isinstance(value, (bool, dict)):
         return json.dumps(value)
     # A line end in a name would end the code block that the line is shown in.

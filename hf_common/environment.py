@@ -3,9 +3,13 @@
 import platform
 from collections.abc import Iterable
 from importlib.metadata import version
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
 
 
-def hardware(device) -> str:
+def hardware(device: "torch.device") -> str:
     """A `torch.device` in words: the accelerator's name, or processor and threads."""
     import torch  # whoever has a device has loaded it
 

@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 
 @contextmanager
@@ -59,18 +60,18 @@ def replace_bytes(path: str | os.PathLike, content: bytes) -> None:
         temporary.write_bytes(content)
 
 
-def write_json(path: str | os.PathLike, content) -> None:
+def write_json(path: str | os.PathLike, content: object) -> None:
     """Write `content` as indented JSON; a NaN or infinity in it is a `ValueError`."""
     replace_text(path, json.dumps(content, indent=1, allow_nan=False) + "\n")
 
 
-def save_picture(image, path: str | os.PathLike) -> None:
+def save_picture(image: Any, path: str | os.PathLike) -> None:
     """Write a PIL image as PNG to `path`; its folder is made, a file of that name is replaced."""
     with replacing(path) as temporary:
         image.save(temporary, format="PNG")
 
 
-def save_figure(figure, path: str | os.PathLike) -> None:
+def save_figure(figure: Any, path: str | os.PathLike) -> None:
     """Write a matplotlib figure in the format of the path's suffix (`.png`, `.pdf`, `.svg`), as the others do."""
     with replacing(path) as temporary:
         figure.savefig(temporary, format=Path(path).suffix.removeprefix(".") or "png", dpi=150)

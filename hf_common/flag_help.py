@@ -6,13 +6,14 @@ import sys
 import textwrap
 from argparse import SUPPRESS, Action, ArgumentParser
 from collections.abc import Iterator
+from typing import Any
 
 WIDTH = 119  # where no terminal says another one
 LEFT = 34  # columns of the flags' names
 LAST = "A first word FILE.json or FILE.yaml holds flags; --plugins MODULE adds your kinds; --debug traces errors."
 
 
-def help_page(parser: ArgumentParser, everything: bool = False) -> str:
+def help_page(parser: Any, everything: bool = False) -> str:
     """The page of a `hf_common.flags.FlagParser`.
 
     Args:
@@ -91,7 +92,7 @@ def _said(action: Action) -> str:
     return f"{said} (default: {shown.lower() if isinstance(value, bool) else shown})"
 
 
-def _last_lines(parser: ArgumentParser, everything: bool) -> list[str]:
+def _last_lines(parser: Any, everything: bool) -> list[str]:
     if everything:
         return [LAST]
     others = "" if parser.others is None else f" and {parser.others.words}, which are taken too"

@@ -11,7 +11,7 @@ import inspect
 from argparse import SUPPRESS, Action
 from collections.abc import Callable, Collection
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from transformers import HfArgumentParser
 
@@ -56,7 +56,7 @@ class FlagParser(HfArgumentParser):
             they may be meant.
     """
 
-    def __init__(self, classes=None, *, others: OtherFlags | None = None, **kwargs):
+    def __init__(self, classes: Any = None, *, others: OtherFlags | None = None, **kwargs: Any):
         self.others = others
         super().__init__(classes, allow_abbrev=others is None, **kwargs)
         self.add_argument("--help-all", "--help_all", action=_HelpAll, nargs=0, default=SUPPRESS, help=SUPPRESS)
@@ -72,11 +72,11 @@ class FlagParser(HfArgumentParser):
     def format_help(self) -> str:
         return help_page(self)
 
-    def error(self, message: str):
+    def error(self, message: str) -> None:
         """End with status 2 and one line."""
         self.exit(2, f"{self.prog}: error: {' '.join(message.split())}\n")
 
-    def parse_args_into_dataclasses(self, *args, return_remaining_strings: bool = False, **kwargs) -> tuple:
+    def parse_args_into_dataclasses(self, *args: Any, return_remaining_strings: bool = False, **kwargs: Any) -> tuple:
         """As the parent's; a word that is no flag ends the program where these are not to be returned."""
         *parsed, rest = super().parse_args_into_dataclasses(*args, return_remaining_strings=True, **kwargs)
         if return_remaining_strings:
@@ -88,7 +88,7 @@ class FlagParser(HfArgumentParser):
     def check(self) -> tuple:
         """What the words say of this parser's dataclasses; an unknown flag, which is no other parser's, ends here."""
         *parsed, rest = self.parse_args_into_dataclasses(return_remaining_strings=True)
-        known = {*self._own_names(), *self.others.names()}
+        known = {*self._own_names(), *(() if self.others is None else self.others.names())}
         words = [word.partition("=")[0][2:].replace("-", "_") for word in rest if word.startswith("--")]
         if any(not any(name.startswith(word) for name in known) for word in words):
             self._refuse(rest, known)
@@ -116,7 +116,10 @@ def dataclass_flags(module: str, name: str) -> set[str]:
         name: of a dataclass without bases.
     """
     spec = importlib.util.find_spec(module)
+    if spec is None or spec.origin is None:
+        raise ImportError(f"there is no module {module}")
     tree = ast.parse(Path(spec.origin).read_text(encoding="utf-8"))
     (definition,) = (node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == name)
-    fields = {node.target.id for node in definition.body if isinstance(node, ast.AnnAssign)}
+    targets = [node.target for node in definition.body if isinstance(node, ast.AnnAssign)]
+    fields = {target.id for target in targets if isinstance(target, ast.Name)}
     return fields | {f"no_{field}" for field in fields}

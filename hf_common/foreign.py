@@ -14,6 +14,7 @@ import os
 import sys
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
+from typing import Any, NoReturn
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
@@ -21,7 +22,8 @@ from safetensors import SafetensorError, safe_open
 LONGEST = 300  # characters of an error
 MOST_BYTES = 1 << 26  # of a JSON file: results of the longest runs have a few MiB
 
-Check = type | tuple | Callable[[object], bool]
+Test = Callable[[Any], bool]
+Check = type | tuple | Test | None  # None: null
 
 
 def short(text: object, longest: int = LONGEST) -> str:
@@ -41,7 +43,7 @@ def refuse(path: str | os.PathLike, what: object) -> ValueError:
     return ValueError(short(f"{os.fspath(path)}: {what}"))
 
 
-def read_json(path: str | os.PathLike, kind: type | tuple[type, ...] = dict, most_bytes: int = MOST_BYTES):
+def read_json(path: str | os.PathLike, kind: type | tuple[type, ...] = dict, most_bytes: int = MOST_BYTES) -> Any:
     """The content of a JSON file (UTF-8) of a kind, without NaN or infinity.
 
     Raises:
@@ -60,7 +62,7 @@ def read_json(path: str | os.PathLike, kind: type | tuple[type, ...] = dict, mos
     return content
 
 
-def _no_number(name: str):
+def _no_number(name: str) -> NoReturn:
     raise ValueError(f"holds {name}")
 
 
@@ -86,30 +88,30 @@ def check_fields(content: Mapping, fields: Mapping[str, Check], path: str | os.P
             raise refuse(path, f"{place!r} must be {_words(check)}, is {short(repr(content[key]), 80)}")
 
 
-def list_of(check: Check, length: int | None = None) -> Check:
+def list_of(check: Check, length: int | None = None) -> Test:
     """Of a list, of so many entries, whose entries fit."""
 
-    def fits(value) -> bool:
+    def fits(value: object) -> bool:
         return isinstance(value, list) and length in (None, len(value)) and all(_fits(part, check) for part in value)
 
     fits.__doc__ = f"a list of {'' if length is None else f'{length} times '}{_words(check)}"
     return fits
 
 
-def dict_of(check: Check) -> Check:
+def dict_of(check: Check) -> Test:
     """Of an object whose values fit."""
 
-    def fits(value) -> bool:
+    def fits(value: object) -> bool:
         return isinstance(value, dict) and all(_fits(part, check) for part in value.values())
 
     fits.__doc__ = f"an object of {_words(check)}"
     return fits
 
 
-def number(low: float = -math.inf, high: float = math.inf) -> Check:
+def number(low: float = -math.inf, high: float = math.inf) -> Test:
     """Of a finite number in a range, ends included."""
 
-    def fits(value) -> bool:
+    def fits(value: Any) -> bool:
         # Compared first: whole numbers have any size, and `isfinite` takes none that is too large for a float.
         return _fits(value, float) and -sys.float_info.max <= value <= sys.float_info.max and low <= value <= high
 
@@ -117,17 +119,17 @@ def number(low: float = -math.inf, high: float = math.inf) -> Check:
     return fits
 
 
-def whole(low: float = 0, high: float = math.inf) -> Check:
+def whole(low: float = 0, high: float = math.inf) -> Test:
     """Of an integer in a range, ends included."""
 
-    def fits(value) -> bool:
+    def fits(value: Any) -> bool:
         return _fits(value, int) and low <= value <= high
 
     fits.__doc__ = f"a whole number in [{low:g}, {high:g}]"
     return fits
 
 
-def _fits(value, check: Check) -> bool:
+def _fits(value: object, check: Check) -> bool:
     if isinstance(check, tuple):
         return any(_fits(value, part) for part in check)
     if check in (int, float):  # True is an int to Python, and an int does for a float
@@ -154,14 +156,13 @@ def file_name(name: object, path: str | os.PathLike, allowed: Collection[str] | 
     Raises:
         ValueError: no text, with a separator, a drive, a control character, `.`, `..`, empty, or none of `allowed`.
     """
-    plain = (
+    if not (
         isinstance(name, str)
         and name not in ("", ".", "..")
         and name.isprintable()
         and not set(name) & set('/\\:*?"<>|')
         and len(os.fsencode(name)) <= 255
-    )
-    if not plain:
+    ):
         raise refuse(path, f"must name a file or folder beside it, names {short(repr(name), 80)}")
     if allowed is not None and name not in allowed:
         raise refuse(path, f"must name one of {sorted(allowed)}, names {short(repr(name), 80)}")

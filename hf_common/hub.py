@@ -5,11 +5,11 @@ import logging
 import os
 import re
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Set
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from huggingface_hub import (
     CommitInfo,
@@ -174,7 +174,7 @@ class _Commit:
     names: Collection[str]
     message: str
     create_pr: bool
-    requests: Collection[str]  # pull requests that were there before the first attempt
+    requests: Set[str]  # pull requests that were there before the first attempt
 
     def attempt(self) -> CommitInfo:
         # All anew at each attempt: another commit, or our own whose answer was lost, may have come between.
@@ -202,7 +202,7 @@ class _Commit:
                 raise error.__cause__ from None
             where = f"{self.repo_type} {self.repo_id!r}"
             raise ConnectionError(f"the upload to {where} failed: {redacted(error)}") from None
-        if branch == self.revision:
+        if branch is None or branch == self.revision:
             return info
         pr_url = f"{info.repo_url}/discussions/{branch.removeprefix('refs/pr/')}"
         return CommitInfo(info.commit_url, self.message, "", info.oid, _endpoint=self.api.endpoint, pr_url=pr_url)
@@ -267,7 +267,7 @@ def _check_token(api: HfApi, repo_id: str) -> None:
         raise PermissionError(f"repo_id={repo_id!r}: the token of {user['name']!r} writes to {owners} alone")
 
 
-def _repo_info(api: HfApi, repo_id: str, repo_type: str):
+def _repo_info(api: HfApi, repo_id: str, repo_type: str) -> Any:
     try:
         return _retried(lambda: api.repo_info(repo_id, repo_type=repo_type), f"asking the Hub for {repo_id!r}")
     except RepositoryNotFoundError:
@@ -292,7 +292,7 @@ def _pull_requests(api: HfApi, repo_id: str, repo_type: str) -> set[str]:
         lambda: api.list_repo_refs(repo_id, repo_type=repo_type, include_pull_requests=True),
         f"listing the pull requests of {repo_id!r}",
     )
-    return {request.ref for request in refs.pull_requests}
+    return {request.ref for request in refs.pull_requests or ()}
 
 
 def _refuse_foreign(repo_id: str, repo_type: str, files: list[str], names: Collection[str]) -> None:
@@ -306,6 +306,9 @@ def _refuse_foreign(repo_id: str, repo_type: str, files: list[str], names: Colle
 
 def _retried(call: Callable[[], Result], what: str) -> Result:
     """`call()`, again after a pause while it fails for a reason that may pass. No error or log line has a token."""
+    status: int | None
+    headers: Mapping[str, str]
+    failure: Exception
     for wait in (*WAITS, None):
         try:
             return call()

@@ -4,6 +4,7 @@ import io
 import os
 import threading
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,7 +14,7 @@ FLOAT_ROUNDING = 1e-6  # what floating-point numbers may be beyond [0, 1], and a
 OPENED = threading.Lock()  # an image opened by Pillow may be in a list twice; two threads must not decode it at once
 
 
-def to_rgb(image, name: str = "image") -> Image.Image:
+def to_rgb(image: Any, name: str = "image") -> Image.Image:
     """
     Any image as 8-bit RGB.
 
@@ -141,7 +142,7 @@ def image_column(features: Mapping, name: str | None = None) -> str:
     images = [column for column, feature in features.items() if type(feature).__name__ == "Image"]
     if name is None and len(images) == 1:
         return images[0]
-    if name not in images:
+    if name is None or name not in images:
         raise ValueError(
             f"image_column_name must be one of the columns of type Image, {images}; got {name!r}, columns "
             f"{list(features)}"

@@ -14,7 +14,7 @@ def lazy_names(package: str, modules: Mapping[str, str]) -> tuple[Callable, Call
         modules: of each name the module, relative to the package, that has it.
     """
 
-    def get(name: str):
+    def get(name: str) -> object:
         if name not in modules:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
         try:

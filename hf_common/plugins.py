@@ -79,6 +79,8 @@ def _module_of_file(path: Path) -> ModuleType:
             raise ImportError(f"a module {path.stem} is loaded already; give the file another name")
         return loaded
     spec = importlib.util.spec_from_file_location(path.stem, path)
+    if spec is None or spec.loader is None:
+        raise ImportError(f"{str(path)!r} is no file of Python")
     module = sys.modules[path.stem] = importlib.util.module_from_spec(spec)  # listed: dataclasses look there
     try:
         spec.loader.exec_module(module)

@@ -29,6 +29,6 @@ def bibtex(paper: Paper, year: str, suffix: str = "") -> str:
         lines["howpublished"] = paper.where
     else:
         lines |= {"eprint": paper.arxiv, "archivePrefix": "arXiv"}
-    key = re.match(r"\w+", paper.authors).group().lower() + year + suffix
+    key = re.split(r"\W", paper.authors, maxsplit=1)[0].lower() + year + suffix
     body = ",\n".join(f"  {name} = {{{value}}}" for name, value in lines.items())
     return f"@misc{{{key},\n{body}\n}}"

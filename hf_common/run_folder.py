@@ -58,7 +58,7 @@ class HeldFolder:
             self.take()
         return self
 
-    def __exit__(self, *error) -> None:
+    def __exit__(self, *error: object) -> None:
         self._held.close()
 
     def take(self) -> None:

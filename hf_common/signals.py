@@ -11,6 +11,7 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 
 from .arguments_file import with_file
 from .plugins import FLAG, load_plugins, loaded_plugins
@@ -55,7 +56,7 @@ def deferred() -> Iterator[None]:
         raise Stopped(_State.number)
 
 
-def _handle(number: int, frame) -> None:
+def _handle(number: int, frame: FrameType | None) -> None:
     again = _State.number is not None
     _State.number = number
     if again or _State.waiting == 0:

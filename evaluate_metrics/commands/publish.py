@@ -60,6 +60,7 @@ def main() -> None:
         )
     except (ValueError, OSError, HTTPError) as error:
         parser.error(str(error))
+    assert commit is not None  # it was sent
     revision = commit.pr_revision or args.revision
     where = "" if revision is None else f", revision={revision!r}"
     print(f"{commit.pr_url or commit.repo_url}\nevaluate.load({repo_id!r}{where})")

@@ -3,6 +3,7 @@
 import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import evaluate
 import gradio as gr
@@ -13,7 +14,7 @@ Gallery = list[tuple[str, str | None]] | None  # path and caption of each image,
 
 
 def score_galleries(
-    metric: evaluate.Metric, predictions: Gallery, references: Gallery, two_each: bool = False, **options
+    metric: evaluate.Metric, predictions: Gallery, references: Gallery, two_each: bool = False, **options: Any
 ) -> dict:
     """What `metric` computes, with these options; what is wrong is a `gr.Error`.
 
@@ -26,7 +27,7 @@ def score_galleries(
         raise gr.Error(f"Add two {' and two '.join(few)} images or more first.")
     if few:
         raise gr.Error(f"Add {' and '.join(few)} images first.")
-    paths = {name: [path for path, _ in images] for name, images in sets.items()}
+    paths = {name: [path for path, _ in images or ()] for name, images in sets.items()}
     try:
         return metric.compute(predictions=paths["generated"], references=paths["real"], **options)
     except (OSError, ValueError) as error:
@@ -107,7 +108,7 @@ def build_page(
     return page
 
 
-def launch_page(metrics: Mapping[str, evaluate.Metric], **page) -> None:
+def launch_page(metrics: Mapping[str, evaluate.Metric], **page: Any) -> None:
     """Serve [`build_page`] until it is stopped."""
     with tempfile.TemporaryDirectory() as folder:
         build_page(metrics, Path(folder), **page).launch(allowed_paths=[folder])

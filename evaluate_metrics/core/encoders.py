@@ -217,7 +217,8 @@ def make_encoder(
     device, source = default_device(device), os.fspath(encoder)
     model, processor = load_vision_model(source)
     weights = fingerprint(model)
-    model.to(device=device, dtype=dtype or torch.float32)
+    # transformers wraps `to` so that it seems to lack `self`.
+    model.to(device=device, dtype=dtype or torch.float32)  # type: ignore[call-arg]
     steps, prepare = image_preparation(model, processor)
     return Encoder(source, weights, steps, normalize, prepare, partial(embed_pixels, model, source))
 
@@ -267,7 +268,7 @@ def _probe_differences(found: str | None, own: str) -> list[str]:
         return ["probe: no vector of the probe image"]
     if vectors[0].shape != vectors[1].shape:
         return [f"probe: vectors of {len(vectors[0])} numbers, here of {len(vectors[1])}"]
-    if np.array_equal(*vectors, equal_nan=True):
+    if np.array_equal(vectors[0], vectors[1], equal_nan=True):
         return []
     distance = float(np.linalg.norm(vectors[0] - vectors[1]) / np.linalg.norm(vectors[1]))
     if distance <= PROBE_TOLERANCE:

@@ -148,8 +148,8 @@ def kernel_distance(
             for embeddings in (x, y)
         )
         values.append(cubic_mmd(a, b))
-    values = torch.tensor(values, dtype=torch.float64)
-    return float(values.mean()), float(values.std(correction=0))
+    found = torch.tensor(values, dtype=torch.float64)
+    return float(found.mean()), float(found.std(correction=0))
 
 
 def check_subsets(subsets: int, subset_size: int, fewest: int | None) -> None:
@@ -176,7 +176,7 @@ def cubic_mmd(x: Tensor, y: Tensor) -> float:
     def kernel(a: Tensor, b: Tensor) -> Tensor:  # (m, d), (n, d) -> (m, n)
         return (a @ b.T / a.shape[1] + 1) ** 3
 
-    within = 0.0
+    within = x.new_zeros(())
     for a in (x, y):
         k = kernel(a, a)
         within = within + (k.sum() - k.trace()) / (len(a) * (len(a) - 1))

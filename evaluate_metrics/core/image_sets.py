@@ -3,7 +3,7 @@
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sized
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import datasets
 import evaluate
@@ -101,7 +101,7 @@ class ImageSetMetric(evaluate.Metric, ABC):
         encoder: EncoderLike = None,
         batch_size: int = BATCH_SIZE,
         device: Device = None,
-        **kwargs,  # of evaluate.Metric
+        **kwargs: Any,  # of evaluate.Metric
     ):
         if config_name not in (None, "default", *self.CONFIGS):
             raise ValueError(
@@ -118,7 +118,7 @@ class ImageSetMetric(evaluate.Metric, ABC):
         self._default, self._batch_size, self._device = encoder, batch_size, device
         self._keep = False  # the embeddings of all images
         self._encoder: Encoder | None = None
-        self._encoder_key = None  # what it was made from
+        self._encoder_key: tuple[EncoderLike, Device] = (None, None)  # what it was made from
         self._encoder_metadata: dict[str, str] = {}
         self._forget()
 
@@ -129,20 +129,20 @@ class ImageSetMetric(evaluate.Metric, ABC):
     def add(
         self,
         *,
-        prediction=None,
-        reference=None,
-        predictions=None,
-        references=None,
+        prediction: object = None,
+        reference: object = None,
+        predictions: object = None,
+        references: object = None,
         encoder: EncoderLike = None,
         device: Device = None,
     ) -> None:
         """Add one image to either set or to both. `evaluate.combine` calls them `predictions` and `references`."""
         used = self._select(encoder, device)
-        images = {
+        given = {
             "predictions": predictions if prediction is None else prediction,
             "references": references if reference is None else reference,
         }
-        images = {side: to_rgb(image, side[:-1]) for side, image in images.items() if image is not None}
+        images = {side: to_rgb(image, side[:-1]) for side, image in given.items() if image is not None}
         for side, image in images.items():
             self._waiting[side].append(image)
             if len(self._waiting[side]) >= self._batch_size:
@@ -159,12 +159,13 @@ class ImageSetMetric(evaluate.Metric, ABC):
         device: Device = None,
     ) -> None:
         """Add images to either set or to both, also in unequal numbers. After an error nothing has been added."""
-        given = {"predictions": predictions, "references": references}
-        given = {side: set_of_images(images, side) for side, images in given.items() if images is not None}
+        sides = {"predictions": predictions, "references": references}
+        given = {side: set_of_images(images, side) for side, images in sides.items() if images is not None}
         used = self._select(encoder, device)
         new = {side: self._embed(used, images, batch_size, side) for side, images in given.items()}
-        for side, images in new.items():
-            self._added[side] = images if self._added[side] is None else self._added[side].merge(images)
+        for side, embedded in new.items():
+            added = self._added[side]
+            self._added[side] = embedded if added is None else added.merge(embedded)
 
     def moments(
         self,
@@ -248,7 +249,8 @@ class ImageSetMetric(evaluate.Metric, ABC):
         collected = self._embed(used, self._waiting[side], batch_size, side)
         if images is not None:
             collected = collected.merge(self._embed(used, images, batch_size, side))
-        return collected if self._added[side] is None else self._added[side].merge(collected)
+        added = self._added[side]
+        return collected if added is None else added.merge(collected)
 
     def _embed(self, encoder: Encoder, images: Iterable, batch_size: int | None, name: str) -> EmbeddedImages:
         moments, kept = Moments.zeros(encoder.dim), []

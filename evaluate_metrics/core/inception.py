@@ -35,7 +35,12 @@ class ConvolutionUnit(nn.Module):
     """Convolution without bias, batch normalisation, ReLU."""
 
     def __init__(
-        self, in_channels: int, channels: int, kernel: int | tuple[int, int], stride: int = 1, padding=0
+        self,
+        in_channels: int,
+        channels: int,
+        kernel: int | tuple[int, int],
+        stride: int = 1,
+        padding: int | tuple[int, int] = 0,
     ) -> None:
         super().__init__()
         self.conv = nn.Conv2d(in_channels, channels, kernel, stride, padding, bias=False)
@@ -283,7 +288,7 @@ def _block_17(width: int) -> MixedBlock:
 
 
 def _block_8(in_channels: int, max_pool: bool) -> MixedBlock:
-    fork = [(384, (1, 3)), (384, (3, 1))]
+    fork: list[Convolution] = [(384, (1, 3)), (384, (3, 1))]
     return MixedBlock(
         in_channels,
         {

@@ -1,7 +1,7 @@
 """CMMD and other squared maximum mean discrepancies between two sets of embeddings, with their uncertainty."""
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -170,7 +170,7 @@ def _check_sizes(m: int, n: int, dim_x: int, dim_y: int, unbiased: bool) -> None
         raise ValueError(f"x and y must have embeddings of one length, got {dim_x} and {dim_y}")
 
 
-def _embedding_pair(x, y, unbiased: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
+def _embedding_pair(x: Any, y: Any, unbiased: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
     for name, values in (("x", x), ("y", y)):
         if isinstance(values, Moments):
             raise ValueError(f"{name} are moments, pairs need the embeddings; take method='moments'")
@@ -245,7 +245,7 @@ def _squared_trace(n: int, covariance: torch.Tensor, mean: torch.Tensor) -> floa
 
 
 def _pairwise(
-    x, y, kernel: GaussianKernel | CubicKernel, scale: float, unbiased: bool, block: int, distributed: bool
+    x: Any, y: Any, kernel: GaussianKernel | CubicKernel, scale: float, unbiased: bool, block: int, distributed: bool
 ) -> MMD:
     _check_positive(block=block)
     x, y = _embedding_pair(x, y, unbiased)
@@ -285,8 +285,8 @@ def _pairwise(
         # A row of m - 1 kernels has m - 2 times what belongs to its own image, once what belongs to all, and the rest.
         first_x = (rows_x / (m - 2) - cross_x / n).var() - second_xx / (m - 2) - second_xy / n
         first_y = (rows_y / (n - 2) - cross_y / m).var() - second_yy / (n - 2) - second_xy / m
-        terms = (float(term) for term in (first_x, first_y, second_xx, second_yy, second_xy))
-        variance = scale**2 * _variance(*terms, m, n)
+        orders = float(first_x), float(first_y), float(second_xx), float(second_yy), float(second_xy)
+        variance = scale**2 * _variance(*orders, m, n)
     return _result(scale * v_statistic, u_statistic, unbiased, 0.0, variance, m, n)
 
 
@@ -316,4 +316,5 @@ def _result(
     biased: float, u_statistic: float | None, unbiased: bool, bound: float, variance: float | None, m: int, n: int
 ) -> MMD:
     error = None if variance is None else math.sqrt(variance)
-    return MMD(u_statistic if unbiased else biased, biased, u_statistic, bound, error, m, n)
+    value = u_statistic if unbiased and u_statistic is not None else biased
+    return MMD(value, biased, u_statistic, bound, error, m, n)

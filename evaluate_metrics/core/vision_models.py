@@ -3,6 +3,7 @@
 import hashlib
 import os
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from huggingface_hub import constants
@@ -13,6 +14,7 @@ from transformers import (
     AutoImageProcessor,
     AutoModel,
     CLIPVisionModelWithProjection,
+    PreTrainedModel,
     SiglipVisionModel,
 )
 from transformers.utils import logging
@@ -23,7 +25,7 @@ from .precision import full_precision
 
 # How models that see images and text are loaded, by the model type of the checkpoint; any other is an AutoModel.
 # AlignVisionModel would find none of its weights in a checkpoint of AlignModel, and leave them random.
-CLASSES = {
+CLASSES: dict[str, Any] = {
     "clip": CLIPVisionModelWithProjection,
     "clip_vision_model": CLIPVisionModelWithProjection,
     "siglip": SiglipVisionModel,
@@ -35,7 +37,7 @@ PREPROCESSING_KEYS = (
 ).split()
 
 
-def load_vision_model(source: str) -> tuple[torch.nn.Module, Callable]:
+def load_vision_model(source: str) -> tuple[PreTrainedModel, Any]:
     """The vision model (float32, evaluation mode, CPU) and the image processor of a Hub id or folder."""
     verbosity = logging.get_verbosity()
     logging.set_verbosity_error()  # else the whole text model is listed as unused; weights that lack are named below
@@ -67,7 +69,7 @@ def load_vision_model(source: str) -> tuple[torch.nn.Module, Callable]:
     return model.eval(), processor
 
 
-def image_preparation(model: torch.nn.Module, processor: Callable) -> tuple[str, Callable]:
+def image_preparation(model: PreTrainedModel, processor: Any) -> tuple[str, Callable]:
     """What happens to an image before the model: in words that can be compared, and as a function.
 
     The function takes an RGB image and gives a (3, H, W) float32 tensor.
@@ -75,7 +77,8 @@ def image_preparation(model: torch.nn.Module, processor: Callable) -> tuple[str,
     options = {key: value for key, value in processor.to_dict().items() if key in PREPROCESSING_KEYS}
     if not isinstance(model, CLIPVisionModelWithProjection):
         return _in_words(processor, options), lambda image: processor(image, return_tensors="pt")["pixel_values"][0]
-    size, left_out = model.config.image_size, {"do_resize": False, "do_center_crop": False}
+    size: Any = model.config.image_size
+    left_out = {"do_resize": False, "do_center_crop": False}
     options = {key: value for key, value in options.items() if key not in ("size", "resample", "crop_size")}
     words = f"central square, Pillow bicubic to {size} x {size}; {_in_words(processor, options | left_out)}"
 
@@ -85,11 +88,11 @@ def image_preparation(model: torch.nn.Module, processor: Callable) -> tuple[str,
     return words, prepare
 
 
-def _in_words(processor: Callable, options: dict) -> str:
+def _in_words(processor: object, options: dict) -> str:
     return f"{type(processor).__name__}({', '.join(f'{key}={options[key]}' for key in sorted(options))})"
 
 
-def embed_pixels(model: torch.nn.Module, source: str, pixels: list[torch.Tensor]) -> torch.Tensor:
+def embed_pixels(model: PreTrainedModel, source: str, pixels: list[torch.Tensor]) -> torch.Tensor:
     """b of (3, H, W) -> (b, d), as `model` has its floats and on its device; errors call it `source`."""
     sizes = sorted({tuple(image.shape[1:]) for image in pixels})
     if len(sizes) > 1:

@@ -9,6 +9,7 @@ to be downloaded from their first address.
 import os
 import warnings
 from pathlib import Path
+from typing import Any
 
 import evaluate
 
@@ -53,7 +54,8 @@ PAGE = {
 }
 
 if __name__ == "__main__":
-    script, options = str(Path(__file__).with_name("fid.py")), {"keep_embeddings": True}
+    script = str(Path(__file__).with_name("fid.py"))
+    options: dict[str, Any] = {"keep_embeddings": True}
     if "INCEPTION_WEIGHTS" in os.environ:
         options |= {"weights": os.environ["INCEPTION_WEIGHTS"], "sha256": os.environ["INCEPTION_SHA256"]}
     names = ("tensorflow", "pytorch", "clean")

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterable
+from typing import Any
 
 import evaluate
 import torch
@@ -75,7 +76,7 @@ class FID(ImageSetMetric):
         weights: str | os.PathLike = WEIGHTS_URL,
         sha256: str = WEIGHTS_SHA256,
         keep_embeddings: bool = False,
-        **kwargs,  # of evaluate.Metric
+        **kwargs: Any,  # of evaluate.Metric
     ):
         super().__init__(config_name, encoder, batch_size, device, **kwargs)
         self._weights, self._sha256, self._keep = weights, sha256, keep_embeddings

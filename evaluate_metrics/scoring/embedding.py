@@ -29,6 +29,12 @@ class Embedded:
     moments: Moments
     embeddings: Tensor | None
 
+    def kept(self) -> Tensor:
+        """The embeddings; a `RuntimeError` where they were not kept."""
+        if self.embeddings is None:
+            raise RuntimeError("only moments were kept")
+        return self.embeddings
+
 
 class EmbeddingCache:
     """A folder with the embeddings of chunks of images, each named by what it was computed from.

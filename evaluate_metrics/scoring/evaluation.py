@@ -192,7 +192,7 @@ def _score(encoded: Encoded, settings: Evaluation) -> dict:
         if not fits(metric, normalized)
     ] + values["notes"]
     if settings.curve:
-        values["curve"] = score_curve(x.embeddings, y, metrics, repeats=settings.curve_repeats, seed=settings.seed)
+        values["curve"] = score_curve(x.kept(), y, metrics, repeats=settings.curve_repeats, seed=settings.seed)
     return values
 
 

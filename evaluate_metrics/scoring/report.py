@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 
 import torch
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from hf_common.tables import in_figure, markdown_table
@@ -58,7 +59,7 @@ def plot_score_curves(scores: Sequence[dict]) -> Figure:
     return figure
 
 
-def _plot_panel(axes, row: dict, metric: str) -> None:
+def _plot_panel(axes: Axes, row: dict, metric: str) -> None:
     title, series = SERIES[metric]
     curve, lowest, highest = row["curve"], 0.0, 0.0
     counts = torch.tensor(curve["counts"], dtype=torch.float64)

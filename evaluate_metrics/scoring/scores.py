@@ -58,15 +58,15 @@ def score(
                     "error_bound": result.error_bound,
                 }
             elif metric == "p_value":
-                test = permutation_test(x.embeddings, y.embeddings, permutations=permutations, seed=seed)
+                test = permutation_test(x.kept(), y.kept(), permutations=permutations, seed=seed)
                 values |= {"p_value": test.p_value, "permutations": test.permutations}
             elif metric == "fd":
                 values["frechet_distance"] = frechet_distance(x.moments, y.moments)
             elif metric == "fd_infinity":
-                limit = frechet_distance_at_infinity(x.embeddings, y.moments, seed=seed)
+                limit = frechet_distance_at_infinity(x.kept(), y.moments, seed=seed)
                 values |= {"fd_infinity": limit.value, "fd_infinity_standard_error": limit.standard_error}
             elif metric == "kid":
-                mean, spread = kernel_distance(x.embeddings, y.embeddings, kid_subsets, kid_subset_size, seed)
+                mean, spread = kernel_distance(x.kept(), y.kept(), kid_subsets, kid_subset_size, seed)
                 values |= {"kid": mean, "kid_std": spread}
     return {**values, "notes": sorted({str(warning.message) for warning in caught})}
 
@@ -95,7 +95,8 @@ def score_curve(x: Tensor, y: Embedded, metrics: Sequence[str], *, repeats: int 
     generator, of_references = (torch.Generator().manual_seed(number) for number in (seed, seed + 1))
     curve: dict = {"counts": counts}
     for count in counts:
-        order, found = torch.randperm(len(x), generator=generator), {}
+        order = torch.randperm(len(x), generator=generator)
+        found: dict[str, list] = {}
         for subset in order.split(count)[: min(repeats, len(x) // count)]:
             for name, value in _curve_point(x[subset], y, metrics, of_references).items():
                 found.setdefault(name, []).append(value)
@@ -113,8 +114,9 @@ def score_curve(x: Tensor, y: Embedded, metrics: Sequence[str], *, repeats: int 
     return curve
 
 
-def _curve_point(x: Tensor, y: Embedded, metrics: Sequence[str], generator: torch.Generator) -> dict[str, float]:
-    moments, point = Moments.zeros(x.shape[1]).update(x), {}
+def _curve_point(x: Tensor, y: Embedded, metrics: Sequence[str], generator: torch.Generator) -> dict:
+    moments = Moments.zeros(x.shape[1]).update(x)
+    point: dict[str, float | None] = {}
     if "cmmd" in metrics:
         result = cmmd(moments, y.moments)
         point |= {"cmmd": result.biased, "cmmd_unbiased": result.unbiased}
@@ -123,6 +125,7 @@ def _curve_point(x: Tensor, y: Embedded, metrics: Sequence[str], generator: torc
             warnings.simplefilter("ignore", UserWarning)  # the picture marks where covariances are singular
             point["frechet_distance"] = frechet_distance(moments, y.moments)
     if "kid" in metrics:
-        chosen = torch.randperm(len(y.embeddings), generator=generator)[: len(x)]
-        point["kid"] = kid(x, y.embeddings[chosen]).value
+        references = y.kept()
+        chosen = torch.randperm(len(references), generator=generator)[: len(x)]
+        point["kid"] = kid(x, references[chosen]).value
     return point

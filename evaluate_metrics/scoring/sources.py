@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import datasets
 
@@ -34,19 +35,18 @@ class ImageSource:
         Raises:
             ValueError: a row has no image, or its file can't be read.
         """
-        if self.column is None:
-            encoded = [{"bytes": None, "path": str(path)} for path in self.rows[start:stop]]
-        else:
-            encoded = self.rows[start:stop][self.column]
+        rows: Any = self.rows[start:stop]
+        of_files = self.column is None
+        encoded = [{"bytes": None, "path": str(path)} for path in rows] if of_files else rows[self.column]
         return [self._read(start + number, row) for number, row in enumerate(encoded)]
 
     def _read(self, number: int, row: dict | None) -> dict:
-        path = row and row["path"]
+        path = None if row is None else row["path"]
         name = path if self.column is None else f"{self.name}: image {number}" + (f" ({path})" if path else "")
         if row is None or (row["bytes"] is None and path is None):
             raise ValueError(f"{name} is missing")
         try:
-            content = Path(path).read_bytes() if row["bytes"] is None else row["bytes"]
+            content = row["bytes"] if path is None or row["bytes"] is not None else Path(path).read_bytes()
         except OSError as error:
             raise ValueError(f"{name} can't be read: {error}") from error
         return {"bytes": content, "path": name}
