@@ -2,10 +2,10 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 Grid = tuple[int, int]  # rows and columns of tokens
 Reference = tuple[str, str, str, str | None]  # authors, title, where and when, number on arXiv
@@ -50,7 +50,7 @@ class DiTAttnProcessor(ABC):
     ) -> None:
         """Raises an ImportError or RuntimeError if the kernel cannot run, backward included if `training`."""
 
-    def __call__(self, attn: nn.Module, hidden_states: Tensor, grid: Grid) -> Tensor:
+    def __call__(self, attn: Any, hidden_states: Tensor, grid: Grid) -> Tensor:
         """(B, N, dim) -> (B, N, dim); `attn` is the `DiTAttention` whose projections are used."""
         if attn.fused_projections:
             projected = attn.to_qkv(hidden_states).chunk(3, dim=-1)
@@ -63,10 +63,10 @@ class DiTAttnProcessor(ABC):
     def _probe(self, device: torch.device, dtype: torch.dtype, grid: Grid, head_dim: int, training: bool) -> None:
         """Runs the kernel once on one head, backward included if `training`; its refusal becomes a RuntimeError."""
         shape = (1, grid[0] * grid[1], 1, head_dim)
-        tensors = [torch.zeros(shape, device=device, dtype=dtype, requires_grad=training) for _ in range(3)]
+        query, key, value = (torch.zeros(shape, device=device, dtype=dtype, requires_grad=training) for _ in range(3))
         try:
             with torch.set_grad_enabled(training):
-                out = self.attend(*tensors, grid)
+                out = self.attend(query, key, value, grid)
                 if training:
                     out.sum().backward()
         except (NotImplementedError, RuntimeError, ValueError) as error:
@@ -90,16 +90,9 @@ class KernelAttnProcessor(DiTAttnProcessor):
     paper: ClassVar[Reference]
 
     def __init__(self, pattern: DiTAttnProcessor):
-        self.pattern = pattern
+        self.pattern, self.words = pattern, pattern.words
         self.spec = f"{self.kernel}:{pattern.spec}"
-
-    @property
-    def words(self) -> str:
-        return self.pattern.words
-
-    @property
-    def papers(self) -> Sequence[Reference]:
-        return (*self.pattern.papers, self.paper)
+        self.papers = (*pattern.papers, self.paper)
 
     def mask(self, grid: Grid) -> Tensor | None:
         return self.pattern.mask(grid)

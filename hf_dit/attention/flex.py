@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -11,6 +12,12 @@ from .full import FullAttnProcessor
 from .neighborhood import NeighborhoodAttnProcessor
 from .sliding_window import SlidingWindowAttnProcessor
 from .tiles import window_bounds
+
+if TYPE_CHECKING:
+    from torch.nn.attention.flex_attention import BlockMask
+
+# The order of the tokens, its inverse and the mask; None each for what a pattern does not need.
+FlexPlan = tuple[Tensor | None, Tensor | None, "BlockMask | None"]
 
 PATTERNS = (FullAttnProcessor, SlidingWindowAttnProcessor, NeighborhoodAttnProcessor)
 FLEX_COMPILATIONS = 128  # of one process
@@ -77,7 +84,7 @@ def compiled_flex_attention() -> Callable:
 
     compiled = torch.compile(flex_attention, dynamic=False, fullgraph=True)
 
-    def attend(query: Tensor, key: Tensor, value: Tensor, block_mask) -> Tensor:
+    def attend(query: Tensor, key: Tensor, value: Tensor, block_mask: "BlockMask | None") -> Tensor:
         if torch.compiler.is_compiling():  # becomes a part of the graph around it
             return flex_attention(query, key, value, block_mask=block_mask)
         try:
@@ -106,7 +113,7 @@ def tile_order(grid: Grid, tile: Grid) -> Tensor:
 
 @lru_cache(maxsize=32)
 @torch.inference_mode(False)  # what is kept is for training too
-def flex_plan(pattern: str, grid: Grid, device: torch.device):
+def flex_plan(pattern: str, grid: Grid, device: torch.device) -> FlexPlan:
     """Token order, its inverse and the `BlockMask` of a pattern; None each for what the pattern does not need."""
     from torch.nn.attention.flex_attention import create_block_mask
 
@@ -121,12 +128,16 @@ def flex_plan(pattern: str, grid: Grid, device: torch.device):
             return (query - key).abs() <= window
 
         return None, None, create_block_mask(in_window, None, None, tokens, tokens, device=device)
+    if not isinstance(processor, NeighborhoodAttnProcessor):
+        raise ValueError(f"pattern must be full, swaW, naK or naK/truncate; got {pattern!r}")
     # Whichever order leaves fewer blocks: a block of 128 is 8 x 16 tokens, or rows of a narrow grid.
     plans = [_neighborhood_plan(processor, grid, device, order) for order in (None, tile_order(grid, (8, 16)))]
     return min(plans, key=lambda plan: int(plan[2].to_dense().sum()))
 
 
-def _neighborhood_plan(processor: NeighborhoodAttnProcessor, grid: Grid, device: torch.device, order: Tensor | None):
+def _neighborhood_plan(
+    processor: NeighborhoodAttnProcessor, grid: Grid, device: torch.device, order: Tensor | None
+) -> tuple[Tensor | None, Tensor | None, "BlockMask"]:
     from torch.nn.attention.flex_attention import create_block_mask
 
     tokens = grid[0] * grid[1]

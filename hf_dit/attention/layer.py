@@ -3,7 +3,7 @@
 from diffusers.models.attention import AttentionModuleMixin
 from torch import Tensor, nn
 
-from .base import Grid
+from .base import DiTAttnProcessor, Grid
 from .full import FullAttnProcessor
 from .spec import PROCESSORS
 
@@ -19,11 +19,18 @@ class DiTAttention(nn.Module, AttentionModuleMixin):
         processor (*optional*): a [`FullAttnProcessor`] by default.
     """
 
+    processor: DiTAttnProcessor
     _default_processor_cls = FullAttnProcessor
     _available_processors = PROCESSORS  # the list itself: registered ones are of use too
 
     def __init__(
-        self, dim: int, heads: int, head_dim: int, bias: bool = True, dropout: float = 0.0, processor=None
+        self,
+        dim: int,
+        heads: int,
+        head_dim: int,
+        bias: bool = True,
+        dropout: float = 0.0,
+        processor: DiTAttnProcessor | None = None,
     ) -> None:
         super().__init__()
         self.heads = heads
@@ -34,7 +41,7 @@ class DiTAttention(nn.Module, AttentionModuleMixin):
         self.to_k = nn.Linear(dim, self.inner_dim, bias=bias)
         self.to_v = nn.Linear(dim, self.inner_dim, bias=bias)
         self.to_out = nn.ModuleList([nn.Linear(self.inner_dim, dim), nn.Dropout(dropout)])
-        self.set_processor(processor if processor is not None else self._default_processor_cls())
+        super().set_processor(processor if processor is not None else self._default_processor_cls())
 
     def forward(self, hidden_states: Tensor, grid: Grid) -> Tensor:  # (B, N, dim) -> (B, N, dim)
         return self.processor(self, hidden_states, grid)

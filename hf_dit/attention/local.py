@@ -9,6 +9,7 @@ batched product with a mask (`tiled.py`), and no N x N tensor exists.
 """
 
 import operator
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -93,7 +94,8 @@ def neighborhood_attention_2d(
     kernel_size = checked_kernel(kernel_size, boundary)
     _check_tensors(query, key, value)
     check_grid(grid, query.shape[1])
-    return _attention(query, key, value, tuple(grid), (kernel_size, kernel_size), boundary, scale)
+    rows, columns = grid
+    return _attention(query, key, value, (rows, columns), (kernel_size, kernel_size), boundary, scale)
 
 
 def check_grid(grid: tuple[int, int], tokens: int) -> None:
@@ -102,7 +104,7 @@ def check_grid(grid: tuple[int, int], tokens: int) -> None:
         raise ValueError(f"grid must be (rows, columns) with rows * columns == N = {tokens}; got {tuple(grid)}")
 
 
-def checked_whole_number(name: str, value, least: int) -> int:
+def checked_whole_number(name: str, value: Any, least: int) -> int:
     """`value`, an integer of Python, of numpy or in a tensor, as an `int`."""
     number = value if isinstance(value, int) and not isinstance(value, bool) else None
     if number is None and not isinstance(value, bool):
@@ -117,7 +119,7 @@ def checked_whole_number(name: str, value, least: int) -> int:
     return number
 
 
-def checked_kernel(kernel_size, boundary: str) -> int:
+def checked_kernel(kernel_size: Any, boundary: str) -> int:
     """The size as an `int`; raises unless it is an odd whole number, and `boundary` one of `BOUNDARIES`."""
     kernel_size = checked_whole_number("kernel_size", kernel_size, 1)
     if kernel_size % 2 == 0:
@@ -152,12 +154,13 @@ def _attention(
 ) -> Tensor:
     if torch.compiler.is_compiling():
         # The cut is a constant of the graph: sizes that the compiler made variables become numbers (range does it).
-        grid, kernel = (tuple(len(range(size)) for size in sizes) for sizes in (grid, kernel))
+        grid = len(range(grid[0])), len(range(grid[1]))
+        kernel = len(range(kernel[0])), len(range(kernel[1]))
     # A window that is cut at the border sees all of an axis from its ends too if it is nearly twice as large.
     sees_all = (size >= (2 * n - 1 if boundary == "truncate" else n) for size, n in zip(kernel, grid, strict=True))
     if all(sees_all):
-        out = F.scaled_dot_product_attention(*(x.transpose(1, 2) for x in (query, key, value)), scale=scale)
-        return out.transpose(1, 2)
+        query, key, value = (x.transpose(1, 2) for x in (query, key, value))
+        return F.scaled_dot_product_attention(query, key, value, scale=scale).transpose(1, 2)
     on_cpu = query.device.type == "cpu"
     # Kernels of accelerators work on blocks of 64 queries and more.
     cut = (grid, kernel, boundary, 16 if on_cpu else 64)

@@ -25,15 +25,12 @@ class NeighborhoodAttnProcessor(DiTAttnProcessor):
         self.kernel_size = kernel_size = checked_kernel(kernel_size, boundary)
         self.boundary = boundary
         self.spec = f"na{kernel_size}" + ("" if boundary == "shift" else f"/{boundary}")
+        self.words = f"a token sees the {kernel_size} x {kernel_size} around it"
 
     @classmethod
     def from_spec(cls, spec: str) -> "NeighborhoodAttnProcessor | None":
         match = re.fullmatch(r"na([0-9]{1,9})(?:/(shift|truncate))?", spec)
         return match and cls(int(match[1]), match[2] or "shift")
-
-    @property
-    def words(self) -> str:
-        return f"a token sees the {self.kernel_size} x {self.kernel_size} around it"
 
     def sees_all(self, grid: Grid) -> bool:
         return all(self.kernel_size >= (2 * n - 1 if self.boundary == "truncate" else n) for n in grid)

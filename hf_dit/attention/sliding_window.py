@@ -24,15 +24,12 @@ class SlidingWindowAttnProcessor(DiTAttnProcessor):
     def __init__(self, window: int):
         self.window = window = checked_whole_number("window", window, 0)
         self.spec = f"swa{window}"
+        self.words = f"a token sees those at most {window} away in row-major order"
 
     @classmethod
     def from_spec(cls, spec: str) -> "SlidingWindowAttnProcessor | None":
         match = re.fullmatch(r"swa([0-9]{1,9})", spec)  # of more digits than any grid has tokens
         return match and cls(int(match[1]))
-
-    @property
-    def words(self) -> str:
-        return f"a token sees those at most {self.window} away in row-major order"
 
     def sees_all(self, grid: Grid) -> bool:
         return self.window >= grid[0] * grid[1] - 1

@@ -8,6 +8,9 @@ kernel is made for long sequences: on tiles of 16 queries, batched matrix produc
 overlapping rectangles are added up as a few slices and not token by token. For float32 and float64 on a CPU.
 """
 
+from collections.abc import Iterator
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -138,7 +141,7 @@ def _chunks(plan: Plan) -> list[tuple[int, int]]:
     return [(begin, min(plan.tiles, begin + count)) for begin in range(0, plan.tiles, count)]
 
 
-def _heads(plan: Plan, *tensors: Tensor):
+def _heads(plan: Plan, *tensors: Tensor) -> Iterator[list[Tensor]]:
     """For each head of each sample a list of its views (rows, columns, D) of the tensors (B, N, H, D)."""
     for sample in zip(*tensors, strict=True):
         grids = [x.unflatten(0, (plan.rows.length, plan.columns.length)) for x in sample]
@@ -150,7 +153,7 @@ class HeadwiseAttention(torch.autograd.Function):
     """`apply(query, key, value, plan, mask, scale)`: (B, N, H, D) float32 or float64 on a CPU -> (B, N, H, D)."""
 
     @staticmethod
-    def forward(ctx, query: Tensor, key: Tensor, value: Tensor, plan: Plan, mask: Tensor, scale: float) -> Tensor:
+    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, plan: Plan, mask: Tensor, scale: float) -> Tensor:
         out = query.new_empty(query.shape)
         buffers = _Buffers(plan, query)
         q, o, k, v = buffers.tiles(), buffers.tiles(), buffers.strips(), buffers.strips()
@@ -174,7 +177,7 @@ class HeadwiseAttention(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad: Tensor):
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         query, key, value, out, mask = ctx.saved_tensors
         plan, scale = ctx.plan, ctx.scale
         grads = [query.new_empty(query.shape) for _ in range(3)]

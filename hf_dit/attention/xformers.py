@@ -32,7 +32,7 @@ class XFormersAttnProcessor(KernelAttnProcessor):
     @classmethod
     def from_spec(cls, spec: str) -> "XFormersAttnProcessor | None":
         match = re.fullmatch(r"xformers:(?:full|swa([0-9]{1,9}))", spec)
-        return match and cls(match[1] and int(match[1]))
+        return match and cls(None if match[1] is None else int(match[1]))
 
     def bias(self):
         """xformers' attention bias: None or a `LocalAttentionFromBottomRightMask`."""

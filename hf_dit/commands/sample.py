@@ -12,11 +12,14 @@ this package or diffusers' DiTPipeline, which is converted.
 
 Written to the output folder: study.png (one picture for each attention and scheduler if there are several; rows are
 guidance scales, columns steps), study.md and study.json (seconds, images/s, model evaluations, peak memory, change
+from collections.abc import Sequence
+from collections.abc import Sequence
 from the cell with the most steps), and every image under cells/. Interrupted or run again with further values, it
 samples what is missing. Started several times at once, each takes the next cell that is free.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -110,7 +113,7 @@ def main() -> None:
     except (ValueError, OSError) as error:
         parser.error(f"--model_name_or_path: {error}")
     config = pipeline.transformer.config
-    labels = None
+    labels: Sequence[int] | None = None
     if config.num_classes is not None:
         labels = range(config.num_classes if config.num_classes <= ALL_CLASSES else FIRST_CLASSES)
     try:

@@ -3,6 +3,7 @@
 from diffusers.models.attention import FeedForward
 from torch import Tensor, nn
 
+from ..attention.base import DiTAttnProcessor
 from ..attention.layer import DiTAttention
 
 
@@ -24,7 +25,7 @@ class DiTBlock(nn.Module):
         attention_bias: bool,
         norm_eps: float,
         mlp_norm_eps: float,
-        processor,
+        processor: DiTAttnProcessor,
     ):
         super().__init__()
         self.modulation = nn.Linear(dim, 6 * dim)

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from numbers import Integral, Real
+from typing import Any
 
 import numpy as np
 
@@ -30,7 +31,8 @@ def check_dit_config(config: Mapping) -> None:
         _check_whole(name, given[name], MOST[name])
     for name in HIGHEST.keys() & given.keys():
         value, highest = given[name], HIGHEST[name]
-        if isinstance(value, bool) or not isinstance(value, Real) or not 0 <= value <= highest:  # NaN is in no range
+        is_number = isinstance(value, Real) and not isinstance(value, bool)
+        if not is_number or not 0 <= value <= highest:  # NaN is in no range
             raise ValueError(f"{name} must lie in [0, {highest}], got {_cut(value)}")
     for name in {"learn_sigma", "attention_bias"} & given.keys():
         if not isinstance(given[name], bool):
@@ -53,8 +55,9 @@ def plain(value: object) -> object:
     return value.item() if isinstance(value, np.generic) else value
 
 
-def _check_whole(name: str, value: object, most: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, Integral):
+def _check_whole(name: str, value: Any, most: int) -> None:
+    is_whole = isinstance(value, Integral) and not isinstance(value, bool)
+    if not is_whole:
         none = ", or None for an unconditional model" if name == "num_classes" else ""
         raise ValueError(f"{name} must be a whole number{none}, got {_cut(value)}")
     if value < 1:
@@ -94,7 +97,8 @@ def _check_width(config: Mapping) -> None:
         )
 
 
-def _cut(value: object) -> str:
+def _cut(value: Any) -> str:
     # Python writes no whole number of more than some thousand digits.
-    text = "a number of many digits" if isinstance(value, Integral) and abs(value) > 10**30 else repr(value)
+    is_whole = isinstance(value, Integral)
+    text = "a number of many digits" if is_whole and abs(value) > 10**30 else repr(value)
     return text if len(text) <= 80 else f"{text[:77]}..."

@@ -3,6 +3,7 @@
 import math
 import re
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 import torch
 from diffusers.models.embeddings import get_2d_sincos_pos_embed
@@ -202,7 +203,7 @@ def _check_positions(positions: Tensor, dim: int) -> int:
     """The side of the square grid whose sin-cos positions (1, side * side, dim) these are."""
     side = math.isqrt(positions.shape[1])
     expected = get_2d_sincos_pos_embed(dim, side, base_size=side, output_type="pt")[None]
-    close = {"rtol": 0, "atol": max(1e-5, torch.finfo(positions.dtype).eps)}
+    close: dict[str, Any] = {"rtol": 0, "atol": max(1e-5, torch.finfo(positions.dtype).eps)}
     if positions.shape != expected.shape or not torch.allclose(positions.cpu().double(), expected.double(), **close):
         raise ValueError(
             f"pos_embed must hold the sine and cosine positions of a square grid and width {dim}; this one, "

@@ -3,6 +3,7 @@
 import math
 import os
 import warnings
+from typing import Any
 
 import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
@@ -53,7 +54,7 @@ class DiTModel(ModelMixin, ConfigMixin, AttentionMixin):
     """
 
     _supports_gradient_checkpointing = True
-    _no_split_modules = ["DiTBlock"]
+    _no_split_modules = ["DiTBlock"]  # type: ignore[assignment]  # None in the base, which every model replaces
     _repeated_blocks = ["DiTBlock"]
 
     @register_to_config
@@ -82,7 +83,7 @@ class DiTModel(ModelMixin, ConfigMixin, AttentionMixin):
             self.register_to_config(**changed)
         dim = num_attention_heads * attention_head_dim
         self._native_grid = self._grid(*height_and_width(sample_size))
-        self._positions = None  # the last (key, position embedding)
+        self._positions: tuple[tuple, Tensor] | None = None  # the last key and its position embedding
 
         self.patch_embed = nn.Conv2d(in_channels, dim, kernel_size=patch_size, stride=patch_size)
         self.time_proj = Timesteps(TIMESTEP_CHANNELS, flip_sin_to_cos=True, downscale_freq_shift=downscale_freq_shift)
@@ -111,7 +112,7 @@ class DiTModel(ModelMixin, ConfigMixin, AttentionMixin):
         self.reset_parameters()
 
     @classmethod
-    def load_config(cls, pretrained_model_name_or_path: str | os.PathLike, *args, **kwargs) -> dict | tuple:
+    def load_config(cls, pretrained_model_name_or_path: str | os.PathLike, *args: Any, **kwargs: Any) -> dict | tuple:
         """The config of a folder or Hub id (also a part of `from_pretrained`); arguments as in diffusers.
 
         One that is no config of such a model is a `ValueError` that names where it came from.
@@ -133,7 +134,7 @@ class DiTModel(ModelMixin, ConfigMixin, AttentionMixin):
         return loaded
 
     @classmethod
-    def from_name(cls, name: str, **overrides) -> "DiTModel":
+    def from_name(cls, name: str, **overrides: Any) -> "DiTModel":
         """A model of a size by name, for example `from_name("dit-s-2", num_classes=10, sample_size=16)`.
 
         The names are in `hf_dit.DIT_SIZES`; another one is a `ValueError`.
@@ -142,18 +143,19 @@ class DiTModel(ModelMixin, ConfigMixin, AttentionMixin):
 
     @classmethod
     def from_diffusers(
-        cls, model: DiTTransformer2DModel | str | os.PathLike, attention: str = "full", **kwargs
+        cls, model: DiTTransformer2DModel | str | os.PathLike, attention: str = "full", **kwargs: Any
     ) -> "DiTModel":
         """The model with the weights, and the outputs, of diffusers' DiT; in evaluation mode, sharing no memory.
 
         `model` is the stock model, or what its `from_pretrained` loads (`kwargs`: its arguments, as
         `subfolder="transformer"`). `hf_dit.models.convert.convert_diffusers` says which models are a `ValueError`.
         """
+        stock: Any = model
         if isinstance(model, str | os.PathLike):
-            model = DiTTransformer2DModel.from_pretrained(model, **kwargs)
+            stock = DiTTransformer2DModel.from_pretrained(model, **kwargs)
         elif kwargs:
             raise TypeError(f"{', '.join(kwargs)}: only for a model that is loaded, got a {type(model).__name__}")
-        config, state_dict = convert_diffusers(dict(model.config), model.state_dict())
+        config, state_dict = convert_diffusers(dict(stock.config), stock.state_dict())
         return cls._from_converted({**config, "attention": attention}, state_dict)
 
     @classmethod
@@ -162,7 +164,7 @@ class DiTModel(ModelMixin, ConfigMixin, AttentionMixin):
         state_dict: dict[str, Tensor],
         num_attention_heads: int | None = None,
         class_dropout_prob: float = 0.1,
-        **overrides,
+        **overrides: Any,
     ) -> "DiTModel":
         """The model with the weights, and the outputs, of the paper's code; in evaluation mode, sharing no memory.
 
@@ -189,12 +191,14 @@ class DiTModel(ModelMixin, ConfigMixin, AttentionMixin):
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
         nn.init.xavier_uniform_(self.patch_embed.weight.view(len(self.patch_embed.weight), -1))
-        nn.init.zeros_(self.patch_embed.bias)
+        if self.patch_embed.bias is not None:
+            nn.init.zeros_(self.patch_embed.bias)
         nn.init.normal_(self.time_embedding.linear_1.weight, std=0.02)
         nn.init.normal_(self.time_embedding.linear_2.weight, std=0.02)
         if self.class_embedding is not None:
             nn.init.normal_(self.class_embedding.weight, std=0.02)
-        for block in self.transformer_blocks:
+        blocks: Any = self.transformer_blocks
+        for block in blocks:
             for projection in (block.attn.to_q, block.attn.to_k, block.attn.to_v):
                 # The paper's code draws the three as one (3 C, C) matrix: bound sqrt(6 / 4C), not sqrt(6 / 2C).
                 nn.init.xavier_uniform_(projection.weight, gain=math.sqrt(0.5))
@@ -217,7 +221,7 @@ class DiTModel(ModelMixin, ConfigMixin, AttentionMixin):
             )
         return self.config.num_classes
 
-    def set_attn_processor(self, processor) -> None:
+    def set_attn_processor(self, processor: str | DiTAttnProcessor | dict[str, DiTAttnProcessor]) -> None:
         """Change what the layers attend to, and `config.attention` with it.
 
         `processor` is a spec as in `make_attn_processors` (`"na7*11,full"`), one processor for every layer, or a dict
@@ -237,7 +241,7 @@ class DiTModel(ModelMixin, ConfigMixin, AttentionMixin):
         super().set_attn_processor(processor)
         self._register_attention()
 
-    def save_config(self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs) -> None:
+    def save_config(self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs: Any) -> None:
         """Write the configuration (also a part of `save_pretrained`); `kwargs` as in diffusers.
 
         A layer whose processor has no spec is a `ValueError`: it would come back as something else.
@@ -326,7 +330,8 @@ class DiTModel(ModelMixin, ConfigMixin, AttentionMixin):
         hidden_states = hidden_states + self._position_embedding(grid, condition.device, condition.dtype)
         for block in self.transformer_blocks:
             if torch.is_grad_enabled() and self.gradient_checkpointing:
-                hidden_states = self._gradient_checkpointing_func(block, hidden_states, condition, grid)
+                run: Any = self._gradient_checkpointing_func  # None in the base until it is enabled
+                hidden_states = run(block, hidden_states, condition, grid)
             else:
                 hidden_states = block(hidden_states, condition, grid)
         shift, scale = self.modulation_out(condition).chunk(2, dim=1)
@@ -368,14 +373,15 @@ class DiTModel(ModelMixin, ConfigMixin, AttentionMixin):
         # The sinusoid is float32 in every case: low precision cannot hold the angles.
         condition = self.time_embedding(self.time_proj(timestep.to(device).expand(batch)).to(dtype))
         if self.class_embedding is not None:
-            condition = condition + self.class_embedding(self._labels(labels, drop, batch))
+            condition = condition + self.class_embedding(
+                self._labels(labels, drop, batch, self.class_embedding.num_embeddings)
+            )
         elif labels is not None or drop is not None:
             raise ValueError("class_labels and force_drop_ids must be None: the model is unconditional")
         return nn.functional.silu(condition)
 
-    def _labels(self, labels: Tensor | None, drop: Tensor | None, batch: int) -> Tensor:
-        # (B,) int64 -> (B,) int64 with the dropped ones replaced by the null class
-        rows = self.class_embedding.num_embeddings
+    def _labels(self, labels: Tensor | None, drop: Tensor | None, batch: int, rows: int) -> Tensor:
+        # (B,) int64 -> (B,) int64 with the dropped ones replaced by the null class; rows: of the embedding
         if labels is None:
             raise ValueError(
                 "class_labels are missing: the model is conditional. "

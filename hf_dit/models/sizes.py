@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from numbers import Integral
+from typing import Any
 
 # depth, heads, channels of a head, patch sizes
 _SIZES = {
@@ -25,7 +26,7 @@ DIT_SIZES: dict[str, dict] = {
 }
 
 
-def dit_config(name: str, **overrides) -> dict:
+def dit_config(name: str, **overrides: Any) -> dict:
     """The arguments of `DiTModel` for a size such as `"dit-s-2"` (S with patches of 2), updated with `overrides`.
 
     An unknown `name` is a `ValueError`.
@@ -37,5 +38,6 @@ def dit_config(name: str, **overrides) -> dict:
 
 def height_and_width(sample_size: int | Sequence[int]) -> tuple[int, int]:
     """Of the samples of a model whose config has this `sample_size`, one number for both or two."""
-    height, width = (sample_size, sample_size) if isinstance(sample_size, Integral) else sample_size
+    sides: Any = (sample_size, sample_size) if isinstance(sample_size, Integral) else sample_size
+    height, width = sides
     return height, width

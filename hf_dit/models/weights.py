@@ -19,4 +19,4 @@ def add_tensors(digest: "hashlib._Hash", tensors: Iterable[tuple[str, Tensor]]) 
     """Update a hash with names, dtypes, shapes and values."""
     for name, tensor in tensors:
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)

@@ -178,7 +178,9 @@ def _best_setting(rows: Sequence[dict], guided: bool, most_steps: int) -> tuple[
 def _other_commands(study: dict | None, scores: Sequence[dict], run: str, attention: str) -> list[str]:
     """Commands of the study, of the samples that were scored and of the scores, each once."""
     commands = [_sampling_command(study["settings"], study["axes"], run, f"{run}-study", attention)] if study else []
-    folders, samples, scorings = [], {}, []  # samples of other settings get a folder of their own
+    folders: list[dict] = []  # samples of other settings get a folder of their own
+    samples: dict[tuple, list] = {}
+    scorings = []
     for one in scores:
         arguments, sampling = one["arguments"], one["sampling"]
         if sampling is not None:

@@ -87,7 +87,7 @@ def read_scores(folders: Sequence[str | os.PathLike]) -> list[dict]:
 
 def _checked_scores(path: Path) -> dict:
     content = read_json(path)
-    ran_on = {"processes?": whole(1), "hardware?": str, "versions?": dict_of(str)}
+    ran_on: dict[str, Check] = {"processes?": whole(1), "hardware?": str, "versions?": dict_of(str)}
     check_fields(content, {"arguments": dict, "scores": list_of(dict), **ran_on}, path)
     roles = ("predictions", "references")
     given: dict[str, Check] = {**dict.fromkeys((*roles, "inception_weights"), str), "encoders": list_of(str)}
@@ -142,7 +142,7 @@ def write_repository(
     write_json(folder / RESULTS, results)
     shutil.copyfile(run_dir / "loss_curve.png", folder / "loss_curve.png")
     shutil.copyfile(run_dir / "samples" / f"step-{results['steps']:07d}.png", folder / "samples.png")
-    if study is not None:
+    if study is not None and study_dir is not None:
         write_json(folder / "study.json", study)
         for name in study["pictures"]:
             shutil.copyfile(Path(study_dir) / name, folder / name)

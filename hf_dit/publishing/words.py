@@ -22,11 +22,12 @@ def in_words(value: float, error: float | None, figures: int = 3) -> str:
 def attention_in_words(spec: str, num_layers: int, grid: tuple[int, int] | None = None) -> str:
     """`"na7*5,full"` -> what the tokens of such a model see; with a `grid`, also which of it is all of that."""
     words = "; ".join(dict.fromkeys(processor.words for processor in make_attn_processors(spec, num_layers)))
-    whole = [] if grid is None else seeing_all(spec, grid)
-    return words + "".join(f"; {code(item)} is full attention on {in_tokens(grid)}" for item in whole)
+    if grid is None:
+        return words
+    return words + "".join(f"; {code(item)} is full attention on {in_tokens(grid)}" for item in seeing_all(spec, grid))
 
 
-def example_labels(names: Sequence[str] | None) -> list[int | str] | None:
+def example_labels(names: Sequence[str] | None) -> Sequence[int | str] | None:
     """The first and the last class, by name if no name means two classes."""
     if names is None:
         return None
@@ -94,8 +95,10 @@ def tokens(config: dict) -> int:
 
 def shortened(names: Sequence[str] | None) -> str | None:
     """The first `MOST_NAMES`, and how many more there are."""
-    if names is None or len(names) <= MOST_NAMES:
-        return names and ", ".join(map(escaped, names))
+    if not names:
+        return None if names is None else ""
+    if len(names) <= MOST_NAMES:
+        return ", ".join(map(escaped, names))
     return f"{', '.join(map(escaped, names[:MOST_NAMES]))} and {len(names) - MOST_NAMES} more"
 
 

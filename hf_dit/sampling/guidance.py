@@ -41,18 +41,18 @@ def plan_pass(
     unconditional = [i for i, scale in enumerate(scales) if scale != 1]
     row_with_label = {image: row for row, image in enumerate(conditional)}
     row_without = {image: len(conditional) + row for row, image in enumerate(unconditional)}
-    first = [row_with_label.get(i, row_without.get(i)) for i in range(len(scales))]
-    second = [row_without.get(i, row_with_label.get(i)) for i in range(len(scales))]
+    first, second = row_without | row_with_label, row_with_label | row_without
 
     def index(values: list[int]) -> Tensor:
         return torch.tensor(values, dtype=torch.int64, device=device)
 
     guided = torch.promote_types(dtype, torch.float32)
+    nulls = [] if null_class_id is None else [null_class_id] * len(unconditional)
     return GuidancePass(
         images=index(conditional + unconditional),
-        labels=labels and index([labels[i] for i in conditional] + [null_class_id] * len(unconditional)),
-        conditional=index(first),
-        unconditional=index(second),
+        labels=None if labels is None else index([*(labels[i] for i in conditional), *nulls]),
+        conditional=index([first[i] for i in range(len(scales))]),
+        unconditional=index([second[i] for i in range(len(scales))]),
         scales=None if first == second else torch.tensor(scales, dtype=guided, device=device).view(-1, 1, 1, 1),
     )
 
@@ -109,7 +109,7 @@ def guided_channels(cfg_channels: int | str, in_channels: int) -> int:
     if isinstance(cfg_channels, str) and cfg_channels == "all":
         return in_channels
     try:
-        channels = operator.index(cfg_channels)
+        channels = 0 if isinstance(cfg_channels, str) else operator.index(cfg_channels)
     except TypeError:
         channels = 0
     if not 1 <= channels <= in_channels:

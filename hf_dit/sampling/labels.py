@@ -3,6 +3,7 @@
 import difflib
 import operator
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 
 def label_table(id2label: Mapping[int, str]) -> dict[str, list[int]]:
@@ -17,7 +18,7 @@ def label_table(id2label: Mapping[int, str]) -> dict[str, list[int]]:
 
 def ids_of_names(table: Mapping[str, Sequence[int]], names: Iterable[str]) -> list[int]:
     """Class ids of names in a [`label_table`]; a `ValueError` for one that no class, or more than one, bears."""
-    ids = []
+    ids: list[int] = []
     for name in names:
         found = table.get(name.strip(), [])
         if not found and not table:
@@ -79,7 +80,7 @@ def checked_labels(
     return labels
 
 
-def _flat(labels) -> Iterator:
+def _flat(labels: Any) -> Iterator:
     if isinstance(labels, str) or not isinstance(labels, Iterable) or getattr(labels, "ndim", 1) == 0:
         yield labels
     else:

@@ -9,17 +9,15 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
-from diffusers import (
-    AutoencoderKL,
-    DiffusionPipeline,
-    DiTPipeline,
-    ImagePipelineOutput,
-    ModelMixin,
-    SchedulerMixin,
-)
 from diffusers.image_processor import VaeImageProcessor
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+from diffusers.models.modeling_utils import ModelMixin
+from diffusers.pipelines.dit.pipeline_dit import DiTPipeline
+from diffusers.pipelines.pipeline_utils import DiffusionPipeline, ImagePipelineOutput
+from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from diffusers.utils.torch_utils import randn_tensor, unwrap_module
 from torch import Tensor, nn
 
@@ -94,7 +92,7 @@ class DiTImagePipeline(DiffusionPipeline):
     `num_timesteps` are then those of the last call that began.
     """
 
-    model_cpu_offload_seq = "transformer->vae"
+    model_cpu_offload_seq = "transformer->vae"  # type: ignore[assignment]  # None in the base, which most replace
     _optional_components = ["vae"]
     _callback_tensor_inputs = ["latents"]
 
@@ -124,7 +122,8 @@ class DiTImagePipeline(DiffusionPipeline):
             if wrong:
                 raise ValueError(f"id2label names class {wrong[0]}, but transformer has {num_classes} classes")
         self.register_modules(transformer=transformer, scheduler=scheduler, vae=vae)
-        self.register_to_config(id2label=id2label and {str(class_id): name for class_id, name in id2label.items()})
+        names = None if id2label is None else {str(class_id): name for class_id, name in id2label.items()}
+        self.register_to_config(id2label=names)
         self._class_ids = label_table(id2label or {})
         self.vae_scale_factor = 1 if vae is None else 2 ** (len(vae.config.block_out_channels) - 1)
         self.image_processor = VaeImageProcessor(vae_scale_factor=self.vae_scale_factor)
@@ -132,10 +131,12 @@ class DiTImagePipeline(DiffusionPipeline):
         self._num_timesteps = 0
         self._state = _CallState()
         self._trained = noise_levels(scheduler), scheduler.config.get("prediction_type", "epsilon")
-        self._measured = None  # class and config of the last scheduler that was found to be fit
+        self._measured: tuple[type, str] | None = (
+            None  # class and config of the last scheduler that was found to be fit
+        )
 
     @classmethod
-    def from_diffusers(cls, pipeline: DiTPipeline | str | os.PathLike, **kwargs) -> "DiTImagePipeline":
+    def from_diffusers(cls, pipeline: DiTPipeline | str | os.PathLike, **kwargs: Any) -> "DiTImagePipeline":
         """The pipeline with the weights, VAE, scheduler and class names of diffusers' `DiTPipeline`.
 
         `pipeline` is that pipeline, or what its `from_pretrained` loads (`kwargs`: its arguments), for example

@@ -5,9 +5,12 @@ import inspect
 import itertools
 import operator
 from collections.abc import Sequence
+from typing import Any
 
 import torch
-from diffusers import DDPMParallelScheduler, DDPMScheduler, SchedulerMixin
+from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
+from diffusers.schedulers.scheduling_ddpm_parallel import DDPMParallelScheduler
+from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from torch import Tensor
 
 LEARNED_VARIANCES = ("learned", "learned_range")
@@ -121,7 +124,7 @@ def _measured_error(scheduler: SchedulerMixin, trained: Tensor, prediction_type:
     return float((sample - clean).abs().max())
 
 
-def integer_in(name: str, value, low: int, high: int) -> int:
+def integer_in(name: str, value: Any, low: int, high: int) -> int:
     """`value`, an integer of Python, of numpy or in a tensor, as an `int`; a `ValueError` outside the range."""
     try:
         number = operator.index(value)

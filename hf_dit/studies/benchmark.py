@@ -7,6 +7,7 @@ Two levels: the *operator* (`attend` of a processor, from queries, keys and valu
 import itertools
 import statistics
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -44,12 +45,12 @@ def operator_call(attention: str, inputs: Sequence[Tensor], grid: Grid, backward
     """One call of a processor's `attend` on queries, keys and values, and then the gradients of the three."""
     # (B, N, H, D) float each
     processor = parse_attn_item(attention)
-    inputs = [tensor.detach().requires_grad_(backward) for tensor in inputs]
+    query, key, value = inputs = [tensor.detach().requires_grad_(backward) for tensor in inputs]
     gradient = torch.ones_like(inputs[0])
 
     def call() -> None:
         with torch.set_grad_enabled(backward):
-            output = processor.attend(*inputs, grid)
+            output = processor.attend(query, key, value, grid)
         if backward:
             torch.autograd.grad(output, inputs, gradient)
 
@@ -140,7 +141,9 @@ def run_benchmark(
     }
 
 
-def _check_benchmark(attentions: Sequence[str], grids: Sequence[Grid], phases: Sequence[str], **numbers) -> None:
+def _check_benchmark(
+    attentions: Sequence[str], grids: Sequence[Grid], phases: Sequence[str], **numbers: int | None
+) -> None:
     """Raise a `ValueError` for what [`run_benchmark`] can't measure."""
     for attention in attentions:
         parse_attn_item(attention)
@@ -199,7 +202,7 @@ class _Bench:
             self.device,
             prepare=lambda key: self.model.set_attn_processor(key[1]),
         )
-        case = {"phase": phase, "grid": list(grid), "tokens": grid[0] * grid[1]}
+        case: dict[str, Any] = {"phase": phase, "grid": list(grid), "tokens": grid[0] * grid[1]}
         rows = []
         for level, attention in itertools.product(LEVELS, attentions):
             row = measured[level, attention] if attention in able else empty_row(reasons[attention])

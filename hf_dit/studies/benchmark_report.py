@@ -1,6 +1,7 @@
 """What a benchmark says: its tables, its answer in words, its figure."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -138,7 +139,7 @@ def plot_benchmark(report: dict) -> Figure:
         fontsize="medium",
     )
     axes = figure.subplots(len(phases), 2, squeeze=False)
-    handles = {}
+    handles: dict = {}
     for (left, right), phase in zip(axes, phases, strict=True):
         handles |= _draw_times(left, report, phase) | _draw_speedups(right, report, phase)
     bound = handles.pop("bound")
@@ -180,7 +181,13 @@ def _draw_points(axes: Axes, report: dict, level: str, phase: str, name: str) ->
             continue
         colour, marker = STYLES[position % len(STYLES)]
         dashes = ("-", "--", ":")[position // len(STYLES) % 3]
-        style = {"color": colour, "marker": marker, "linestyle": dashes, "markersize": 6, "linewidth": 1.6}
+        style: dict[str, Any] = {
+            "color": colour,
+            "marker": marker,
+            "linestyle": dashes,
+            "markersize": 6,
+            "linewidth": 1.6,
+        }
         points = _points(report, level, phase, attention, name)
         if points:
             x, y, low, high = zip(*points, strict=True)

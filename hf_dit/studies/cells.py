@@ -5,7 +5,7 @@ import json
 import sys
 import time
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -13,7 +13,7 @@ from PIL import Image
 
 from hf_common.environment import hardware, versions
 from hf_common.files import save_picture, slug, write_json
-from hf_common.foreign import check_fields, dict_of, file_name, list_of, number, read_json, refuse, short, whole
+from hf_common.foreign import Check, check_fields, dict_of, file_name, list_of, number, read_json, refuse, short, whole
 
 from .. import LIBRARIES
 from ..sampling.pipeline import DiTImagePipeline
@@ -21,7 +21,7 @@ from .axes import SCHEDULERS
 from .measure import PeakMemory, synchronize
 
 WARM_UP_STEPS = 2
-CELL_FIELDS = {  # of the file of a cell, and of a cell in a study, which has no settings of its own
+CELL_FIELDS: dict[str, Check] = {  # of the file of a cell, and of a cell in a study, which has no settings of its own
     "attention": str,
     "scheduler": str,
     "guidance_scale": number(),
@@ -39,7 +39,7 @@ CELL_FIELDS = {  # of the file of a cell, and of a cell in a study, which has no
 }
 
 
-SETTINGS_FIELDS = {  # what the cells of a study have in common
+SETTINGS_FIELDS: dict[str, Check] = {  # what the cells of a study have in common
     "class_labels?": list_of(whole()),
     "images_per_class": whole(1),
     "batch_size": whole(1),
@@ -51,7 +51,7 @@ SETTINGS_FIELDS = {  # what the cells of a study have in common
     "hardware": str,
     "weights": str,
 }
-AXES_FIELDS = {
+AXES_FIELDS: dict[str, Check] = {
     "attentions": list_of(str),
     "schedulers": list_of(lambda value: value in SCHEDULERS or (isinstance(value, str) and value.isidentifier())),
     "guidance_scales": list_of(number()),
@@ -140,7 +140,7 @@ def _sample(
     generators: list[torch.Generator],
 ) -> list[Image.Image]:
     interval, conditional = settings["guidance_interval"], settings["class_labels"] is not None
-    return pipeline(
+    output: Any = pipeline(
         labels if conditional else None,
         batch_size=1 if conditional else len(labels),
         guidance_scale=guidance_scale,
@@ -148,7 +148,8 @@ def _sample(
         guidance_interval=None if interval is None else tuple(interval),
         cfg_channels=settings["cfg_channels"],
         generator=generators,
-    ).images
+    )
+    return output.images
 
 
 def try_scales(pipeline: DiTImagePipeline, label: int | None, guidance_scales: list[float], settings: dict) -> None:
@@ -204,7 +205,7 @@ def check_cell(cell: dict, path: Path, where: str = "") -> None:
 
 def check_study(study: dict, path: Path) -> None:
     """Raise a `ValueError` that names the file unless it holds a study, whose pictures are files beside it."""
-    parts = {
+    parts: dict[str, Check] = {
         "settings": dict,
         "axes": dict,
         "cells": list_of(dict),

@@ -2,7 +2,7 @@
 
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -46,7 +46,7 @@ class PeakMemory:
             self.kind = "process_peak_resident_set"
         return self
 
-    def __exit__(self, *exception) -> None:
+    def __exit__(self, *exception: object) -> None:
         if self.kind == "cuda_max_memory_allocated":
             torch.cuda.synchronize(self.device)
             self.bytes = torch.cuda.max_memory_allocated(self.device)
@@ -56,7 +56,7 @@ class PeakMemory:
 
 
 def measure(
-    calls: dict[Call, Callable[[], object]],
+    calls: Mapping[Call, Callable[[], object]],
     repeats: int,
     device: torch.device,
     prepare: Callable[[Call], object] = lambda call: None,
@@ -102,7 +102,7 @@ def measure(
             before = torch.cuda.memory_allocated(device)
             with PeakMemory(device) as peak:
                 calls[key]()
-            rows[key]["peak_bytes"] = peak.bytes - before
+            rows[key]["peak_bytes"] = (peak.bytes or 0) - before
     return rows
 
 

@@ -4,7 +4,10 @@ The short names are in `SCHEDULERS`; any other scheduler of diffusers is named b
 """
 
 import diffusers
-from diffusers import DDPMScheduler, DPMSolverMultistepScheduler, SchedulerMixin, UniPCMultistepScheduler
+from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
+from diffusers.schedulers.scheduling_dpmsolver_multistep import DPMSolverMultistepScheduler
+from diffusers.schedulers.scheduling_unipc_multistep import UniPCMultistepScheduler
+from diffusers.schedulers.scheduling_utils import SchedulerMixin
 
 from .axes import SCHEDULERS, no_scheduler
 

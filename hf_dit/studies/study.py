@@ -87,7 +87,7 @@ def run_study(
         ImportError, RuntimeError: an attention cannot run here (`DiTModel.check_attention`), also before that.
     """
     folder = Path(output_dir)
-    axes = {  # in the order of a `Cell`
+    axes: dict[str, list] = {  # in the order of a `Cell`
         "attentions": _attention_names(pipeline.transformer, attentions),
         "schedulers": list(schedulers),
         "guidance_scales": [float(scale) for scale in guidance_scales],
@@ -211,7 +211,9 @@ def _attention_names(transformer: DiTModel, attentions: Sequence[str | None]) ->
     """Specs in their canonical form, the model's own for None."""
     own = format_attn_spec(list(transformer.attn_processors.values())) or FOREIGN
     layers = len(transformer.transformer_blocks)
-    return [own if spec is None else format_attn_spec(make_attn_processors(spec, layers)) for spec in attentions]
+    return [
+        own if spec is None else format_attn_spec(make_attn_processors(spec, layers)) or FOREIGN for spec in attentions
+    ]
 
 
 def _seeing_all(transformer: DiTModel, names: Sequence[str]) -> list[str]:

@@ -1,9 +1,12 @@
 """What a training shows: grids of samples, the curve of the loss."""
 
 import copy
+from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, DDIMScheduler, DDPMScheduler
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+from diffusers.schedulers.scheduling_ddim import DDIMScheduler
+from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 from matplotlib.figure import Figure
 from PIL import Image
 
@@ -33,17 +36,19 @@ def sample_grid(
     pipeline = DiTImagePipeline(network, DDIMScheduler.from_config(scheduler.config), vae, id2label)
     pipeline.set_progress_bar_config(disable=True)
     size, count = height_and_width(network.config.sample_size), args.num_sample_images
-    common = {
+    common: dict[str, Any] = {
         "num_inference_steps": args.sample_steps,
         "latents": torch.randn(
             (count, network.config.in_channels, *size), generator=torch.Generator().manual_seed(args.seed)
         ),
     }
     if id2label is None:
-        return image_grid(pipeline(guidance_scale=1, batch_size=count, **common).images, 1, count)
+        output: Any = pipeline(guidance_scale=1, batch_size=count, **common)
+        return image_grid(output.images, 1, count)
     labels = [column * len(id2label) // count for column in range(count)]
     scales = args.sample_guidance_scales
-    images = [image for scale in scales for image in pipeline(labels, guidance_scale=scale, **common).images]
+    outputs: list[Any] = [pipeline(labels, guidance_scale=scale, **common) for scale in scales]
+    images = [image for output in outputs for image in output.images]
     return image_grid(
         images,
         len(scales),

@@ -75,7 +75,7 @@ def open_rows(data: DataArguments) -> ImageRows:
         ValueError: no image column or several, no labels or several columns of them, a label that is missing or
             outside its classes, or fewer images than `max_train_samples`.
     """
-    if data.train_data_dir is not None:
+    if data.dataset_name is None:
         rows = datasets.load_dataset(
             "imagefolder", data_dir=data.train_data_dir, split="train", cache_dir=data.cache_dir
         )
@@ -152,7 +152,7 @@ def load_images(
 ) -> DecodedImages:
     """All the images of [`read_images`], with the same arguments and errors, in one tensor."""
     images = np.empty((len(rows), 3, *form.size), np.uint8)
-    kept = []
+    kept: list[int] = []
     for index, pixels in read_images(rows, form, skip_corrupt=skip_corrupt, progress=progress):
         images[len(kept)] = pixels
         kept.append(index)

@@ -6,11 +6,12 @@ import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import datasets
 import numpy as np
 import torch
-from diffusers import AutoencoderKL
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -39,7 +40,7 @@ class LatentMoments:
         ValueError: a file of the folder is damaged so that it shows, or is of other images; it is named.
     """
 
-    def __init__(self, folder: Path, vae_config, num_images: int | None = None):
+    def __init__(self, folder: Path, vae_config: Any, num_images: int | None = None):
         paths = sorted(folder.glob("latents-*.safetensors"))
         # Each file is mapped into memory: processes and workers share its pages, none reads all of it.
         self._shards = [_mapped(path) for path in paths]
@@ -51,7 +52,8 @@ class LatentMoments:
             or (num_images is not None and self.rows[-1] >= num_images)
         ):
             raise refuse(folder, f"must have rows that ascend within those of {num_images} images; {WAY_OUT}")
-        self.shape = tuple(self._shards[0]["mean"].shape[1:])  # (C, h, w)
+        channels, height, width = self._shards[0]["mean"].shape[1:]
+        self.shape = channels, height, width
         self._scale, self._shift = vae_config.scaling_factor, vae_config.shift_factor or 0.0
 
     def __len__(self) -> int:

@@ -7,11 +7,12 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import Accelerator
-from diffusers import DDPMScheduler
 from diffusers.optimization import get_scheduler
+from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 from diffusers.training_utils import EMAModel
 from PIL import Image
 from tqdm.auto import tqdm
@@ -68,7 +69,9 @@ class DiTTrainer:
         self.args, self.accelerator, self.stream = args, accelerator, stream
         self.max_train_steps, self.output_dir = max_train_steps, Path(args.output_dir)
         self.global_batch = args.global_batch(accelerator.num_processes)
-        self.step, self.history, self.images_per_second = 0, [], None
+        self.step = 0
+        self.history: list[dict] = []
+        self.images_per_second: float | None = None
         self.scheduler, self._sample, self._prediction_type = scheduler, sample, scheduler.config.prediction_type
         self._schedule = NoiseSchedule.from_scheduler(scheduler).to(accelerator.device)
         self._window: list[list[float]] = []  # losses of steps since the last row of the history
@@ -125,7 +128,7 @@ class DiTTrainer:
     def _train(self) -> int:
         """The steps that are left; the number of the signal that ended them early, or 0."""
         args, accelerator = self.args, self.accelerator
-        batches = StepBatches(
+        batches: Any = StepBatches(  # of ranges, where DataLoader's types want lists
             range(self.step, self.max_train_steps),
             batch_size=args.train_batch_size,
             accumulation=args.gradient_accumulation_steps,
@@ -227,7 +230,7 @@ class DiTTrainer:
             )
         written = state.get("files") or {}
         changed = [name for name, digest in digests(folder, written).items() if digest != written[name]]
-        missing = sorted(written.keys() - set(_files_below(folder)))
+        missing = sorted(written.keys() - set(_files_below(Path(folder))))
         if changed or missing:
             what = f"lacks {', '.join(missing)}" if missing else f"has other {', '.join(changed)} than were written"
             raise ValueError(f"checkpoint {str(folder)!r} can't be resumed: it {what}")

@@ -2,7 +2,8 @@
 
 import torch
 from accelerate import Accelerator
-from diffusers import AutoencoderKL, DDPMScheduler
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 
 from hf_common.foreign import first_line, short
 from hf_common.names import did_you_mean

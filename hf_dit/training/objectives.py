@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass, fields
 
 import torch
-from diffusers import DDPMScheduler
+from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 from torch import Tensor
 
 from .arguments import PREDICTION_TYPES

@@ -13,7 +13,7 @@ from .arguments import DataArguments, DiTTrainingArguments, ModelArguments
 from .figures import smoothed
 
 
-def _is_from_hub(name) -> bool:
+def _is_from_hub(name: object) -> bool:
     """dataset_name, model or vae"""
     return name in ("dataset_name", "model", "vae")
 

@@ -132,6 +132,7 @@ class _Run:
     def samples(self) -> tuple[CleanSamples, Tensor | None]:
         """What is trained on, and the labels: decoded images, or latents, which are encoded if need be."""
         skip_corrupt, printed = self.data.skip_corrupt, self.accelerator.print
+        samples: CleanSamples
         if self.vae is None:
             progress = self.accelerator.is_local_main_process
             loaded = load_images(self.rows, self.form, skip_corrupt=skip_corrupt, progress=progress)
@@ -149,8 +150,8 @@ class _Run:
                 progress=True,
             )
             folder = _decided(self.accelerator, encode)
-            samples = LatentMoments(folder, self.vae.config, len(self.rows))
-            labels = None if self.rows.labels is None else torch.from_numpy(self.rows.labels)[samples.rows]
+            samples = latents = LatentMoments(folder, self.vae.config, len(self.rows))
+            labels = None if self.rows.labels is None else torch.from_numpy(self.rows.labels)[latents.rows]
             printed(f"latents: {folder}")
         if skipped := len(self.rows) - len(samples):
             printed(f"{skipped} of {len(self.rows)} images can't be decoded and are left out")

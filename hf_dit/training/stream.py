@@ -44,7 +44,8 @@ class PixelSamples:
 
     def __init__(self, images: Tensor):
         self._images = images
-        self.shape = tuple(images.shape[1:])
+        channels, height, width = images.shape[1:]
+        self.shape = channels, height, width
 
     def __len__(self) -> int:
         return len(self._images)
