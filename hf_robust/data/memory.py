@@ -1,6 +1,7 @@
 """Images as one uint8 tensor in memory, gathered by whole batches in an order of (seed, epoch)."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -78,7 +79,7 @@ class ImageTensorDataset(Dataset):
 class Positions(Dataset):
     """The samples of a map-style data set, each with its place there as `index`, whatever `index` it brings."""
 
-    def __init__(self, dataset: Dataset):
+    def __init__(self, dataset: Any):
         self.dataset = dataset
 
     def __len__(self) -> int:
@@ -112,7 +113,7 @@ def collate_batch(samples: list, image_name: str = "pixel_values") -> dict[str, 
     return {image_name: torch.stack(images), **rest}
 
 
-def _named(sample, image_name: str):
+def _named(sample: Any, image_name: str) -> dict:
     if not isinstance(sample, (tuple, list)):
         return sample
     if len(sample) != 2:
@@ -120,18 +121,18 @@ def _named(sample, image_name: str):
     return {image_name: sample[0], "labels": sample[1]}
 
 
-def _is_batch(sample, image_name: str) -> bool:
+def _is_batch(sample: Any, image_name: str) -> bool:
     return isinstance(sample, Mapping) and getattr(sample.get(image_name), "ndim", 0) == 4
 
 
-def _is_image(value) -> bool:
+def _is_image(value: Any) -> bool:
     depth = 0
     while isinstance(value, (list, tuple)) and value:
         value, depth = value[0], depth + 1
     return (isinstance(value, Image.Image) and depth == 0) or depth + getattr(value, "ndim", 0) == 3
 
 
-def _image_tensor(image) -> torch.Tensor:
+def _image_tensor(image: Any) -> torch.Tensor:
     if isinstance(image, Image.Image):
         return torch.from_numpy(np.array(to_rgb(image, "image"))).permute(2, 0, 1)
     if not isinstance(image, torch.Tensor):  # lists of numbers are float32, as torch takes them
@@ -169,7 +170,7 @@ class EpochShuffleSampler(Sampler[int]):
 
     def __iter__(self) -> Iterator[int]:
         key = mix(mix(as_int64(self.seed)) + self.epoch())
-        order = torch.randperm(self.num_samples, generator=torch.Generator().manual_seed(key.item()))
+        order = torch.randperm(self.num_samples, generator=torch.Generator().manual_seed(int(key.item())))
         if len(self) <= self.num_samples:
             yield from order[: len(self)].tolist()
             return

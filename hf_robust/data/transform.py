@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -95,7 +96,7 @@ class ImageTransform:
         return padded[sample, channel, rows[:, None, :, None], columns[:, None, None, :]]
 
 
-def image_transform(processor, **augmentation) -> ImageTransform:
+def image_transform(processor: Any, **augmentation: Any) -> ImageTransform:
     """What `processor` does to a square RGB image, on whole batches on the device, with `augmentation` before it."""
     steps = processor.to_dict()
     size = steps["size"]
@@ -116,7 +117,7 @@ def image_transform(processor, **augmentation) -> ImageTransform:
         steps["image_mean"],
         steps["image_std"],
         size=sides.pop(),
-        center_crop=crop and crop.pop(),
+        center_crop=crop.pop() if crop else None,
         interpolation=filters[steps["resample"]],
         **augmentation,
     )

@@ -5,7 +5,9 @@ from .table import PUBLISHED_SUMS, list_losses
 
 
 def main() -> None:
-    rows = [("name", "formula", "parameters", "cifar10", "cifar100", "symmetric", "needs", "paper")]
+    rows: list[tuple[str, ...]] = [
+        ("name", "formula", "parameters", "cifar10", "cifar100", "symmetric", "needs", "paper")
+    ]
     for info in list_losses():
         params = ", ".join(f"{name}={format_value(value)}" for name, value in info.params.items())
         published = [info.published.get(dataset, "-") for dataset in ("cifar10", "cifar100")]

@@ -11,7 +11,7 @@ import functools
 import inspect
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -23,7 +23,7 @@ class Domain(NamedTuple):
     """The values that a parameter takes: in words, and as a test."""
 
     text: str
-    contains: Callable[[object], bool]
+    contains: Callable[[Any], bool]
 
 
 def _is_number(value: object) -> bool:
@@ -134,11 +134,17 @@ class LossInputs:
         self.keep = labels != IGNORE_INDEX
         self.labels = labels.masked_fill(~self.keep, 0)
         self.index, self.epoch = index, epoch
-        self._logp = self._logp_y = None
+        self._logp: Tensor | None = None
+        self._logp_y: Tensor | None = None
 
     @property
     def logits(self) -> Tensor:
         return self._logits.to(self.dtype)
+
+    def places(self) -> Tensor:
+        """`index`, of a batch that has it."""
+        assert self.index is not None  # `RobustLoss` sees to it
+        return self.index
 
     @property
     def num_classes(self) -> int:
@@ -183,8 +189,7 @@ def loss_function(**domains: Domain) -> Callable:
     """
 
     def build(core: Callable[..., Tensor]) -> Callable[..., Tensor]:
-        @functools.wraps(core)
-        def loss(logits: Tensor, labels: Tensor, **params) -> Tensor:
+        def loss(logits: Tensor, labels: Tensor, **params: Any) -> Tensor:
             check_params(core.__name__, domains, params)
             x = LossInputs(logits, labels)
             return core(x, **params).masked_fill(~x.keep, 0.0)
@@ -193,10 +198,11 @@ def loss_function(**domains: Domain) -> Callable:
         _, *keywords = signature.parameters.values()
         kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
         arguments = [inspect.Parameter(name, kind, annotation="Tensor") for name in ("logits", "labels")]
-        loss.__signature__ = signature.replace(parameters=[*arguments, *keywords])
-        loss.core = core
-        loss.domains = domains
-        return loss
+        made: Any = functools.wraps(core)(loss)
+        made.__signature__ = signature.replace(parameters=[*arguments, *keywords])
+        made.core = core
+        made.domains = domains
+        return made
 
     return build
 

@@ -40,10 +40,14 @@ def check_transition_matrix(matrix: np.ndarray | Tensor | list) -> np.ndarray:
 
 class _Correction(StatefulLoss):
     needs = ("transition_matrix",)
+    matrix: Tensor
 
     def __init__(self, transition_matrix: np.ndarray):
         super().__init__()
         self.register_buffer("matrix", self._stored(torch.from_numpy(transition_matrix)), persistent=False)
+
+    def _stored(self, matrix: Tensor) -> Tensor:
+        raise NotImplementedError
 
     def _matrix(self, x: LossInputs) -> Tensor:
         if len(self.matrix) != x.num_classes:

@@ -25,7 +25,8 @@ class Elr(StatefulLoss):
     def __init__(self, *, lam: float = 3.0, beta: float = 0.7):
         super().__init__()
         self.lam, self.beta = lam, beta
-        self.num_samples = None
+        self.num_samples: int | None = None
+        self.targets: Tensor | None
         self.register_buffer("targets", None)
 
     def prepare(self, num_samples: int) -> None:
@@ -41,18 +42,19 @@ class Elr(StatefulLoss):
         elif self.targets.shape[1] != x.num_classes:
             raise ValueError(f"logits must have the {self.targets.shape[1]} classes of before, got {x.num_classes}")
         self.targets = self.targets.to(x.logp.device)
-        if x.index.device.type == "cpu":  # elsewhere indexing itself stops, and looking would wait for the device
-            outside = (x.index < 0) | (x.index >= len(self.targets))
+        index = x.places()
+        if index.device.type == "cpu":  # elsewhere indexing itself stops, and looking would wait for the device
+            outside = (index < 0) | (index >= len(self.targets))
             if outside.any():
                 raise ValueError(
                     f"index must be in 0..{len(self.targets) - 1}, the places in the training set, "
-                    f"got {int(x.index[outside][0])}; a part of a data set is to be numbered anew"
+                    f"got {int(index[outside][0])}; a part of a data set is to be numbered anew"
                 )
         p = x.logp.exp().clamp(1e-4, 1 - 1e-4)
         with torch.no_grad():
-            rows = self.beta * self.targets[x.index] + (1 - self.beta) * (p / p.sum(1, keepdim=True)).float()
+            rows = self.beta * self.targets[index] + (1 - self.beta) * (p / p.sum(1, keepdim=True)).float()
             # The samples of other processes too, so that all have the same averages; of ignored ones none.
-            everyone = torch.where(x.keep, x.index, -1)
+            everyone = torch.where(x.keep, index, -1)
             everyone, new = self.gather(everyone), self.gather(rows)
             self.targets[everyone[everyone >= 0]] = new[everyone >= 0]
         return -x.logp_y + self.lam * torch.log1p(-(rows.to(p.dtype) * p).sum(1))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -152,7 +153,7 @@ class _Rowwise(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, z: Tensor, labels: Tensor, function: Callable, *params: float) -> Tensor:
+    def forward(ctx: Any, z: Tensor, labels: Tensor, function: Callable, *params: float) -> Tensor:
         ctx.num_params = len(params)
         loss, grad = z.new_empty(len(z)), torch.empty_like(z)
         at = labels.unsqueeze(1)
@@ -163,6 +164,6 @@ class _Rowwise(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad_loss: Tensor):
+    def backward(ctx: Any, grad_loss: Tensor) -> tuple[Tensor | None, ...]:
         (grad,) = ctx.saved_tensors
         return grad * grad_loss.unsqueeze(1), None, None, *[None] * ctx.num_params

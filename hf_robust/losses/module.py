@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .base import IGNORE_INDEX, LossInputs, StatefulLoss
+from .base import IGNORE_INDEX, LossInputs
 from .correction import check_transition_matrix
 from .spec import LOSSES, format_loss_spec, link_words, loss_needs, parse_loss_spec
 
@@ -54,9 +55,9 @@ class RobustLoss(nn.Module):
         super().__init__()
         self.terms = parse_loss_spec(spec)
         self.needs = loss_needs(spec)
-        given = {}
+        given: dict[str, np.ndarray] = {}
         if transition_matrix is not None:
-            given["transition_matrix"] = check_transition_matrix(transition_matrix)
+            given["transition_matrix"] = check_transition_matrix(np.asarray(transition_matrix))
         if (transition_matrix is None) == ("transition_matrix" in self.needs):
             raise ValueError(
                 f"loss {self.spec!r} "
@@ -65,11 +66,12 @@ class RobustLoss(nn.Module):
             )
         self.transition_matrix = given.get("transition_matrix")
         # By position: a sum may hold a loss twice, with other parameters and a state of its own.
-        self.stateful: dict[str, StatefulLoss] = nn.ModuleDict()
+        self.stateful: Any = nn.ModuleDict()
         for position, (_, name, params) in enumerate(self.terms):
             if LOSSES[name].stateful:
                 matrix = given if "transition_matrix" in LOSSES[name].needs else {}
                 self.stateful[str(position)] = LOSSES[name].build(**params, **matrix)
+        self.class_weights: Tensor | None
         self.register_buffer("class_weights", _as_weights(class_weights), persistent=False)
 
     @property
@@ -79,9 +81,8 @@ class RobustLoss(nn.Module):
     @property
     def l1(self) -> float:
         """The factor of the L1 norm of all parameters, sum of weight * delta over the terms that have one."""
-        return sum(
-            weight * params["delta"] for weight, name, params in self.terms if "parameters" in LOSSES[name].needs
-        )
+        terms = [term for term in self.terms if "parameters" in LOSSES[term.name].needs]
+        return sum(weight * (params["delta"] or 0.0) for weight, _, params in terms)
 
     def __repr__(self) -> str:
         return f"RobustLoss({self.spec!r})"
@@ -148,7 +149,8 @@ class RobustLoss(nn.Module):
             weight * (x.logp.exp() if (link := LOSSES[name].link) is None else link(x.logits, **params))
             for weight, name, params in self.terms
         ]
-        return sum(parts) / sum(term.weight for term in self.terms)
+        total: Any = sum(parts)
+        return total / sum(term.weight for term in self.terms)
 
     def forward(
         self, logits: Tensor, labels: Tensor, reduction: str = "mean", *, index: Tensor | None = None, epoch: int = 0
@@ -167,7 +169,7 @@ class RobustLoss(nn.Module):
             raise ValueError(f"loss {self.spec!r} needs index, the samples' places in the training set; got None")
         views = 2 if self.training and "views" in self.needs else 1
         x = LossInputs(logits, labels, views=views, index=index, epoch=epoch)
-        losses = sum(weight * self._term(position, x) for position, (weight, _, _) in enumerate(self.terms))
+        losses: Any = sum(weight * self._term(position, x) for position, (weight, _, _) in enumerate(self.terms))
         losses = losses.masked_fill(~x.keep, 0.0)
         if self.class_weights is not None:
             if len(self.class_weights) != x.num_classes:
@@ -195,7 +197,7 @@ def _as_weights(class_weights: Sequence[float] | None) -> Tensor | None:
     return weights
 
 
-def get_loss(spec: str | dict | RobustLoss, **kwargs) -> RobustLoss:
+def get_loss(spec: str | dict | RobustLoss, **kwargs: Any) -> RobustLoss:
     """The loss of a spec string, or of what [`RobustLoss.to_dict`] gave; a `RobustLoss` is returned as it is.
 
     A trained model's config holds the latter: `get_loss(model.config.robust_loss)` is the loss it was trained with.
@@ -206,6 +208,5 @@ def get_loss(spec: str | dict | RobustLoss, **kwargs) -> RobustLoss:
         raise TypeError(f"{', '.join(kwargs)}: allowed beside a spec string alone, got {spec!r}")
     if isinstance(spec, RobustLoss):
         return spec
-    if made:
-        return RobustLoss(**spec)
-    return RobustLoss(spec, **kwargs)
+    options: Any = spec if made else {"spec": spec, **kwargs}
+    return RobustLoss(**options)

@@ -32,9 +32,10 @@ class Nlnl(StatefulLoss):
         if not self.training:
             losses = _minus_log_rest(x.logp)
             return (losses.sum(1) - x.at_labels(losses)) / (x.num_classes - 1)
-        key = mix(mix(as_int64(self.seed)) + x.epoch).to(x.index.device)
-        draws = torch.arange(self.num_negative, device=x.index.device)
-        bits = mix(mix(key + x.index).unsqueeze(1) + draws)  # (B, num_negative)
+        index = x.places()
+        key = mix(mix(as_int64(self.seed)) + x.epoch).to(index.device)
+        draws = torch.arange(self.num_negative, device=index.device)
+        bits = mix(mix(key + index).unsqueeze(1) + draws)  # (B, num_negative)
         negative = (x.labels.unsqueeze(1) + 1 + bits % (x.num_classes - 1)) % x.num_classes
         return _minus_log_rest(x.logp.gather(1, negative)).mean(1)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -29,7 +30,7 @@ class FocalSums(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx,
+        ctx: Any,
         logp: Tensor,
         labels: Tensor,
         gamma: float,
@@ -94,7 +95,7 @@ class PowerSum(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, logp: Tensor, q: float) -> Tensor:
+    def forward(ctx: Any, logp: Tensor, q: float) -> Tensor:
         powers, total = torch.empty_like(logp), logp.new_empty(len(logp))
         for rows in row_blocks(logp):
             block = torch.mul(logp[rows], q, out=powers[rows]).exp_()
@@ -105,7 +106,7 @@ class PowerSum(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad_total: Tensor):
+    def backward(ctx: Any, grad_total: Tensor) -> tuple[Tensor | None, ...]:
         (powers,) = ctx.saved_tensors
         return powers * (ctx.q * grad_total).unsqueeze(1), None
 

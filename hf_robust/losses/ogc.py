@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from typing import Any
 
 import numpy as np
 import torch
@@ -56,7 +57,7 @@ class _OptimisedGradientClipping(StatefulLoss):
         """L of log p_y."""
         raise NotImplementedError
 
-    def slope(self, p: np.ndarray) -> np.ndarray:
+    def slope(self, p: Any) -> Any:
         """|dL/dp|, which falls with p."""
         raise NotImplementedError
 
@@ -117,7 +118,7 @@ class OgcCe(_OptimisedGradientClipping):
     def base(self, logp_y: Tensor) -> Tensor:
         return -logp_y
 
-    def slope(self, p: np.ndarray) -> np.ndarray:
+    def slope(self, p: Any) -> Any:
         return 1 / p
 
 
@@ -133,7 +134,7 @@ class OgcFl(_OptimisedGradientClipping):
     def base(self, logp_y: Tensor) -> Tensor:
         return focal_weight(-expm1(logp_y), self.gamma, False) * -logp_y
 
-    def slope(self, p: np.ndarray) -> np.ndarray:
+    def slope(self, p: Any) -> Any:
         return (1 - p) ** self.gamma / p - self.gamma * (1 - p) ** (self.gamma - 1) * np.log(p)
 
 
@@ -149,5 +150,5 @@ class OgcGce(_OptimisedGradientClipping):
     def base(self, logp_y: Tensor) -> Tensor:
         return expm1(self.q * logp_y) / -self.q
 
-    def slope(self, p: np.ndarray) -> np.ndarray:
+    def slope(self, p: Any) -> Any:
         return p ** (self.q - 1)

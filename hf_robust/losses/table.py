@@ -9,6 +9,7 @@ import inspect
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 from torch import Tensor
 
@@ -37,7 +38,7 @@ class LossInfo:
 
     Args:
         name: of the loss in specs.
-        build: what `loss_function` makes, or a `StatefulLoss`.
+        build: what `loss_function` makes, or a class of `StatefulLoss`.
         formula: in words of p = softmax(logits), y = given label, K = number of classes.
         paper: `"Authors 2020, where"` or `"Authors 2020, arXiv:2006.13554"`; `title`: of one that is not in `TITLES`.
         symmetric: the sum of the loss over all labels is the same for every p.
@@ -49,7 +50,7 @@ class LossInfo:
     """
 
     name: str
-    build: Callable | type[StatefulLoss]
+    build: Any
     formula: str
     paper: str
     symmetric: bool = False

@@ -1,6 +1,7 @@
 """The 8-layer CNN of the robust-loss papers, from Ma et al. 2020 (https://arxiv.org/abs/2006.13554) on."""
 
 import math
+from typing import Any
 
 import torch
 from torch import nn
@@ -50,7 +51,7 @@ class Cnn8ForImageClassification(PreTrainedModel):
     config_class = Cnn8Config
     base_model_prefix = "cnn8"
     main_input_name = "pixel_values"
-    input_modalities = ("image",)
+    input_modalities = ("image",)  # type: ignore[assignment]  # as in models of transformers, whose base says list
 
     def __init__(self, config: Cnn8Config):
         super().__init__(config)
@@ -63,7 +64,7 @@ class Cnn8ForImageClassification(PreTrainedModel):
         self.features = nn.Sequential(*layers)
         self.linear1 = nn.Linear(channels * (config.image_size // 8) ** 2, 256)
         self.norm = nn.BatchNorm1d(256)
-        self.linear2 = nn.Linear(256, config.num_labels)
+        self.linear2 = nn.Linear(256, config.num_labels or 0)
         self.post_init()
 
     @torch.no_grad()
@@ -74,13 +75,14 @@ class Cnn8ForImageClassification(PreTrainedModel):
             else:
                 init.xavier_uniform_(module.weight)
             bound = 1 / math.sqrt(module.weight[0].numel())
-            init.uniform_(module.bias, -bound, bound)
+            if module.bias is not None:
+                init.uniform_(module.bias, -bound, bound)
         else:
             super()._init_weights(module)
 
     @can_return_tuple
     def forward(
-        self, pixel_values: torch.Tensor, labels: torch.Tensor | None = None, **kwargs
+        self, pixel_values: torch.Tensor, labels: torch.Tensor | None = None, **kwargs: Any
     ) -> ImageClassifierOutput:  # (B, C, H, W) float, (B,) int64 -> loss () and logits (B, num_labels)
         """
         Args:

@@ -1,6 +1,7 @@
 """A two-convolution network for CIFAR-sized images: small enough for a CPU, large enough to memorise wrong labels."""
 
 import math
+from typing import Any
 
 import torch
 from torch import nn
@@ -68,7 +69,7 @@ class CnnSmallForImageClassification(PreTrainedModel):
     config_class = CnnSmallConfig
     base_model_prefix = "cnn_small"
     main_input_name = "pixel_values"
-    input_modalities = ("image",)
+    input_modalities = ("image",)  # type: ignore[assignment]  # as in models of transformers, whose base says list
 
     def __init__(self, config: CnnSmallConfig):
         super().__init__(config)
@@ -82,7 +83,7 @@ class CnnSmallForImageClassification(PreTrainedModel):
         side = (config.image_size // 2 + 1) // 2  # after the pool, and after the strided convolution
         self.linear1 = nn.Linear(second * side**2, hidden, bias=bias)
         self.norm3 = nn.BatchNorm1d(hidden) if config.batch_norm else nn.Identity()
-        self.linear2 = nn.Linear(hidden, config.num_labels)
+        self.linear2 = nn.Linear(hidden, config.num_labels or 0)
         self.post_init()
 
     @torch.no_grad()
@@ -99,7 +100,7 @@ class CnnSmallForImageClassification(PreTrainedModel):
 
     @can_return_tuple
     def forward(
-        self, pixel_values: torch.Tensor, labels: torch.Tensor | None = None, **kwargs
+        self, pixel_values: torch.Tensor, labels: torch.Tensor | None = None, **kwargs: Any
     ) -> ImageClassifierOutput:  # (B, C, H, W) float, (B,) int64 -> loss () and logits (B, num_labels)
         """
         Args:

@@ -1,10 +1,11 @@
 """The CIFAR networks by name, and any saved classifier by its folder or Hub id."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from importlib import import_module
 from numbers import Integral
+from typing import Any
 
 import torch
 from transformers import AutoConfig, AutoModelForImageClassification, PreTrainedConfig, PreTrainedModel
@@ -15,7 +16,7 @@ from hf_common.names import did_you_mean
 from ..networks import NETWORKS
 
 # name -> callable that makes a config; keyword arguments are the fields of that config
-MODELS = {
+MODELS: dict[str, Callable] = {
     name: partial(getattr(import_module(f".{network.module}", __package__), network.config), **network.fields)
     for name, network in NETWORKS.items()
 }
@@ -31,7 +32,7 @@ def load_model(
     image_size: int | None = None,
     trust_remote_code: bool = False,
     fresh_head: bool = True,
-    **config_overrides,
+    **config_overrides: Any,
 ) -> PreTrainedModel:
     """A classifier for `num_labels` classes: a fresh network of `MODELS`, or one from a folder or the Hub.
 
@@ -97,7 +98,7 @@ def _saved_model(
         and was[1:] == is_now[1:]
     }
     lacking = set(info["missing_keys"]) | {weight for weight, *_ in info["mismatched_keys"]}
-    of_backbone = bool(saved.architectures) and type(model).__name__ not in saved.architectures
+    of_backbone = bool(saved.architectures) and type(model).__name__ not in (saved.architectures or ())
     if fresh_head and of_backbone:
         lacking = {weight for weight in lacking if _of_backbone(model, weight)}
     if lost := sorted(lacking - resized):
@@ -124,7 +125,7 @@ def _of_backbone(model: PreTrainedModel, weight: str) -> bool:
     return part != [name for name, module in model.named_children() if any(True for _ in module.parameters())][-1]
 
 
-def _check_labels(name_or_path, num_labels: int, id2label: Mapping[int, str] | None) -> dict:
+def _check_labels(name_or_path: str | os.PathLike, num_labels: int, id2label: Mapping[int, str] | None) -> dict:
     """What a config says of the classes; raises for arguments of [`load_model`] that can't be."""
     if not isinstance(name_or_path, (str, os.PathLike)):
         raise TypeError(f"name_or_path must be a str or a path, got {type(name_or_path).__name__}")

@@ -2,6 +2,7 @@
 
 import math
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import nn
@@ -122,7 +123,7 @@ class ResNetCifarForImageClassification(PreTrainedModel):
     config_class = ResNetCifarConfig
     base_model_prefix = "resnet_cifar"
     main_input_name = "pixel_values"
-    input_modalities = ("image",)
+    input_modalities = ("image",)  # type: ignore[assignment]  # as in models of transformers, whose base says list
 
     def __init__(self, config: ResNetCifarConfig):
         super().__init__(config)
@@ -138,7 +139,7 @@ class ResNetCifarForImageClassification(PreTrainedModel):
                 blocks.append(BasicBlock(channels, width, stride, config.shortcut))
                 channels = width
             self.add_module(stage, nn.Sequential(*blocks))
-        self.linear = nn.Linear(channels, config.num_labels)
+        self.linear = nn.Linear(channels, config.num_labels or 0)
         self.post_init()
 
     @torch.no_grad()
@@ -156,7 +157,7 @@ class ResNetCifarForImageClassification(PreTrainedModel):
 
     @can_return_tuple
     def forward(
-        self, pixel_values: torch.Tensor, labels: torch.Tensor | None = None, **kwargs
+        self, pixel_values: torch.Tensor, labels: torch.Tensor | None = None, **kwargs: Any
     ) -> ImageClassifierOutput:  # (B, C, H, W) float, (B,) int64 -> loss () and logits (B, num_labels)
         """
         Args:

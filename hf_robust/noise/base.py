@@ -46,7 +46,7 @@ class NoiseKind:
         """The form of its names, such as `symmetric_RR`."""
         return f"{self.name}_RR" if self.rated else self.name
 
-    def check_num_classes(self, spec, num_classes: int) -> None:
+    def check_num_classes(self, spec: object, num_classes: int) -> None:
         """Raise a `ValueError` that names `spec` where the noise is not defined on K classes."""
 
 
@@ -78,7 +78,7 @@ def matrix_to(targets: dict[int, int], rate: float, num_classes: int) -> np.ndar
     return matrix
 
 
-def quotas(rate: float, counts: Sequence[int], generator: np.random.Generator) -> np.ndarray:
+def quotas(rate: float, counts: Sequence[int] | np.ndarray, generator: np.random.Generator) -> np.ndarray:
     """How many images of each class get a wrong label; together `rate` percent of all, rounded once.
 
     Each class gives its share rounded down; what the total lacks then comes from the classes that lost most by that
@@ -99,7 +99,7 @@ def quotas(rate: float, counts: Sequence[int], generator: np.random.Generator) -
     return flips
 
 
-def whole_shares(rate: float, counts: Sequence[int]) -> bool:
+def whole_shares(rate: float, counts: Sequence[int] | np.ndarray) -> bool:
     """Whether that rate is a whole number of images in each class, so that nothing is rounded."""
     percent = Fraction(repr(float(rate)))
     return all((percent * int(count) / 100).denominator == 1 for count in counts)

@@ -3,6 +3,7 @@
 import os
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -67,13 +68,13 @@ def check_same_order(path: str | os.PathLike, theirs: np.ndarray, ours: np.ndarr
         )
 
 
-def _unpickle_arrays(path) -> dict:
+def _unpickle_arrays(path: Path) -> dict:
     import torch  # here, because nothing else needs it
 
     # NumPy 2 renamed numpy.core to numpy._core; files name whichever wrote them.
     modules = ("numpy.core.multiarray", "numpy._core.multiarray")
     reconstruct, scalar = np.ndarray(0).__reduce__()[0], np.int64(0).__reduce__()[0]
-    allowed = [
+    allowed: list[Any] = [
         *((reconstruct, f"{module}._reconstruct") for module in modules),
         *((scalar, f"{module}.scalar") for module in modules),
         np.ndarray,

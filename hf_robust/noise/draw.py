@@ -5,8 +5,10 @@ Where a noise depends on the class alone it has a transition matrix `T[i, j] = P
 
 import hashlib
 from numbers import Integral
+from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from .base import SAMPLINGS, ClassNoise
 from .kinds import KINDS
@@ -55,12 +57,12 @@ def transition_matrix(spec: str | NoiseSpec, num_classes: int, *, contaminated: 
 
 
 def make_noisy_labels(
-    labels,
+    labels: ArrayLike,
     spec: str | NoiseSpec,
     *,
     num_classes: int,
     seed: int = 0,
-    images=None,
+    images: Any = None,
     sampling: str = "quota",
     contaminated: bool = False,
 ) -> np.ndarray:
@@ -99,7 +101,7 @@ def make_noisy_labels(
     check_num_classes(num_classes)
     labels = check_labels("labels", labels, num_classes)
     generator = noise_generator(f"{spec} contaminated" if contaminated else str(spec), seed)
-    kind = KINDS[spec.kind]
+    kind: Any = KINDS[spec.kind]  # one that is drawn, not recorded
     kind.check_num_classes(spec, num_classes)
     if contaminated:
         return contaminated_labels(labels, spec.rate, generator)

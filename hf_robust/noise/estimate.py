@@ -6,6 +6,7 @@ whose equations are named below; anchors are Patrini et al. 2017 (arXiv:1609.036
 """
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from .labels import check_labels, realised_matrix, realised_rate
 
@@ -15,7 +16,7 @@ TOLERANCE = 1e-6
 LOWEST_THRESHOLD = 2 * TOLERANCE
 
 
-def confident_joint(probabilities, given) -> np.ndarray:
+def confident_joint(probabilities: ArrayLike, given: ArrayLike) -> np.ndarray:
     """Counts of samples with given label i that are confidently of class j (eq. 1).
 
     A sample is confidently of class j if p_j is at least the mean of p_j over the samples with given label j (eq. 2),
@@ -48,7 +49,7 @@ def confident_joint(probabilities, given) -> np.ndarray:
     return np.bincount(cells, minlength=num_classes**2).reshape(num_classes, num_classes).astype(np.int64)
 
 
-def estimate_joint(probabilities, given) -> np.ndarray:
+def estimate_joint(probabilities: ArrayLike, given: ArrayLike) -> np.ndarray:
     """P(given = i, clean = j): the confident joint, calibrated to the frequencies of the given labels (eq. 3).
 
     Labels i of which no sample is confident in any class are taken to be right. Equals `cleanlab.count.estimate_joint`
@@ -66,13 +67,13 @@ def estimate_joint(probabilities, given) -> np.ndarray:
     return counts / counts.sum(axis=1, keepdims=True) * (labelled / labelled.sum())[:, None]
 
 
-def estimate_noise_rate(probabilities, given) -> float:
+def estimate_noise_rate(probabilities: ArrayLike, given: ArrayLike) -> float:
     """The share of wrong labels, in [0, 1]: what is off the diagonal of [`estimate_joint`], which takes the same."""
     joint = estimate_joint(probabilities, given)
     return float(joint[~np.eye(len(joint), dtype=bool)].sum())  # 1 - trace, without its rounding
 
 
-def estimate_transition_matrix(probabilities, given) -> np.ndarray:
+def estimate_transition_matrix(probabilities: ArrayLike, given: ArrayLike) -> np.ndarray:
     """T[i, j] = P(given = j | clean = i) by confident learning: the columns of [`estimate_joint`], each to sum 1.
 
     A class that no sample is confidently of, such as one that no sample is labelled as, has a row of the identity:
@@ -89,7 +90,7 @@ def estimate_transition_matrix(probabilities, given) -> np.ndarray:
     return (joint / joint.sum(axis=0)).T
 
 
-def anchor_transition_matrix(probabilities, quantile: float = 0.97) -> np.ndarray:
+def anchor_transition_matrix(probabilities: ArrayLike, quantile: float = 0.97) -> np.ndarray:
     """T[i, j] = p_j of the anchor of class i, a sample that is as good as certain to be of it; needs no labels.
 
     For probabilities of the *given* label, which training with plain cross-entropy on noisy labels aims at. The
@@ -115,7 +116,7 @@ def anchor_transition_matrix(probabilities, quantile: float = 0.97) -> np.ndarra
     return probabilities[anchors] / probabilities[anchors].sum(axis=1, keepdims=True)
 
 
-def noise_summary(probabilities, given, clean=None) -> dict:
+def noise_summary(probabilities: ArrayLike, given: ArrayLike, clean: ArrayLike | None = None) -> dict:
     """The noise as it is, and as predictions for the training images tell it, as JSON values.
 
     `rate` and `matrix`: realised share of wrong labels, and their K x K matrix; None where the clean ones are unknown.
@@ -128,13 +129,13 @@ def noise_summary(probabilities, given, clean=None) -> dict:
     """
     return {
         "rate": None if clean is None else realised_rate(clean, given),
-        "matrix": None if clean is None else realised_matrix(clean, given, probabilities.shape[1]).tolist(),
+        "matrix": None if clean is None else realised_matrix(clean, given, np.shape(probabilities)[1]).tolist(),
         "estimated_rate": estimate_noise_rate(probabilities, given),
         "estimated_matrix": estimate_transition_matrix(probabilities, given).tolist(),
     }
 
 
-def _check_probabilities(probabilities) -> np.ndarray:
+def _check_probabilities(probabilities: ArrayLike) -> np.ndarray:
     probabilities = np.asarray(probabilities, dtype=np.float64)
     if probabilities.ndim != 2 or probabilities.shape[0] < 1 or probabilities.shape[1] < 2:
         raise ValueError(f"probabilities: expected shape (N, K), N >= 1 and K >= 2, got {probabilities.shape}")
@@ -152,7 +153,7 @@ def _check_probabilities(probabilities) -> np.ndarray:
     return probabilities
 
 
-def _check_predictions(probabilities, given) -> tuple[np.ndarray, np.ndarray]:
+def _check_predictions(probabilities: ArrayLike, given: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
     probabilities = _check_probabilities(probabilities)
     given = check_labels("given", given, probabilities.shape[1])
     if len(given) != len(probabilities):

@@ -1,6 +1,7 @@
 """`instance_RR`: how likely an image is to get a wrong label, and which one, depends on its pixels."""
 
 import math
+from typing import Any
 
 import numpy as np
 
@@ -56,7 +57,9 @@ class Instance(NoiseKind):
         return noisy
 
 
-def instance_targets(labels, pixels, num_classes: int, generator):  # (N,) int64, (N, d) uint8 -> (N,) int64
+def instance_targets(
+    labels: np.ndarray, pixels: np.ndarray, num_classes: int, generator: np.random.Generator
+) -> np.ndarray:  # (N,) int64, (N, d) uint8 -> (N,) int64
     """One wrong label for every image, from softmax(x W[y]) without y: Gumbel-max, that is argmax(logits + Gumbel)."""
     weights = instance_weights(num_classes, pixels.shape[1], generator)
     gumbel = generator.gumbel(size=(len(labels), num_classes))
@@ -69,7 +72,9 @@ def instance_targets(labels, pixels, num_classes: int, generator):  # (N,) int64
     return wrong
 
 
-def instance_weights(num_classes: int, num_pixels: int, generator):  # -> (K, d, K) float64
+def instance_weights(
+    num_classes: int, num_pixels: int, generator: np.random.Generator
+) -> np.ndarray:  # (K, d, K) float64
     """W, in multiples of 2^-24."""
     # Times pixels below 2^8, summed over up to 2^17 of them, these fit float64's 53 bits: the products x W are exact,
     # hence the same in whatever order a BLAS adds, on any processor.
@@ -86,7 +91,7 @@ def _flip_rates(mean, count, generator):
     return rates
 
 
-def _flat_pixels(images, count: int) -> np.ndarray:  # -> (N, d) uint8
+def _flat_pixels(images: Any, count: int) -> np.ndarray:  # -> (N, d) uint8
     if images is None:
         raise ValueError("images: instance noise depends on the pixels and needs a uint8 array (N, ...), got None")
     images = np.asarray(images)

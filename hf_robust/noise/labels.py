@@ -3,6 +3,7 @@
 from numbers import Integral
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 
 def check_num_classes(num_classes: int) -> None:
@@ -13,7 +14,7 @@ def check_num_classes(num_classes: int) -> None:
         raise ValueError(f"num_classes: expected an int >= 2, got {num_classes}")
 
 
-def check_labels(name: str, labels, num_classes: int) -> np.ndarray:
+def check_labels(name: str, labels: ArrayLike, num_classes: int) -> np.ndarray:
     """`labels` as (N,) int64, or an error that calls them `name`.
 
     Raises:
@@ -30,13 +31,13 @@ def check_labels(name: str, labels, num_classes: int) -> np.ndarray:
     return labels
 
 
-def realised_rate(clean, noisy) -> float:
+def realised_rate(clean: ArrayLike, noisy: ArrayLike) -> float:
     """The share of labels that differ, in [0, 1]. `clean` and `noisy`: (N,) integers, N >= 1."""
     clean, noisy = _clean_and_noisy(clean, noisy)
     return float(np.mean(clean != noisy))
 
 
-def realised_matrix(clean, noisy, num_classes: int) -> np.ndarray:
+def realised_matrix(clean: ArrayLike, noisy: ArrayLike, num_classes: int) -> np.ndarray:
     """Counts of (clean, noisy) label pairs, each row divided by its sum.
 
     A class without images has a row of the identity: nothing of it was flipped, and every row still sums to 1.
@@ -61,7 +62,7 @@ def realised_matrix(clean, noisy, num_classes: int) -> np.ndarray:
     return counts / counts.sum(axis=1, keepdims=True)
 
 
-def _as_labels(name: str, labels) -> np.ndarray:
+def _as_labels(name: str, labels: ArrayLike) -> np.ndarray:
     labels = np.asarray(labels)
     if labels.ndim != 1 or labels.size == 0:
         raise ValueError(f"{name}: expected shape (N,) with N >= 1, got {labels.shape}")
@@ -70,7 +71,7 @@ def _as_labels(name: str, labels) -> np.ndarray:
     return labels.astype(np.int64)
 
 
-def _clean_and_noisy(clean, noisy) -> tuple[np.ndarray, np.ndarray]:
+def _clean_and_noisy(clean: ArrayLike, noisy: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
     clean, noisy = _as_labels("clean", clean), _as_labels("noisy", noisy)
     if len(clean) != len(noisy):
         raise ValueError(f"noisy: expected {len(clean)} labels, as many as clean, got {len(noisy)}")

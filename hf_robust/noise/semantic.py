@@ -57,7 +57,9 @@ def contaminated_matrix(rate: float) -> np.ndarray:
     return matrix
 
 
-def contaminated_labels(labels, rate: float, generator):  # (N,) int64 -> (N,) int64
+def contaminated_labels(
+    labels: np.ndarray, rate: float, generator: np.random.Generator
+) -> np.ndarray:  # (N,) int64 -> (N,) int64
     """As the code of Ma et al. (2020, active passive losses) and of their successors draws them, to compare with it.
 
     It takes the classes in the order `CONTAMINATED_ORDER` and in each turn relabels `int(rate / 100 * n)` of the n

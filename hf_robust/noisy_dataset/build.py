@@ -127,10 +127,12 @@ class _Given(NamedTuple):
 def _read_given(source: str, human_file: str | os.PathLike | None, noises: dict[str, NoiseSpec | None]) -> _Given:
     human = {} if human_file is None else read_human_labels(human_file)
     train, test = load_source(source)
-    if human:
+    if human_file is not None:
         check_same_order(human_file, human.pop("clean"), train["labels"])
     for spec in noises.values():
-        classes = None if spec is None else KINDS[spec.kind].classes
+        if spec is None:
+            continue
+        classes = KINDS[spec.kind].classes
         if classes is not None and train["class_names"] != list(classes):
             raise ValueError(
                 f"configs: {spec.kind} noise is defined on the classes {list(classes)}, in this order; "
@@ -224,7 +226,7 @@ def _resolve_configs(configs: Sequence[str] | None, has_human_labels: bool) -> d
         raise TypeError(f"configs: expected a sequence of names, got {configs!r}")
     if not configs:
         raise ValueError("configs: expected at least one name, got none")
-    names = {}
+    names: dict[str, NoiseSpec | None] = {}
     for name in configs:
         if name in HUMAN_CONFIGS:
             if not has_human_labels:

@@ -38,7 +38,7 @@ def dataset_card(manifest: dict) -> str:
         tags=["noisy-labels", "label-noise", "cifar-10", *(["cifar-10n"] if recorded else [])],
     )
     _describe_configs(data, manifest)
-    template = files("model_cards").joinpath("templates", "noisy_cifar10.md.jinja").read_text(encoding="utf-8")
+    template = (files("model_cards") / "templates" / "noisy_cifar10.md.jinja").read_text(encoding="utf-8")
     # `configs`, `test`, `seed` and so on of the template are the manifest's.
     card = DatasetCard.from_template(
         data,

@@ -31,8 +31,9 @@ def plot_rates(manifest: dict) -> Figure:
     """The realised share of wrong training labels: a bar a config, in the order of the manifest."""
     rates = {name: 100 * entry["rate"] for name, entry in manifest["configs"].items()}
     figure = Figure(figsize=(8, 0.9 + 0.23 * len(rates)), layout="constrained")
-    axes = figure.subplots()
-    bars = axes.barh(list(rates), list(rates.values()), color=[kind_of(name).colour for name in rates])
+    axes, kinds = figure.subplots(), [kind_of(name) for name in rates]
+    colours = [kind.colour for kind in kinds if kind is not None]
+    bars = axes.barh(list(rates), list(rates.values()), color=colours)
     axes.bar_label(bars, labels=[f"{rate:.2f}" for rate in rates.values()], padding=3, fontsize="small")
     axes.set_xlabel("Wrong labels in the training split (%)")
     axes.set_xlim(0, 100)

@@ -93,7 +93,7 @@ def publish_noisy_cifar10(
     )
 
 
-def _published_manifest(repo_id, token, revision) -> dict | None:
+def _published_manifest(repo_id: str, token: str | bool | None, revision: str | None) -> dict | None:
     try:
         # In an empty folder: no cached file can stand in for one that the Hub does not send.
         with tempfile.TemporaryDirectory() as folder:

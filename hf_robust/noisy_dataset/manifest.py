@@ -3,6 +3,7 @@
 import re
 from collections.abc import Collection
 from pathlib import Path
+from typing import Any
 
 from hf_common.foreign import Check, check_fields, dict_of, file_name, list_of, number, read_json, refuse, whole
 from hf_common.locks import LOCK
@@ -19,18 +20,18 @@ TEST_FILE = "test-00000-of-00001.parquet"
 MANIFEST_KEYS = set("repo_id source source_fingerprint seed sampling class_names versions test configs".split())
 
 
-def _is_repo_id(value) -> bool:
+def _is_repo_id(value: object) -> bool:
     """the name of a repository"""
     return isinstance(value, str) and re.fullmatch(r"[\w.-]+(/[\w.-]+)?", value) is not None
 
 
-def _is_sampling(value) -> bool:
+def _is_sampling(value: object) -> bool:
     return isinstance(value, str) and value in SAMPLINGS
 
 
-def _are_versions(value) -> bool:
+def _are_versions(value: object) -> bool:
     """an object of str, hf_robust's among them"""
-    return dict_of(str)(value) and "hf_robust" in value
+    return isinstance(value, dict) and dict_of(str)(value) and "hf_robust" in value
 
 
 _is_sampling.__doc__ = f"one of {', '.join(SAMPLINGS)}"
@@ -51,7 +52,7 @@ MANIFEST_FIELDS: dict[str, Check] = {
 UNFINISHED = ".building-"
 
 
-def read_manifest(output_dir: Path, must_exist: bool) -> dict | None:
+def read_manifest(output_dir: Path, must_exist: bool) -> dict | Any:
     """The manifest of a folder that `build_noisy_cifar10` wrote; None for a new or empty one, if it need not exist.
 
     Raises a `ValueError` for a folder that holds something else.

@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+from typing import Any
 
 import datasets
 import numpy as np
@@ -32,7 +33,7 @@ def load_source(source: str) -> tuple[dict, dict]:
     return _read_split(source, splits, "train"), _read_split(source, splits, "test")
 
 
-def _read_split(source, splits, split) -> dict:
+def _read_split(source: Any, splits: Any, split: str) -> dict:
     features = splits[split].features
     image, label = features.get("img"), features.get("label")
     if (
@@ -71,7 +72,7 @@ def decode_all(encoded: list[bytes]) -> np.ndarray:  # -> (N, 32, 32, 3) uint8
     """The pixels of the training images."""
     pixels = np.empty((len(encoded), *IMAGE_SIZE, 3), np.uint8)
     for position, data in enumerate(encoded):
-        pixels[position] = to_rgb({"bytes": data}, f"source: image {position} of split 'train'")
+        pixels[position] = np.asarray(to_rgb({"bytes": data}, f"source: image {position} of split 'train'"))
     return pixels
 
 

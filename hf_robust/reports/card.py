@@ -10,6 +10,7 @@ import re
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from statistics import mean, stdev
+from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
@@ -295,11 +296,11 @@ def _test_error(result: dict) -> float | None:
     return 100 * math.sqrt(accuracy * (1 - accuracy) / result["test_images"])
 
 
-def _one_or_all(values: list):
+def _one_or_all(values: list) -> Any:
     whole = [int(value) if value == int(value) else value for value in values]
     return whole[0] if len(set(whole)) == 1 else whole
 
 
-def _in_table(value) -> str:
+def _in_table(value: object) -> str:
     text = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
     return cell(escaped(text)).removesuffix(".0")

@@ -5,6 +5,7 @@ Specs or results (see `results`) in, matplotlib `Figure` out, no files, no state
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,6 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.gridspec import GridSpec
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
+from numpy.typing import ArrayLike
 
 from ..losses import get_loss, loss_needs
 from ..noise.labels import check_num_classes
@@ -22,13 +24,13 @@ from .style import dress, headline, legend, loss_styles
 LANDSCAPE_TICKS = (1e-6, 1e-5, 1e-4, 0.001, 0.01, 0.1, 0.5, 0.9, 0.99)
 LANDSCAPE_TOP = 3.1  # untrained networks' losses: above, only losses without bound have much to show
 MOST_HISTOGRAMS = 6
-GROUPS = {
+GROUPS: dict[str, dict[str, Any]] = {
     "clean": {"label": "correctly labelled", "color": "#0072B2", "linestyle": "-"},
     "flipped": {"label": "wrongly labelled (flipped)", "color": "#D55E00", "linestyle": "--"},
 }
 
 
-def loss_curve(loss: str, p: Sequence[float], num_classes: int = 10) -> tuple[np.ndarray, np.ndarray]:
+def loss_curve(loss: str, p: ArrayLike, num_classes: int = 10) -> tuple[np.ndarray, np.ndarray]:
     """A loss and its gradient weight by the probability p_y of the given label.  # (N,) -> (N,), (N,) float64
 
     The other K - 1 classes share 1 - p_y evenly, and the logits z sum to 0, which matters to losses that are not
@@ -51,9 +53,9 @@ def loss_curve(loss: str, p: Sequence[float], num_classes: int = 10) -> tuple[np
     if needs:
         raise ValueError(f"loss {loss!r} needs more than logits and labels ({', '.join(needs)}): it has no curve")
     lead = np.log(p) - np.log((1 - p) / (num_classes - 1))  # of z_y over each other logit
-    logits = np.repeat(-lead[:, None] / num_classes, num_classes, axis=1)
-    logits[:, 0] += lead
-    logits = torch.from_numpy(logits).requires_grad_()
+    repeated = np.repeat(-lead[:, None] / num_classes, num_classes, axis=1)
+    repeated[:, 0] += lead
+    logits = torch.from_numpy(repeated).requires_grad_()
     values = get_loss(loss)(logits, torch.zeros(len(p), dtype=torch.int64), "none")
     (gradient,) = torch.autograd.grad(values.sum(), logits)
     return values.detach().numpy(), gradient[:, 0].abs().numpy()
@@ -177,7 +179,8 @@ def plot_loss_histograms(result: dict) -> Figure:
 
 def _plot_histograms(figure: Figure, grid: GridSpec, columns: int, rows: list[dict]) -> None:
     """A panel a row of a history, in the first `columns` of the grid, all over the same range of losses."""
-    first, reached = None, []
+    first: Axes | None = None
+    reached: list[float] = []
     for position, row in enumerate(rows):
         axes = figure.add_subplot(grid[position // columns, position % columns], sharex=first)
         first = first or axes
@@ -200,6 +203,6 @@ def _plot_histograms(figure: Figure, grid: GridSpec, columns: int, rows: list[di
         )
         axes.xaxis.set_major_locator(MaxNLocator(nbins=5))
         axes.set_ylim(bottom=0)
-    if reached:  # bins that no epoch fills are not shown
+    if first is not None and reached:  # bins that no epoch fills are not shown
         margin = 0.02 * (max(reached) - min(reached))
         first.set_xlim(min(reached) - margin, max(reached) + margin)

@@ -148,7 +148,7 @@ def plot_accuracy_vs_noise(results: Iterable[dict]) -> Figure:
     results = [r for r in results if r["accuracy"] and kind_and_rate(r) is not None]
     if not results:
         raise ValueError("results: none has both a test accuracy and a noise rate")
-    kinds = sorted({kind_and_rate(r)[0] for r in results} - {"clean"}, key=kind_order) or ["clean"]
+    kinds = sorted({_placed(r)[0] for r in results} - {"clean"}, key=kind_order) or ["clean"]
     models = grouped(results, lambda r: r["settings"]["model"])
     styles = loss_styles(r["settings"]["loss"] for r in results)
 
@@ -157,7 +157,7 @@ def plot_accuracy_vs_noise(results: Iterable[dict]) -> Figure:
     for row, (model, runs) in enumerate(models.items()):
         for column, kind in enumerate(kinds):
             axes = grid[row][column]
-            shown = [r for r in runs if kind_and_rate(r)[0] in (kind, "clean")]
+            shown = [r for r in runs if _placed(r)[0] in (kind, "clean")]
             for loss, seeds in grouped(shown, lambda r: compact(r["settings"]["loss"])).items():
                 _plot_by_rate(axes, loss, seeds, *styles[loss])
             title = f"{kind} noise" if kind != "clean" else "clean labels"
@@ -167,7 +167,7 @@ def plot_accuracy_vs_noise(results: Iterable[dict]) -> Figure:
                 xlabel="Noise rate (%)" if row == len(models) - 1 else "",
                 ylabel="Test accuracy (%)" if column == 0 else "",
             )
-            rates = [kind_and_rate(r)[1] for r in shown]
+            rates = [_placed(r)[1] for r in shown]
             axes.set_xlim(min(rates, default=0) - 5, max(rates, default=0) + 5)
             axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True, steps=[1, 2, 5, 10]))
     extra = [
@@ -178,9 +178,15 @@ def plot_accuracy_vs_noise(results: Iterable[dict]) -> Figure:
     return figure
 
 
+def _placed(result: dict) -> tuple[str, float]:
+    found = kind_and_rate(result)
+    assert found is not None  # the others were left out
+    return found
+
+
 def _plot_by_rate(axes: Axes, loss: str, runs: list[dict], colour: str, marker: str) -> None:
     """Best and last accuracy of one loss by rate, means over its runs, with error bars where there are several."""
-    by_rate = dict(sorted(grouped(runs, lambda r: kind_and_rate(r)[1]).items()))
+    by_rate = dict(sorted(grouped(runs, lambda r: _placed(r)[1]).items()))
     last = {rate: [100 * r["accuracy"]["last"] for r in group] for rate, group in by_rate.items()}
     best = [mean(100 * r["accuracy"]["best"] for r in group) for group in by_rate.values()]
     axes.plot(list(by_rate), best, color=colour, alpha=0.45, linestyle="--", linewidth=1.2, marker="_")

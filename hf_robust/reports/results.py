@@ -18,6 +18,7 @@ import json
 import os
 from dataclasses import MISSING, fields
 from itertools import pairwise
+from typing import Any
 
 from transformers import TrainingArguments
 
@@ -43,7 +44,7 @@ NEUTRAL = set(
 )
 
 
-def _is_loss(value) -> bool:
+def _is_loss(value: object) -> bool:
     """the spec of a loss"""
     try:
         return isinstance(value, str) and bool(parse_loss_spec(value))
@@ -51,7 +52,7 @@ def _is_loss(value) -> bool:
         return False
 
 
-def _is_name(value) -> bool:
+def _is_name(value: object) -> bool:
     """a text of 1 to 200 characters"""
     return isinstance(value, str) and 1 <= len(value) <= 200
 
@@ -163,7 +164,7 @@ def changed_arguments(args: TrainingArguments) -> dict:
     }
 
 
-def training_settings(args: TrainingArguments) -> dict:
+def training_settings(args: Any) -> dict:
     """What of `RobustTrainingArguments` a result depends on, as JSON values."""
     others = {name: value for name, value in args.not_default.items() if name not in NEUTRAL and name not in RECIPE}
     settings = {

@@ -72,7 +72,9 @@ def legend(figure: Figure, styles: dict[str, tuple[str, str]], extra: Iterable[L
     """One legend of the losses for the whole figure, above it, in as many rows as its width needs."""
     lines = [Line2D([], [], color=colour, marker=marker, label=loss) for loss, (colour, marker) in styles.items()]
     lines += extra
-    inches = sum(0.56 + 0.085 * len(line.get_label()) for line in lines)  # handle and gaps, and letters of 10 points
+    inches = sum(
+        0.56 + 0.085 * len(str(line.get_label())) for line in lines
+    )  # handle and gaps, and letters of 10 points
     rows = math.ceil(inches / (0.95 * figure.get_figwidth()))
     ncols = math.ceil(len(lines) / rows)
     figure.legend(handles=lines, loc="outside upper center", ncols=ncols, columnspacing=1.2, frameon=False)

@@ -56,13 +56,13 @@ def details_table(results: Iterable[dict]) -> str:
     sections, counts = [], set()
     noises = grouped(results, lambda r: r["settings"]["noise"])
     for noise in sorted(noises, key=noise_order):
-        rows = []
+        placed = []
         for names, runs in _by_model_and_loss(noises[noise]).items():
             scored = [r["accuracy"] for r in runs if r["accuracy"]]
             counts |= {len(scored)} - {0}
             place = -mean(accuracy["last"] for accuracy in scored) if scored else math.inf
-            rows.append((place, [*names[-len(first_heads) :], *_details(scored, runs)]))
-        rows = [cells for _, cells in sorted(rows, key=lambda row: row[0])]
+            placed.append((place, [*names[-len(first_heads) :], *_details(scored, runs)]))
+        rows = [cells for _, cells in sorted(placed, key=lambda row: row[0])]
         sections.append(f"\n\n### {noise}\n\n{markdown_table(heads, rows)}")
     return f"{caption}{_over_seeds(counts)}.{''.join(sections)}"
 

@@ -15,12 +15,12 @@ from ..models import MODELS, saved_config
 from ..noise.base import NOISE_VERSION
 from ..noise.spec import NoiseSpec
 from ..reports.results import changed_arguments, training_settings
-from ..training.arguments import RobustTrainingArguments, refuse_data_parallel
+from ..training.arguments import DEFAULT_LOSS, RobustTrainingArguments, refuse_data_parallel
 from .flags import AUGMENTATIONS, DataArguments, ExperimentFlags, ModelArguments, check_numbers
 
 
 @dataclass
-class ExperimentArguments(ExperimentFlags, RobustTrainingArguments):
+class ExperimentArguments(ExperimentFlags, RobustTrainingArguments):  # type: ignore[misc]  # as its base
     """`RobustTrainingArguments` of a script: train, evaluate, log and save at every epoch."""
 
     def __post_init__(self):
@@ -54,7 +54,7 @@ def run_settings(data: DataArguments, model: ModelArguments, args: ExperimentArg
 def matrix_source(matrix: str) -> Literal["true"] | Path | NoiseSpec:
     """What `transition_matrix` names: the clean labels, a file, or a noise. A `ValueError` if it is none of these."""
     if matrix == "true":
-        return matrix
+        return "true"
     path = Path(matrix)
     return path if path.suffix in (".json", ".npy") else NoiseSpec.parse(matrix)
 
@@ -69,7 +69,7 @@ def check_arguments(data: DataArguments, model: ModelArguments, args: Experiment
             "name: noise on noise has neither rate. Take the clean config, or leave the noise out"
         )
     _check_recipe(args)
-    if data.noise_contaminated and (data.noise is None or data.noise.kind != "semantic"):
+    if data.noise_contaminated and (noise is None or NoiseSpec.parse(noise).kind != "semantic"):
         raise ValueError(f"noise_contaminated=True is allowed with semantic noise alone; got noise={noise!r:.120}")
     if not args.do_train and (noise is not None or model.model in MODELS):
         raise ValueError(
@@ -78,7 +78,7 @@ def check_arguments(data: DataArguments, model: ModelArguments, args: Experiment
         )
     if args.push_to_hub and not args.do_train:
         raise ValueError("push_to_hub=True uploads what was trained; got do_train=False")
-    needs, matrix = loss_needs(args.loss), args.transition_matrix
+    needs, matrix = loss_needs(args.loss or DEFAULT_LOSS), args.transition_matrix
     if args.do_train and (matrix is None) == ("transition_matrix" in needs):
         raise ValueError(
             f"transition_matrix={matrix!r:.120} with loss={args.loss!r:.120}: the losses forward and backward need "
@@ -86,7 +86,7 @@ def check_arguments(data: DataArguments, model: ModelArguments, args: Experiment
         )
     if matrix is not None and isinstance(path := matrix_source(matrix), Path) and not path.is_file():
         raise ValueError(f"transition_matrix: there is no file {matrix!r:.120}")
-    if "views" in needs and args.do_train and not AUGMENTATIONS[data.augmentation]:
+    if "views" in needs and args.do_train and not AUGMENTATIONS[data.augmentation or "none"]:
         raise ValueError(
             f"loss={args.loss!r:.120} compares two augmented views of an image, augmentation={data.augmentation!r} "
             f"makes none; allowed: {[name for name, steps in AUGMENTATIONS.items() if steps]}"

@@ -88,7 +88,7 @@ class DataArguments:
         """What the results call the noise: the one that was added, or else the one that the config is named after."""
         if self.noise is not None:
             return CONTAMINATED * self.noise_contaminated + str(self.noise)
-        return self.dataset_config if self.names_noise() else "clean"
+        return self.dataset_config if self.dataset_config is not None and self.names_noise() else "clean"
 
     def names_noise(self) -> bool:
         """Whether the config is named after a noise."""
@@ -133,7 +133,7 @@ class RunFlags:
 
     _argument_group_name = "run"
 
-    output_dir: str | None = field(default="runs/train_robust", metadata={"help": "Where everything is written."})
+    output_dir: str = field(default="runs/train_robust", metadata={"help": "Where everything is written."})
     do_train: bool = field(default=True, metadata={"help": "Train."})
     do_eval: bool = field(default=True, metadata={"help": "Score on the clean test split."})
     eval_strategy: str = field(default="epoch", metadata={"help": "When to evaluate.", "choices": list(WHEN)})

@@ -204,7 +204,7 @@ def _train_fold(
 
 
 def _subset(images: ImageTensorDataset, kept: np.ndarray) -> ImageTensorDataset:
-    kept = torch.from_numpy(kept)
+    mask = torch.from_numpy(kept)
     # The clean labels are those of `--transition_matrix true`.
-    clean = None if images.clean_labels is None else images.clean_labels[kept]
-    return ImageTensorDataset(images.images[kept], images.labels[kept], clean)
+    clean = None if images.clean_labels is None else images.clean_labels[mask]
+    return ImageTensorDataset(images.images[mask], images.labels[mask], clean)

@@ -5,6 +5,7 @@ import re
 from argparse import SUPPRESS
 from collections.abc import Collection, Iterable
 from pathlib import Path
+from typing import Any
 
 from hf_common.flags import OtherFlags
 from hf_common.foreign import short
@@ -19,7 +20,7 @@ TABLE = Path(__file__).parents[1] / "losses" / "table.py"
 
 
 def experiment_parser(
-    description: str, *own: type, light: bool = False, hidden: Collection[str] = (), **defaults
+    description: str, *own: type, light: bool = False, hidden: Collection[str] = (), **defaults: Any
 ) -> RecipeParser:
     """The parser of a command that trains: `own` flags, those of data and model, and `ExperimentArguments`.
 
@@ -34,12 +35,12 @@ def experiment_parser(
             inherited_flags,
             lambda: experiment_parser(description, *own, hidden=hidden, **defaults),
         )
-        experiment = ExperimentFlags
+        classes = (*own, DataArguments, ModelArguments, ExperimentFlags)
     else:
-        from .arguments import ExperimentArguments as experiment
+        from .arguments import ExperimentArguments
 
         others = None
-    classes = (*own, DataArguments, ModelArguments, experiment)
+        classes = (*own, DataArguments, ModelArguments, ExperimentArguments)
     parser = RecipeParser(classes, description=description, others=others)
     parser.set_defaults(**defaults)
     for action in parser._actions:
@@ -48,7 +49,7 @@ def experiment_parser(
     return parser
 
 
-def experiment_arguments(description: str, *own: type, **options) -> tuple[RecipeParser, tuple]:
+def experiment_arguments(description: str, *own: type, **options: Any) -> tuple[RecipeParser, tuple]:
     """The parser that knows all flags, and what `sys.argv` says: objects of `own`, data, model and experiment.
 
     Raises:
@@ -83,4 +84,4 @@ def names_in_table() -> list[str]:
     """The losses that `hf_robust.losses.table` lists, told from its text: importing it means torch."""
     calls = [node for node in ast.walk(ast.parse(TABLE.read_text(encoding="utf-8"))) if isinstance(node, ast.Call)]
     rows = [call for call in calls if isinstance(call.func, ast.Name) and call.func.id == "LossInfo"]
-    return [row.args[0].value for row in sorted(rows, key=lambda row: row.lineno)]
+    return [ast.literal_eval(row.args[0]) for row in sorted(rows, key=lambda row: row.lineno)]

@@ -87,7 +87,7 @@ def _findings(splits: ImageSplits, probabilities: np.ndarray, issues: np.ndarray
     train = splits.train
     given, clean = train.given_and_clean()
     predicted = probabilities.argmax(axis=1)
-    known = right = clean_accuracy = None
+    known, right, clean_accuracy = None, 0, None
     if clean is not None:
         flipped = given != clean
         known, right = int(flipped.sum()), int(flipped[issues].sum())

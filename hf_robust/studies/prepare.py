@@ -1,10 +1,11 @@
 """What a run is made of, from its arguments: images, network, image processor, loss, trainer."""
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 from torch import nn
-from transformers import PreTrainedModel, set_seed
+from transformers import BaseImageProcessor, PreTrainedModel, set_seed
 
 # From its module: the top-level name is a stub in older versions where torchvision is missing.
 from transformers.models.auto.image_processing_auto import AutoImageProcessor
@@ -20,6 +21,7 @@ from ..noise.draw import transition_matrix
 from ..noise.labels import realised_matrix
 from ..noise.matrix_file import read_transition_matrix
 from ..noise.spec import NoiseSpec
+from ..training.arguments import DEFAULT_LOSS
 from ..training.trainer import RobustTrainer
 from .arguments import AUGMENTATIONS, DataArguments, ExperimentArguments, ModelArguments, matrix_source
 
@@ -69,13 +71,14 @@ def make_trainer(
     set_seed(args.seed)  # the initial weights' seed
     network = network_for(model if weights is None else replace(model, model=weights), splits, args.do_train)
     processor = processor_for(model, splits.train)
+    augmentation: dict[str, Any] = AUGMENTATIONS[data.augmentation or "none"]
     return RobustTrainer(
         model=network,
         args=args,
         train_dataset=splits.train if args.do_train else None,
         eval_dataset=splits.test if evaluates else None,
         processing_class=processor,
-        image_transform=image_transform(processor, seed=args.seed, **AUGMENTATIONS[data.augmentation]),
+        image_transform=image_transform(processor, seed=args.seed, **augmentation),
         loss=make_loss(args, network, splits.train),
     )
 
@@ -99,7 +102,7 @@ def network_for(model: ModelArguments, splits: ImageSplits, do_train: bool) -> P
         raise ValueError(f"config_overrides can't set {fixed}, which the data set gives")
     names, size = splits.label_names, splits.train.images.shape[-1]
     if model.model not in MODELS:
-        config = saved_config(model.model, trust_remote_code=model.trust_remote_code)
+        config: Any = saved_config(model.model, trust_remote_code=model.trust_remote_code)
         own_names = [config.id2label[label] for label in range(config.num_labels)]
         if own_names != names and sorted(own_names) == sorted(names):
             raise ValueError(f"model {model.model!r} has the data set's classes in another order: {own_names}")
@@ -116,7 +119,7 @@ def network_for(model: ModelArguments, splits: ImageSplits, do_train: bool) -> P
     )
 
 
-def processor_for(model: ModelArguments, train: ImageTensorDataset):
+def processor_for(model: ModelArguments, train: ImageTensorDataset) -> BaseImageProcessor:
     """The model's own image processor where it brings one; else one of the training images' statistics and size."""
     height, width = train.images.shape[-2:]
     if height != width:
@@ -133,10 +136,10 @@ def make_loss(args: ExperimentArguments, network: PreTrainedModel, train: ImageT
     trained_with = network.config.to_dict().get("robust_loss")
     if not args.do_train and trained_with is not None and "loss" not in args.not_default:
         return get_loss(trained_with)  # with its class weights and transition matrix
-    matrix = args.transition_matrix
-    if matrix is not None:
-        matrix = resolve_transition_matrix(matrix, train, network.config.num_labels)
-    return get_loss(args.loss, class_weights=args.class_weights, transition_matrix=matrix)
+    matrix = None
+    if args.transition_matrix is not None:
+        matrix = resolve_transition_matrix(args.transition_matrix, train, network.config.num_labels or 0)
+    return get_loss(args.loss or DEFAULT_LOSS, class_weights=args.class_weights, transition_matrix=matrix)
 
 
 def resolve_transition_matrix(name: str, train: ImageTensorDataset, num_classes: int) -> np.ndarray:

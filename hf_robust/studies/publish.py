@@ -167,7 +167,7 @@ def push_run(args: ExperimentArguments) -> CommitInfo:
         ValueError: the folder lacks the model, or what `check_push` refuses.
         PermissionError, ConnectionError: as for `push_folder`.
     """
-    run = Path(args.output_dir)
+    run, repo_id = Path(args.output_dir), args.hub_model_id or ""
     results = public_results(read_run(run / RESULTS))
     if (link := link_words(parse_loss_spec(results["settings"]["loss"]))) != SOFTMAX:
         logger.warning(
@@ -184,7 +184,7 @@ def push_run(args: ExperimentArguments) -> CommitInfo:
         for file in sorted(names):
             shutil.copyfile(run / file, folder / file)
         write_json(folder / RESULTS, results)
-        replace_text(folder / "README.md", run_card([results], args.hub_model_id))
+        replace_text(folder / "README.md", run_card([results], repo_id))
         return push_model(args, folder, f"{results['settings']['model']} trained with {results['settings']['loss']}")
 
 

@@ -120,7 +120,7 @@ def run_claimed(
 
     throughput, memorised = _watch(trainer, train)
     if args.do_train:
-        if trained:
+        if state is not None and checkpoint is not None and trained:
             trainer.state = state
             load_loss_state(trainer.loss, checkpoint)
         else:

@@ -6,8 +6,9 @@ import os
 from argparse import ArgumentParser
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from filelock import FileLock
 from tqdm.auto import tqdm
@@ -71,19 +72,19 @@ def run_sweep(
             "push_to_hub=True: a sweep makes many models; push one by train_robust.py with its output_dir"
         )
     losses = [format_loss_spec(parse_loss_spec(loss)) for loss in losses]
-    noises = [noise if noise == GIVEN else NoiseSpec.parse(noise) for noise in noises]
-    if data.noise_contaminated and not any(noise != GIVEN and noise.kind == "semantic" for noise in noises):
+    specs = [noise if noise == GIVEN else NoiseSpec.parse(noise) for noise in noises]
+    if data.noise_contaminated and not any(_is_semantic(noise) for noise in specs):
         raise ValueError(
-            f"noise_contaminated=True is allowed with semantic noise alone; got noises={list(map(str, noises))}"
+            f"noise_contaminated=True is allowed with semantic noise alone; got noises={list(map(str, specs))}"
         )
-    for name, values in (("losses", losses), ("noises", list(map(str, noises))), ("models", models), ("seeds", seeds)):
+    for name, values in (("losses", losses), ("noises", list(map(str, specs))), ("models", models), ("seeds", seeds)):
         if not values or len(set(values)) != len(values):
             raise ValueError(f"{name} must be one or more different values; got {list(values)}")
     if args.transition_matrix is not None and not any("transition_matrix" in loss_needs(loss) for loss in losses):
         raise ValueError(f"transition_matrix={args.transition_matrix!r}: none of the losses {losses} takes one")
     runs = [
         _one_run(noise, model_name, seed, loss, Run(data, model, args))
-        for noise, model_name, seed, loss in itertools.product(noises, models, seeds, losses)
+        for noise, model_name, seed, loss in itertools.product(specs, models, seeds, losses)
     ]
     for run in runs:
         check_arguments(*run)
@@ -108,6 +109,10 @@ def _check_distinct(runs: Sequence[Run]) -> None:
             )
 
 
+def _is_semantic(noise: NoiseSpec | str) -> bool:
+    return isinstance(noise, NoiseSpec) and noise.kind == "semantic"
+
+
 def _one_run(noise: NoiseSpec | str, model: str, seed: int, loss: str, common: Run) -> Run:
     """The arguments of one combination; what it does not say is as in `common`, whose folder its folder lies in."""
     args = copy.copy(common.args)  # `replace` would run TrainingArguments' set-up of devices and defaults twice
@@ -122,7 +127,7 @@ def _one_run(noise: NoiseSpec | str, model: str, seed: int, loss: str, common: R
         noise=None if noise == GIVEN else noise,
         noise_seed=seed,
         # Of the noises, what has this form.
-        noise_contaminated=common.data.noise_contaminated and noise != GIVEN and noise.kind == "semantic",
+        noise_contaminated=common.data.noise_contaminated and _is_semantic(noise),
     )
     args.output_dir = str(Path(args.output_dir) / data.noise_name / slug(model) / slug(loss) / f"seed{seed}")
     return Run(data, replace(common.model, model=model), args)
@@ -151,10 +156,10 @@ def run_missing(
     bar = tqdm(desc="runs", total=len(runs), initial=len(runs) - len(missing), disable=processes[0] != 0)
     for position in claimed(missing, lambda position: Path(runs[position].args.output_dir), *processes):
         run = runs[position]
-        results[position] = from_first_process(lambda run=run: _results_of(run), *processes)
-        if results[position] is None:  # else another worker has made it meanwhile
-            from_first_process(lambda run=run: _results_file(run).unlink(missing_ok=True), *processes)  # damaged
-            started = from_first_process(lambda run=run: bool(complete_checkpoints(run.args.output_dir)), *processes)
+        results[position] = from_first_process(partial(_results_of, run), *processes)
+        if results[position] is None and splits is not None:  # else another worker has made it meanwhile
+            from_first_process(partial(_results_file(run).unlink, missing_ok=True), *processes)  # damaged
+            started = from_first_process(partial(complete_checkpoints, run.args.output_dir), *processes)
             run.args.resume_from_checkpoint = "last" if started else None
             results[position] = run_claimed(
                 *run, replace(splits, train=noisy_train(run.data, splits)), begin=lambda: _claim_all(runs)
@@ -163,7 +168,7 @@ def run_missing(
                 each([result for result in map(_results_of, runs) if result is not None])
         bar.update()
     bar.close()
-    return results
+    return [result for result in results if result is not None]
 
 
 def _claim_all(runs: Sequence[Run]) -> None:
@@ -186,7 +191,7 @@ def refuse_replaced_flags(parser: ArgumentParser, run: Run, flags: Iterable[str]
     To resume from the last checkpoint is what a sweep does anyway.
     """
     for flag in flags:
-        holder = next(part for part in run if flag in part.__dataclass_fields__)
+        holder: Any = next(part for part in run if flag in part.__dataclass_fields__)
         # A loss that is not given has been filled in since.
         given = flag in holder.not_default if holder is run.args else getattr(holder, flag) != parser.get_default(flag)
         if given and not (flag == "resume_from_checkpoint" and holder.resume_from_checkpoint == "last"):

@@ -2,6 +2,7 @@
 
 from collections.abc import Container
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from transformers import TrainingArguments
 from transformers.trainer_utils import HubStrategy
@@ -29,11 +30,12 @@ class _DefaultText(str):
     """As [`_DefaultNumber`]."""
 
 
+DEFAULT_LOSS = "nce+rce"
 FILLED_IN = {"weight_decay": _DefaultNumber, "optim_args": _DefaultText}
 
 
 @dataclass
-class RobustTrainingArguments(RobustFlags, TrainingArguments):
+class RobustTrainingArguments(RobustFlags, TrainingArguments):  # type: ignore[misc]  # weight_decay may be asked for
     """`TrainingArguments` with a robust loss; other defaults are the recipe of the papers on CIFAR-10 label noise.
 
     SGD with momentum 0.9, learning rate 0.01, weight decay 1e-4 on every parameter, cosine schedule, gradient norm
@@ -55,6 +57,9 @@ class RobustTrainingArguments(RobustFlags, TrainingArguments):
             `push_to_hub()` or `save_model()`. What is pushed is one commit of a whole model, and never a checkpoint.
     """
 
+    if TYPE_CHECKING:
+        output_dir: str = ""  # never None: Trainer's arguments fill it in
+
     hub_strategy: HubStrategy | str = field(
         default="end", metadata={"help": "When to push to the Hub. Allowed: end; a checkpoint is never pushed."}
     )
@@ -64,7 +69,7 @@ class RobustTrainingArguments(RobustFlags, TrainingArguments):
             if isinstance(getattr(self, name), kind):
                 setattr(self, name, None)
         self.not_default = changed_arguments(self)  # what was asked for, before anything is filled in
-        self.loss = "nce+rce" if self.loss is None else self.loss
+        self.loss = DEFAULT_LOSS if self.loss is None else self.loss
         parse_loss_spec(self.loss)
         self.fill_in()
         if self.class_weights is not None:
@@ -98,13 +103,13 @@ class RobustTrainingArguments(RobustFlags, TrainingArguments):
             if name not in changed:
                 setattr(self, name, value if name in self.not_default else None)
             elif value is not None:  # which a search has cast to the type of the old value
-                setattr(self, name, kind.__base__(value))
+                setattr(self, name, kind.__mro__[1](value))
         self.fill_in()
 
     def fill_in(self) -> None:
         """Set what hangs on other arguments and was not asked for."""
         if self.weight_decay is None or isinstance(self.weight_decay, _DefaultNumber):
-            self.weight_decay = _DefaultNumber(default_weight_decay(self.loss))
+            self.weight_decay = _DefaultNumber(default_weight_decay(self.loss or DEFAULT_LOSS))
         if self.optim_args is None or isinstance(self.optim_args, _DefaultText):
             default = default_optim_args(self.optim)
             self.optim_args = None if default is None else _DefaultText(default)

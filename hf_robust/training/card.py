@@ -3,8 +3,9 @@
 from collections.abc import Mapping, Sequence, Sized
 from enum import Enum
 from pathlib import Path
+from typing import Any
 
-from transformers import BaseImageProcessor, PreTrainedModel, PreTrainedTokenizerBase, Trainer
+from transformers import BaseImageProcessor, PreTrainedModel, PreTrainedTokenizerBase
 
 from hf_common.environment import hardware, versions
 from hf_common.public import without_paths
@@ -15,7 +16,7 @@ from ..reports.results import NEUTRAL, accuracy_summary, epoch_history, last_row
 
 
 def trainer_card(
-    trainer: Trainer,
+    trainer: Any,
     *,
     base_model: str | None,
     dataset: str | None,
@@ -56,7 +57,7 @@ def trainer_card(
     )
 
 
-def _trainer_results(trainer: Trainer, base_model: str | None, dataset: str | None, noise: str | None) -> dict:
+def _trainer_results(trainer: Any, base_model: str | None, dataset: str | None, noise: str | None) -> dict:
     """What is known of this training, as `results.json` of an experiment has it."""
     model, history = trainer.model, epoch_history(trainer.state.log_history)
     config = model.config.to_dict() if isinstance(model, PreTrainedModel) else {}
@@ -83,7 +84,7 @@ def python_arguments(arguments: Mapping) -> str:
     """How to reproduce a training whose data and script are not ours to know: its arguments, Markdown."""
     values = {
         name: value.value if isinstance(value, Enum) else value  # an enum's repr is no Python
-        for name, value in ({"output_dir": "runs/again"} | arguments).items()
+        for name, value in {"output_dir": "runs/again", **arguments}.items()
     }
     lines = "\n".join(f"    {name}={value!r}," for name, value in values.items())
     return (
@@ -97,4 +98,6 @@ def python_arguments(arguments: Mapping) -> str:
 
 def first_name(names: str | list[str] | None) -> str | None:
     """The first of several names, or the only one."""
-    return names[0] if isinstance(names, list) and names else names or None
+    if isinstance(names, list):
+        return names[0] if names else None
+    return names or None

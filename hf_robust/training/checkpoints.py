@@ -13,6 +13,7 @@ from transformers import Trainer, TrainerCallback, TrainerState, TrainingArgumen
 
 from hf_common.files import digests, write_json
 from hf_common.foreign import (
+    Check,
     check_fields,
     dict_of,
     first_line,
@@ -32,7 +33,7 @@ STATE, LOSS_STATE = "trainer_state.json", "loss.safetensors"
 PROGRESS = "progress.json"
 # Of a checkpoint, written before its progress: a training goes on from them alone.
 STATES = ("optimizer.pt", "scheduler.pt", LOSS_STATE)
-STATE_FIELDS = {
+STATE_FIELDS: dict[str, Check] = {
     "global_step": whole(),
     "max_steps": whole(),
     "epoch?": number(0),
@@ -159,7 +160,7 @@ def resumable_checkpoint(
     complete = complete_checkpoints(output_dir) if asked is True else []
     if asked is True and not complete:
         raise ValueError(f"resume_from_checkpoint=True: {str(output_dir)!r} holds no complete checkpoint")
-    checkpoint = complete[0] if asked is True else Path(asked)
+    checkpoint = complete[0] if isinstance(asked, bool) else Path(asked)
     if _complete_step(checkpoint) is None:
         raise ValueError(f"resume_from_checkpoint={str(asked)!r} is no complete checkpoint: it has no whole {STATE}")
     progress = _read_progress(checkpoint)
@@ -227,8 +228,12 @@ def save_progress(checkpoint: str | Path, *, logged_step: int, losses: list[floa
         total: the sum of the losses until then.
     """
     # As hexadecimal digits: to the last bit, and JSON has no NaN, which a loss may be.
-    losses, total = [float(loss).hex() for loss in losses], float(total).hex()
-    content = {"logged_step": logged_step, "losses": losses, "total": total, "files": digests(checkpoint, STATES)}
+    content = {
+        "logged_step": logged_step,
+        "losses": [float(loss).hex() for loss in losses],
+        "total": float(total).hex(),
+        "files": digests(checkpoint, STATES),
+    }
     write_json(Path(checkpoint) / PROGRESS, content)
 
 
@@ -244,7 +249,7 @@ def _read_progress(checkpoint: Path) -> dict | None:
     return {"logged_step": progress["logged_step"], "losses": losses, "total": total, "files": files}
 
 
-def _is_hex(value) -> bool:
+def _is_hex(value: object) -> bool:
     """a number in hexadecimal digits"""
     try:
         return isinstance(value, str) and isinstance(float.fromhex(value), float)

@@ -1,12 +1,12 @@
 """What a classifier has learned from noisy labels: pure metrics, and the callbacks that record them in training."""
 
 import time
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch.utils.data import Dataset
-from transformers import EvalPrediction, Trainer, TrainerCallback
+from transformers import EvalPrediction, TrainerCallback
 
 from ..losses.base import IGNORE_INDEX
 
@@ -16,10 +16,11 @@ def classification_metrics(prediction: EvalPrediction) -> dict[str, float]:
 
     Losses of different scale cannot be compared with each other; cross-entropy beside each of them can.
     """
-    logits, labels = first_array(prediction.predictions), prediction.label_ids
+    logits = torch.as_tensor(first_array(prediction.predictions)).double()
+    labels = torch.as_tensor(prediction.label_ids)
     if logits.ndim != 2 or labels.ndim != 1:
-        raise ValueError(f"expected logits (N, K) and labels (N,); got {logits.shape} and {labels.shape}")
-    logits, labels = torch.as_tensor(logits).double(), torch.as_tensor(labels)
+        shapes = f"{tuple(logits.shape)} and {tuple(labels.shape)}"
+        raise ValueError(f"expected logits (N, K) and labels (N,); got {shapes}")
     counted = labels != IGNORE_INDEX
     logits, labels = logits[counted], labels[counted]
     return {
@@ -87,19 +88,20 @@ class MemorisationCallback(TrainerCallback):
         logits: (N, K), of the last evaluation; None before the first.
     """
 
-    def __init__(self, trainer: Trainer, train_dataset: Dataset):
+    def __init__(self, trainer: Any, train_dataset: Any):
         if train_dataset.clean_labels is None:
             raise ValueError("train_dataset has no clean_labels: what is memorised can't be told from what is learned")
-        self.trainer, self.dataset, self.logits = trainer, train_dataset, None
+        self.trainer, self.dataset = trainer, train_dataset
+        self.logits: np.ndarray | None = None
 
     def on_evaluate(self, args, state, control, **kwargs):
-        self.logits = first_array(self.trainer.predict(self.dataset, metric_key_prefix="train").predictions)
+        self.logits = logits = first_array(self.trainer.predict(self.dataset, metric_key_prefix="train").predictions)
         given, clean = self.dataset.labels, self.dataset.clean_labels
-        shares = memorisation(self.logits.argmax(-1), given.numpy(), clean.numpy())
+        shares = memorisation(logits.argmax(-1), given.numpy(), clean.numpy())
         flipped = (given != clean).numpy()
         histogram = None
         if flipped.any() and not flipped.all():
-            losses = self.trainer.loss.eval()(torch.as_tensor(self.logits).double(), given, reduction="none")
+            losses = self.trainer.loss.eval()(torch.as_tensor(logits).double(), given, reduction="none")
             separation = loss_separation(losses.numpy(), flipped)
             histogram = separation.pop("loss_histogram")
             shares |= separation
@@ -116,7 +118,8 @@ class ThroughputCallback(TrainerCallback):
 
     def __init__(self, images_per_epoch: int, steps_per_epoch: float):
         self.images_per_step = images_per_epoch / steps_per_epoch
-        self.steps, self.seconds, self._since = 0, 0.0, None
+        self.steps, self.seconds = 0, 0.0
+        self._since: float | None = None
 
     @property
     def images_per_second(self) -> float | None:

@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Iterable, Mapping, Sized
+from typing import Any
 
 import datasets
 import numpy as np
@@ -40,20 +41,18 @@ def with_index(train_dataset):
     return train_dataset
 
 
-def has_index(dataset) -> bool:
+def has_index(dataset: Any) -> bool:
     """Whether the samples of a data set have their place in it, `index`; of a stream, whether its columns say so."""
     if isinstance(dataset, ImageTensorDataset):
         return True
     if isinstance(dataset, (datasets.Dataset, datasets.IterableDataset)):
         return "index" in (dataset.column_names or [])
-    if not isinstance(dataset, Sized):
-        return False
-    sample = dataset[0]
+    sample = dataset[0] if hasattr(dataset, "__len__") else None
     return isinstance(sample, Mapping) and "index" in sample
 
 
 def check_train_dataset(
-    dataset, loss: RobustLoss, transform: ImageTransform | None, args: RobustTrainingArguments
+    dataset: Any, loss: RobustLoss, transform: ImageTransform | None, args: RobustTrainingArguments
 ) -> None:
     """Raise a `ValueError` where the training set can't give what the loss, the transform or the arguments need."""
     advice = "which train_dataset lacks; with datasets: train.add_column('index', range(len(train)))"
@@ -79,7 +78,7 @@ def check_train_dataset(
             f"loss {loss.spec!r} needs two augmented views of each image: give an image_transform with "
             "crop_padding or horizontal_flip"
         )
-    labels = _labels(dataset, args.label_names[0])
+    labels = _labels(dataset, (args.label_names or ["labels"])[0])
     if labels is not None and (labels == IGNORE_INDEX).all():
         raise ValueError(f"all {len(labels)} labels of train_dataset are {IGNORE_INDEX}, which is ignored")
     if labels is not None and loss.class_weights is not None:
@@ -114,13 +113,14 @@ def _check_some_weight(labels: np.ndarray, weights: np.ndarray) -> None:
         raise ValueError(f"class_weights are 0 for all labels of train_dataset, which are of the classes {found[:10]}")
 
 
-def _labels(dataset, name: str) -> np.ndarray | None:
+def _labels(dataset: Any, name: str) -> np.ndarray | None:
     """The whole numbers that are the labels, where they can be read without the images."""
     if isinstance(dataset, Positions):
         return _labels(dataset.dataset, name)
     if isinstance(dataset, ConcatDataset):
         parts = [_labels(part, name) for part in dataset.datasets]
-        return None if any(part is None for part in parts) else np.concatenate(parts)
+        known = [part for part in parts if part is not None]
+        return np.concatenate(known) if len(known) == len(parts) else None
     if isinstance(dataset, Subset):
         whole = _labels(dataset.dataset, name)
         return None if whole is None else whole[np.asarray(dataset.indices, dtype=np.int64)]
@@ -130,8 +130,8 @@ def _labels(dataset, name: str) -> np.ndarray | None:
         return None
     for column in (name, "label", "label_ids"):  # those that a collator makes labels of
         feature = dataset.features.get(column)
-        whole = isinstance(feature, datasets.ClassLabel) or "int" in str(getattr(feature, "dtype", ""))
-        if whole and len(dataset):
+        integers = isinstance(feature, datasets.ClassLabel) or "int" in str(getattr(feature, "dtype", ""))
+        if integers and len(dataset):
             return np.asarray(dataset.with_format("numpy")[column][:])
     return None
 
@@ -154,7 +154,7 @@ def _check_dropped(dataset: Sized, args: RobustTrainingArguments) -> None:
         )
 
 
-def base_model(model: nn.Module | None) -> nn.Module | None:
+def base_model(model: Any) -> nn.Module | None:
     """The model itself; below `peft` adapters, the one that they change."""
     return model.get_base_model() if hasattr(model, "peft_type") else model
 
@@ -169,7 +169,7 @@ def image_name(model: nn.Module | None) -> str:
     return "pixel_values" if takes_any or "pixel_values" in parameters or not parameters else next(iter(parameters))
 
 
-def named_outputs(outputs) -> dict:
+def named_outputs(outputs: Any) -> dict:
     """What a model gives, `logits` first: a mapping, a tensor, or a tuple in which they follow a loss, if any.
 
     Raises:
@@ -187,7 +187,7 @@ def named_outputs(outputs) -> dict:
     return {"logits": given[0], **{str(position): entry for position, entry in enumerate(given[1:], 1)}}
 
 
-def _is_no_logits(entry) -> bool:
+def _is_no_logits(entry: Any) -> bool:
     return entry is None or (isinstance(entry, torch.Tensor) and entry.ndim == 0)
 
 
@@ -211,5 +211,6 @@ def penalty(loss: RobustLoss, parameters: Iterable[torch.Tensor]) -> tuple[torch
     if not cut or not loss.l1:
         return whole, 0.0
     own = loss.penalty(parameter.to_local() for parameter in cut)
-    total = loss.l1 * sum(parameter.detach().abs().sum().full_tensor() for parameter in cut)
+    sums: list[Any] = [parameter.detach().abs().sum() for parameter in cut]
+    total = loss.l1 * sum(part.full_tensor() for part in sums)
     return whole, own + (total - own).detach()

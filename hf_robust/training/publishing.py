@@ -3,6 +3,7 @@
 import shutil
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from huggingface_hub import CommitInfo
 from transformers import Trainer
@@ -16,20 +17,23 @@ from .push import check_hub_repo, push_model
 class PushingTrainer(Trainer):
     """A `Trainer` that pushes what it has trained as one commit: no checkpoint and nothing pickled."""
 
+    args: Any
+    hub_model_id: str | None  # type: ignore[assignment]  # None in Trainer before it is set
+
     def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
         """On the first process, raise what would make a push fail. The repository itself is made by the push."""
         if self.is_world_process_zero():
             check_hub_repo(self.args, token=token, private=private)
             self.hub_model_id = self.args.hub_model_id
 
-    def push_to_hub(
+    def push_to_hub(  # type: ignore[override]  # Trainer's, too, returns None where it pushes nothing
         self,
         commit_message: str | None = "End of training",
         blocking: bool = True,
         token: str | None = None,
         revision: str | None = None,
         private: bool | None = None,
-        **card,
+        **card: Any,
     ) -> CommitInfo | None:
         """Upload weights, config, code, processor and card to `args.hub_model_id`, as one commit.
 
@@ -60,7 +64,7 @@ class PushingTrainer(Trainer):
                 return None
             self.create_model_card(**card)
             shutil.copyfile(Path(self.args.output_dir) / "README.md", Path(folder) / "README.md")
-            return push_model(self.args, folder, commit_message, token=token, private=private, revision=revision)
+            return push_model(self.args, folder, commit_message or "", token=token, private=private, revision=revision)
 
     def create_model_card(
         self,

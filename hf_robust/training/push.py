@@ -17,7 +17,7 @@ def check_hub_repo(args: TrainingArguments, *, token: str | None = None, private
     if args.hub_model_id is None:
         raise ValueError("hub_model_id must be of the form user/name to push to the Hub; got None")
     check_push(
-        args.hub_model_id,
+        args.hub_model_id or "",
         names=MODEL_FILES,
         token=args.hub_token if token is None else token,
         private=args.hub_private_repo if private is None else private,
@@ -40,7 +40,7 @@ def push_model(
     """
     return push_folder(
         folder,
-        args.hub_model_id,
+        args.hub_model_id or "",
         names=MODEL_FILES,
         token=args.hub_token if token is None else token,
         private=args.hub_private_repo if private is None else private,

@@ -5,6 +5,7 @@ import functools
 import re
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -34,17 +35,19 @@ def restore_weights(model: nn.Module, checkpoint: str | Path) -> None:
 
 
 def _restore_by_class(model: PreTrainedModel, checkpoint: Path) -> None:
+    problem: str | None
     dtypes = {tensor.dtype for tensor in model.state_dict().values() if tensor.is_floating_point()}
     try:
         # Without drawing a number: what the file lacks is filled with random ones before it is reported.
         with torch.random.fork_rng(devices=[]):
-            loaded, info = type(model).from_pretrained(
+            read: Any = type(model).from_pretrained(
                 checkpoint,
                 config=copy.deepcopy(model.config),
                 # The widest of them holds all; copied into the model, each is its own again.
                 dtype=functools.reduce(torch.promote_types, dtypes),
                 output_loading_info=True,
             )
+        loaded, info = read
     except (OSError, RuntimeError, ValueError, SafetensorError) as error:
         problem = str(error).strip().splitlines()[0]
     else:
@@ -67,7 +70,7 @@ def _restore_by_names(model: nn.Module, weights: dict[str, torch.Tensor], checkp
         raise ValueError(f"checkpoint {str(checkpoint)!r} does not restore {type(model).__name__}: {problem}")
 
 
-def _restore_adapters(model: nn.Module, checkpoint: Path) -> None:
+def _restore_adapters(model: Any, checkpoint: Path) -> None:
     from peft import get_peft_model_state_dict, set_peft_model_state_dict
 
     kept = set()  # the places of all that the checkpoint gives
@@ -96,6 +99,7 @@ def _changed_by_training(model: nn.Module) -> Iterable[tuple[str, torch.Tensor]]
     yield from ((name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad)
     for name, module in model.named_modules():
         if isinstance(module, nn.modules.batchnorm._NormBase) and module.track_running_stats:
+            assert module.running_mean is not None  # since it is tracked
             yield f"{name}.running_mean", module.running_mean
 
 

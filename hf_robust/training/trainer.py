@@ -3,6 +3,7 @@
 import functools
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import nn
@@ -15,14 +16,14 @@ from transformers import (
     SequenceFeatureExtractor,
     TrainerCallback,
 )
-from transformers.trainer_utils import HPSearchBackend
+from transformers.trainer_utils import HPSearchBackend, TrainOutput
 
 from hf_common.processes import from_first_process
 
 from ..data.memory import EpochShuffleSampler, ImageTensorDataset, collate_batch
 from ..data.transform import ImageTransform
 from ..losses import RobustLoss, get_loss
-from .arguments import RobustTrainingArguments, refuse_data_parallel
+from .arguments import DEFAULT_LOSS, RobustTrainingArguments, refuse_data_parallel
 from .checkpoints import (
     SaveAfterEvaluation,
     last_good_checkpoint,
@@ -45,6 +46,8 @@ from .needs import (
 )
 from .publishing import PushingTrainer
 from .restore import restore_weights
+
+Items = torch.Tensor | int | None
 
 
 class RobustTrainer(PushingTrainer):
@@ -79,13 +82,17 @@ class RobustTrainer(PushingTrainer):
     can't give what the loss needs.
     """
 
+    args: RobustTrainingArguments
+    model: Any
+    _signature_columns: list[str]  # type: ignore[assignment]  # None in Trainer before it is set
+
     def __init__(
         self,
         model: PreTrainedModel | nn.Module | None = None,
         args: RobustTrainingArguments | None = None,
         data_collator: DataCollator | None = None,
-        train_dataset=None,
-        eval_dataset=None,
+        train_dataset: Any = None,
+        eval_dataset: Any = None,
         processing_class: BaseImageProcessor | PreTrainedTokenizerBase | None = None,
         model_init: Callable[[], PreTrainedModel] | None = None,
         image_transform: ImageTransform | None = None,
@@ -106,12 +113,12 @@ class RobustTrainer(PushingTrainer):
         self._loss_of_args = loss is None
         if loss is None:
             args.fill_in()  # which may have been given another loss since they were made
-        self.loss = get_loss(args.loss, class_weights=args.class_weights) if loss is None else loss
+        self.loss = get_loss(args.loss or DEFAULT_LOSS, class_weights=args.class_weights) if loss is None else loss
         self._made_of = args.loss, args.class_weights
         self.image_transform = image_transform
-        self._index = None  # of the batch at hand
+        self._index: torch.Tensor | None = None  # of the batch at hand
         self._first_window = True
-        self._progress = None  # what a checkpoint that training goes on from says of its losses
+        self._progress: dict | None = None  # what a checkpoint that training goes on from says of its losses
         if train_dataset is not None:
             train_dataset = with_index(train_dataset)
             check_train_dataset(train_dataset, self.loss, image_transform, args)
@@ -144,7 +151,7 @@ class RobustTrainer(PushingTrainer):
         self._taken = self.loss
         self._note_loss(self.model)
         model = base_model(self.model)
-        if isinstance(model, PreTrainedModel):
+        if isinstance(model, PreTrainedModel) and model.config.num_labels is not None:
             self.loss.check_num_classes(model.config.num_labels)
         if self.args.world_size > 1:
             self.loss.set_gather(self._gather_rows)
@@ -163,17 +170,17 @@ class RobustTrainer(PushingTrainer):
     def _make_loss(self) -> None:
         """The loss of `args` as they are now."""
         self.args.fill_in()
-        self.loss = get_loss(self.args.loss, class_weights=self.args.class_weights)
+        self.loss = get_loss(self.args.loss or DEFAULT_LOSS, class_weights=self.args.class_weights)
         self._made_of = self.args.loss, self.args.class_weights
         if self.train_dataset is not None:
             check_train_dataset(self.train_dataset, self.loss, self.image_transform, self.args)
         self._take_loss()
 
     def _note_loss(self, model: nn.Module | None) -> None:
-        if isinstance(base_model(model), PreTrainedModel):
-            base_model(model).config.robust_loss = self.loss.to_dict()
+        if isinstance(inner := base_model(model), PreTrainedModel):
+            inner.config.robust_loss = self.loss.to_dict()
 
-    def _hp_search_setup(self, trial) -> None:
+    def _hp_search_setup(self, trial: Any) -> None:
         super()._hp_search_setup(trial)
         if self.hp_search_backend is None or trial is None:
             return
@@ -184,7 +191,7 @@ class RobustTrainer(PushingTrainer):
         elif "loss" in space:
             raise ValueError("a search over loss needs a trainer that makes its loss: leave out its argument loss")
 
-    def call_model_init(self, trial=None) -> nn.Module:
+    def call_model_init(self, trial: Any = None) -> nn.Module:
         model = super().call_model_init(trial)
         self._note_loss(model)
         return model
@@ -195,7 +202,9 @@ class RobustTrainer(PushingTrainer):
         padded = self.accelerator.gather(self.accelerator.pad_across_processes(rows))
         return torch.cat([part[:count] for part, count in zip(padded.chunk(len(counts)), counts, strict=True)])
 
-    def compute_loss(self, model, inputs: dict, return_outputs: bool = False, num_items_in_batch=None):
+    def compute_loss(
+        self, model: nn.Module, inputs: dict, return_outputs: bool = False, num_items_in_batch: Items = None
+    ) -> Any:
         name = self.label_names[0]
         if inputs.get(name) is None:
             raise ValueError(
@@ -207,22 +216,21 @@ class RobustTrainer(PushingTrainer):
         loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
         return (loss, named_outputs(outputs)) if return_outputs else loss
 
-    def _loss_of_outputs(self, outputs, labels, num_items_in_batch=None) -> torch.Tensor:
+    def _loss_of_outputs(self, outputs: Any, labels: Any, num_items_in_batch: Items = None) -> torch.Tensor:
         logits = named_outputs(outputs)["logits"]
         if not torch.isfinite(logits).all():
             raise FloatingPointError(self._not_finite_message())
         self.loss.check_num_classes(logits.shape[-1])
         training = self.model.training
         self.loss.train(training)
-        extras = {"epoch": self._current_epoch()} if training else {}
+        extras: dict[str, Any] = {"epoch": self._current_epoch()} if training else {}
         if training and "index" in self.loss.needs:
             extras["index"] = self._index
         whole, cut = penalty(self.loss, self.model.parameters()) if training else (0.0, 0.0)
         if num_items_in_batch is None:
             return self.loss(logits, labels, **extras) + whole + cut
-        # A window of nothing but ignored labels has no items; its sum is 0.
         items = torch.as_tensor(num_items_in_batch, device=logits.device)
-        items = items.masked_fill(items == 0, 1)
+        items = items.masked_fill(items == 0, 1)  # of a window of nothing but ignored labels, whose sum is 0
         loss = self.loss(logits, labels, reduction="sum", **extras)
         if training and self.loss.l1:
             # Each batch adds its share of the window, so that an optimizer step adds the whole once.
@@ -233,7 +241,7 @@ class RobustTrainer(PushingTrainer):
                 loss = loss + self.accelerator.gather(own.reshape(1)).sum() / self.accelerator.num_processes * cut
         return loss / items
 
-    def _get_num_items_in_batch(self, batch_samples: list, device: torch.device):
+    def _get_num_items_in_batch(self, batch_samples: list, device: torch.device) -> Items:
         name = self.label_names[0]
         if not batch_samples or batch_samples[0].get(name) is None:
             return super()._get_num_items_in_batch(batch_samples, device)
@@ -284,14 +292,16 @@ class RobustTrainer(PushingTrainer):
             return inputs
         if self.image_transform.random and self._index is None:
             raise ValueError("image_transform draws by each sample's 'index', which the batch lacks")
-        draws = {"index": self._index, "epoch": self._current_epoch()}
+        draws: dict[str, Any] = {"index": self._index, "epoch": self._current_epoch()}
         pixels = self.image_transform(images, **draws)
         if "views" in self.loss.needs:
             pixels = torch.cat([pixels, self.image_transform(images, **draws, view=1)])
         inputs[name] = pixels
         return inputs
 
-    def train(self, resume_from_checkpoint: str | bool | None = None, trial=None, ignore_keys_for_eval=None):
+    def train(
+        self, resume_from_checkpoint: str | bool | None = None, trial: Any = None, ignore_keys_for_eval: Any = None
+    ) -> TrainOutput:
         """As `Trainer.train`; `resume_from_checkpoint=True` is the last checkpoint that was written to the end.
 
         A training that is resumed gives the weights and the record of one that was never stopped, to the last bit on
@@ -313,10 +323,8 @@ class RobustTrainer(PushingTrainer):
         return super().train(resume_from_checkpoint or None, trial, ignore_keys_for_eval)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        if self.is_fsdp_enabled:
-            super()._load_from_checkpoint(
-                resume_from_checkpoint, model
-            )  # shards, by names, none of which may be missing
+        if self.is_fsdp_enabled:  # shards, by names, none of which may be missing
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
         else:
             restore_weights(self.model if model is None else model, resume_from_checkpoint)
 
@@ -324,7 +332,7 @@ class RobustTrainer(PushingTrainer):
         if self.is_fsdp_enabled or self.is_deepspeed_enabled:
             super()._load_best_model()
         else:
-            restore_weights(self.model, self.state.best_model_checkpoint)
+            restore_weights(self.model, str(self.state.best_model_checkpoint))
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         super()._save_optimizer_and_scheduler(output_dir)
@@ -348,7 +356,7 @@ class RobustTrainer(PushingTrainer):
         if checkpoint is not None:
             load_loss_state(self.loss, checkpoint)
 
-    def _run_epoch(self, *args, **kwargs) -> None:
+    def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
         # `Trainer` would make one step more where the checkpoint is of the last step, within an epoch.
         if self.state.global_step >= self.state.max_steps:
             self.control.should_training_stop = True
@@ -389,7 +397,9 @@ class RobustTrainer(PushingTrainer):
             multiple = world_size * self._train_batch_size * self.args.gradient_accumulation_steps
         return EpochShuffleSampler(len(train_dataset), seed, self._current_epoch, multiple, drop_last)
 
-    def _get_dataloader(self, dataset, description, batch_size, sampler_fn=None, is_training=False, **kwargs):
+    def _get_dataloader(  # type: ignore[override]  # what Trainer adds by other names is passed on
+        self, dataset, description, batch_size, sampler_fn=None, is_training=False, **kwargs
+    ):
         # `dataloader_drop_last` is of training: Trainer would drop images from evaluations too.
         drop_last = self.args.dataloader_drop_last
         self.args.dataloader_drop_last = drop_last and is_training
@@ -398,15 +408,15 @@ class RobustTrainer(PushingTrainer):
         finally:
             self.args.dataloader_drop_last = drop_last
 
-    def evaluation_loop(self, dataloader, description, *args, metric_key_prefix="eval", **kwargs):
+    def evaluation_loop(self, *args, **kwargs):
         self._follow_loss()
-        output = super().evaluation_loop(dataloader, description, *args, metric_key_prefix=metric_key_prefix, **kwargs)
-        if f"{metric_key_prefix}_cross_entropy" in output.metrics:
+        output: Any = super().evaluation_loop(*args, **kwargs)
+        if f"{(prefix := kwargs.get('metric_key_prefix', 'eval'))}_cross_entropy" in output.metrics:
             # Trainer averages the losses of batches; where several processes share an uneven last one, that counts
             # some images twice. This is the loss of the very logits that the other metrics are made of.
             logits = torch.as_tensor(first_array(output.predictions)).double()
             loss = self.loss.eval()(logits, torch.as_tensor(output.label_ids)).item()
-            output.metrics[f"{metric_key_prefix}_loss"] = loss
+            output.metrics[f"{prefix}_loss"] = loss
         return output
 
     def _set_signature_columns_if_needed(self) -> None:
@@ -414,7 +424,7 @@ class RobustTrainer(PushingTrainer):
         if "index" not in self._signature_columns:
             self._signature_columns.append("index")
 
-    def create_optimizer(self, model=None) -> torch.optim.Optimizer:
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         optimizer = super().create_optimizer(model)
         for group in optimizer.param_groups:  # a plain number, as a checkpoint takes, whoever has chosen it
             if "weight_decay" in group:
