@@ -63,7 +63,7 @@ def changed_json(content: bytes, count: int, seed: int = 0) -> Iterator[tuple[st
             yield next(as_bytes)
             continue
         changed = copy.deepcopy(tree)
-        *way, last = draw.choice(list(_places(changed)))
+        *way, last = draw.choice(list(places(changed)))
         holder = changed
         for key in way:
             holder = holder[key]
@@ -81,11 +81,23 @@ def changed_json(content: bytes, count: int, seed: int = 0) -> Iterator[tuple[st
         yield f"{how} at {'.'.join(map(str, [*way, last]))[:60]}", json.dumps(changed).encode()
 
 
-def _places(tree, *way) -> Iterator[tuple]:
+def places(tree, *way) -> Iterator[tuple]:
+    """The way to each value of a JSON tree."""
     for key, value in tree.items() if isinstance(tree, dict) else enumerate(tree):
         yield (*way, key)
         if isinstance(value, dict | list):
-            yield from _places(value, *way, key)
+            yield from places(value, *way, key)
+
+
+def without_a_field(content: bytes) -> Iterator[tuple[tuple, bytes]]:
+    """(way, content) without each field of the objects in a JSON file; of the entries of a list, of the first one."""
+    for way in places(json.loads(content)):
+        if isinstance(way[-1], str) and not any(isinstance(key, int) and key for key in way):
+            changed = holder = json.loads(content)
+            for key in way[:-1]:
+                holder = holder[key]
+            del holder[way[-1]]
+            yield way, json.dumps(changed).encode()
 
 
 def outcome(read: Callable[[], object], path: Path, before: object, longest: int = LONGEST) -> Outcome:

@@ -40,7 +40,7 @@ from hf_robust.studies.folder import finished_results
 from hf_robust.studies.folds import _read_fold
 from hf_robust.studies.publish import read_run, run_card
 from tests import ROOT
-from tests.damage import changed_bytes, changed_json, outcome
+from tests.damage import changed_bytes, changed_json, outcome, without_a_field
 
 MEASURED = ROOT / "model_cards" / "results"
 COUNT = 24  # of changes of a kind
@@ -357,3 +357,22 @@ def test_a_changed_file_is_named_or_harmless(name, tmp_path):
     assert kinds & {"refused", "absent"}
     path.write_bytes(good)
     assert outcome(read, path, before).kind == "same"
+
+
+@pytest.mark.parametrize(
+    "name", ["data set's manifest", "study.json", "cell's JSON", "DiT's results", "DiT's state", "scores"]
+)
+def test_no_field_that_is_missing_is_missed_later(name, tmp_path):
+    kind = KINDS[name]
+    path, read = kind.make(tmp_path)
+    before, kinds = read(), set()
+    for way, content in without_a_field(path.read_bytes()):
+        path.write_bytes(content)
+        found = outcome(read, path, before, kind.longest)
+        kinds.add(found.kind)
+        if found.kind == "other":
+            try:
+                kind.use(found.value)
+            except Exception as error:
+                raise AssertionError(f"without {way}") from error
+    assert kinds & {"refused", "absent"}

@@ -40,11 +40,11 @@ CELL_FIELDS: dict[str, Check] = {  # of the file of a cell, and of a cell in a s
 
 
 SETTINGS_FIELDS: dict[str, Check] = {  # what the cells of a study have in common
-    "class_labels?": list_of(whole()),
+    "class_labels": (list_of(whole()), None),
     "images_per_class": whole(1),
     "batch_size": whole(1),
     "seed": whole(),
-    "guidance_interval?": list_of(number(0), 2),
+    "guidance_interval": (list_of(number(0), 2), None),
     "cfg_channels": lambda value: value == "all" or type(value) is int,
     "trained_with": dict,
     "dtype": lambda value: value in ("float32", "bfloat16", "float16", "float64"),

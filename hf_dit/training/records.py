@@ -28,7 +28,7 @@ RESULT_FIELDS: dict[str, Check] = {
     "processes": whole(1),
     "train_images": whole(1),
     "skipped_images": whole(),
-    "label_names?": list_of(str),
+    "label_names": (list_of(str), None),
     "sample_shape": list_of(whole(1), 3),
     "config": dict,
     "from_hub": list_of(_is_from_hub),
@@ -39,11 +39,12 @@ RESULT_FIELDS: dict[str, Check] = {
     "finished": str,
 }
 NEEDED_SETTINGS: dict[str, Check] = {  # of those that the card reads; files of all versions have them
-    "dataset_name?": str,
-    "train_data_dir?": str,
+    "dataset_name": (str, None),
+    "train_data_dir": (str, None),
     "model": str,
-    "vae?": str,
-    "resolution?": whole(1),
+    "config_overrides": (str, None),
+    "vae": (str, None),
+    "resolution": (whole(1), None),
     "global_batch": whole(1),
     "mixed_precision": str,
     "ddpm_num_steps": whole(1),
@@ -51,7 +52,8 @@ NEEDED_SETTINGS: dict[str, Check] = {  # of those that the card reads; files of 
 CONFIG_FIELDS: dict[str, Check] = {  # beside what `check_dit_config` says of them
     "sample_size": (int, list_of(int, 2)),
     **dict.fromkeys("patch_size in_channels num_layers num_attention_heads attention_head_dim".split(), int),
-    "num_classes?": int,
+    "num_classes": (int, None),
+    "learn_sigma": bool,
     "class_dropout_prob": float,
     "attention": str,
 }
@@ -78,7 +80,7 @@ def read_training(path: str | os.PathLike) -> dict:
     # Those of older versions are fewer; what is there must be as the flag of that name takes it.
     given = {name: check for name, check in _flags().items() if name in settings}
     check_fields(settings, given, path, "settings.")
-    if settings.get("dataset_name") is None and settings.get("train_data_dir") is None:
+    if settings["dataset_name"] is None and settings["train_data_dir"] is None:
         raise refuse(path, "its settings must have a dataset_name or a train_data_dir")
     check_fields(config, CONFIG_FIELDS, path, "config.")
     try:

@@ -71,6 +71,7 @@ def publish_noisy_cifar10(
     # By name: a config that appears there after the check below is foreign to the push and not deleted.
     names = [*(f"{name}/{TRAIN_FILE}" for name in manifest["configs"]), *SHARED_NAMES]
     missing = [name for name in names if not (folder / name).is_file()]
+    missing += [f"{key} in its {MANIFEST}" for key in ("test", "configs") if not manifest[key]]
     if missing:
         raise ValueError(f"folder: {str(folder)!r} lacks {', '.join(missing[:5])}; build it to the end first")
     published = check_publish(repo_id, token=token, private=private, revision=revision)

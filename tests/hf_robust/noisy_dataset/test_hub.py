@@ -524,6 +524,12 @@ def test_publishing_checks_the_folder_and_the_repository_by_itself(hub, folder, 
         publish_noisy_cifar10(folder, REPO)
     with pytest.raises(ValueError, match=f"has no {MANIFEST}"):
         publish_noisy_cifar10(source, REPO)
+    path = tmp_path / "other" / MANIFEST
+    manifest = json.loads(path.read_text())
+    for key, empty in (("test", None), ("configs", {})):
+        path.write_text(json.dumps(manifest | {key: empty}))
+        with pytest.raises(ValueError, match=f"other' lacks {key} in its {MANIFEST}; build it to the end first"):
+            publish_noisy_cifar10(tmp_path / "other", REPO)
     assert published(hub) == before
 
 
