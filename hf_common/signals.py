@@ -18,6 +18,8 @@ from .plugins import FLAG, load_plugins, loaded_plugins
 
 CAUGHT = (signal.SIGINT, signal.SIGTERM)
 OWN_PACKAGES = ("__main__", "evaluate_metrics", "hf_common", "hf_dit", "hf_robust")
+# How safetensors and PyTorch say that a file could not be written, in errors that are no OSError.
+NOT_WRITTEN = ("Error while serializing: I/O error", "unexpected pos ", "iostream error")
 STARTS_OVER = "nothing is written before the end; this starts over:"  # for `run_command`
 
 
@@ -66,9 +68,10 @@ def _handle(number: int, frame: FrameType | None) -> None:
 def run_command(main: Callable[[], None], kept: str, flags: tuple[str, ...] = ()) -> None:
     """Call `main()`, the body of a script, so that a signal ends it as the module says.
 
-    An error of the user ends it with one line and status 2: a `ValueError`, `OSError` or `ImportError`, or any other
-    that these packages raise themselves. `--debug` alone, without a value, shows where it comes from instead. A first
-    word that names a JSON or YAML file is read, see [`with_file`]; `--plugins` are imported, see [`load_plugins`].
+    An error of the user ends it with one line and status 2: a `ValueError`, `OSError` or `ImportError`, any other that
+    these packages raise themselves, or a library's own where it can't write a file. `--debug` alone, without a value,
+    shows where it comes from instead. A first word that names a JSON or YAML file is read, see [`with_file`];
+    `--plugins` are imported, see [`load_plugins`].
 
     Args:
         kept: what remains, and what the same command makes of it, as the end of a sentence.
@@ -87,6 +90,8 @@ def run_command(main: Callable[[], None], kept: str, flags: tuple[str, ...] = ()
             raise
         sys.stdout.flush()
         line = " ".join(str(error).split()) or type(error).__name__
+        if _is_of_disk(error):
+            line = f"a file could not be written, the disk may be full: {line}"
         print(f"{Path(sys.argv[0]).name}: error: {line} (--debug shows where)", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt as error:
@@ -114,12 +119,16 @@ def _take_debug(words: list[str]) -> bool:
 
 
 def _is_of_user(error: Exception) -> bool:
-    if isinstance(error, (ValueError, OSError, ImportError)):
+    if isinstance(error, (ValueError, OSError, ImportError)) or _is_of_disk(error):
         return True
     if not isinstance(error, (TypeError, RuntimeError)) or error.__traceback__ is None:
         return False
     *_, (frame, _) = traceback.walk_tb(error.__traceback__)
     return frame.f_globals.get("__name__", "").partition(".")[0] in OWN_PACKAGES
+
+
+def _is_of_disk(error: Exception) -> bool:
+    return not isinstance(error, OSError) and any(words in str(error) for words in NOT_WRITTEN)
 
 
 def repeated_command(flags: tuple[str, ...] = ()) -> str:

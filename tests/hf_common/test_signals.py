@@ -43,6 +43,15 @@ def fails():
 def bug():
     raise KeyError("a bug")
 
+def save_tensors():
+    from safetensors.torch import save_file
+    import torch
+    save_file({"a": torch.zeros(3)}, "/dev/null/a")
+
+def save_states():
+    import torch
+    torch.save({"a": torch.zeros(100_000)}, "/dev/full")
+
 run_command(globals()[sys.argv[1]], "two runs are kept", flags=("--resume=last",))
 """
 
@@ -54,7 +63,7 @@ def start(tmp_path, *words):
     env["PYTHONPATH"] = ":".join(sys.path)
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     process = subprocess.Popen([sys.executable, str(script), *words], env=env, **pipes)
-    if words[0] not in ("fails", "bug"):
+    if words[0] not in ("fails", "bug", "save_tensors", "save_states"):
         assert process.stdout.readline() == "ready\n"
     return process
 
@@ -132,3 +141,14 @@ def test_without_a_signal_nothing_changes(tmp_path):
     assert "ValueError: its own" in process.communicate(timeout=60)[1] and process.returncode == 1
     process = start(tmp_path, "bug")
     assert "KeyError: 'a bug'" in process.communicate(timeout=60)[1] and process.returncode == 1
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full")
+@pytest.mark.parametrize("name", ["save_tensors", "save_states"])
+def test_what_a_library_can_not_write_is_one_line(name, tmp_path):
+    process = start(tmp_path, name)
+    printed = process.communicate(timeout=60)[1]
+    assert process.returncode == 2 and "Traceback" not in printed
+    assert printed.splitlines()[-1].startswith(
+        "a script.py: error: a file could not be written, the disk may be full:"
+    )
