@@ -28,6 +28,7 @@ from hf_common.foreign import (
 from hf_common.signals import Stopped, deferred, requested_signal
 
 from ..losses import RobustLoss
+from .restore import saved_weights_digest
 
 STATE, LOSS_STATE = "trainer_state.json", "loss.safetensors"
 PROGRESS = "progress.json"
@@ -220,7 +221,7 @@ def naming(checkpoint: str | Path | None, what: str) -> Iterator[None]:
 
 
 def save_progress(checkpoint: str | Path, *, logged_step: int, losses: list[float], total: float) -> None:
-    """Write what of the training loss is not logged yet, and the digests of the states that are written already.
+    """Write what of the training loss is not logged yet, and the digests of what is written already.
 
     Args:
         logged_step: the step of the last log.
@@ -234,7 +235,19 @@ def save_progress(checkpoint: str | Path, *, logged_step: int, losses: list[floa
         "total": float(total).hex(),
         "files": digests(checkpoint, STATES),
     }
-    write_json(Path(checkpoint) / PROGRESS, content)
+    write_json(Path(checkpoint) / PROGRESS, content | {"weights": saved_weights_digest(checkpoint)})
+
+
+def refuse_changed_weights(checkpoint: str | Path) -> None:
+    """Raise a `ValueError` unless the weights of a checkpoint are those that [`save_progress`] saw.
+
+    Call it after [`restore_weights`], which names the tensors that are missing.
+    """
+    progress = _read_progress(Path(checkpoint))
+    if progress is not None and progress["weights"] not in (None, saved_weights_digest(checkpoint)):
+        raise ValueError(
+            f"checkpoint {str(checkpoint)!r} can't be resumed: its weights are not what was written there"
+        )
 
 
 def _read_progress(checkpoint: Path) -> dict | None:
@@ -242,11 +255,18 @@ def _read_progress(checkpoint: Path) -> dict | None:
     if not path.exists():
         return None
     progress = read_json(path)
-    wanted = {"logged_step": whole(), "losses": list_of(_is_hex), "total": _is_hex, "files?": dict_of(str)}
+    wanted = {
+        "logged_step": whole(),
+        "losses": list_of(_is_hex),
+        "total": _is_hex,
+        "files?": dict_of(str),
+        "weights?": str,
+    }
     check_fields(progress, wanted, path)
     losses, total = [float.fromhex(loss) for loss in progress["losses"]], float.fromhex(progress["total"])
     files = progress.get("files") or {}  # none in those of older versions
-    return {"logged_step": progress["logged_step"], "losses": losses, "total": total, "files": files}
+    more = {"files": files, "weights": progress.get("weights")}
+    return {"logged_step": progress["logged_step"], "losses": losses, "total": total} | more
 
 
 def _is_hex(value: object) -> bool:

@@ -2,6 +2,7 @@
 
 import copy
 import functools
+import hashlib
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -32,6 +33,18 @@ def restore_weights(model: nn.Module, checkpoint: str | Path) -> None:
         _restore_by_class(model, checkpoint)
     else:
         _restore_by_names(model, _read_weights(checkpoint, checkpoint / WEIGHTS), checkpoint)
+
+
+def saved_weights_digest(checkpoint: str | Path) -> str:
+    """SHA-256 of the names, types, shapes and values of the tensors in a checkpoint, however its files are cut."""
+    checkpoint, digest = Path(checkpoint), hashlib.sha256()
+    for path in [*_weight_files(checkpoint), *sorted(checkpoint.rglob(ADAPTER_WEIGHTS))]:
+        with safe_open(path, "pt") as file:
+            for name in sorted(file.keys()):
+                tensor = file.get_tensor(name)
+                digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+                digest.update(tensor.flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()
 
 
 def _restore_by_class(model: PreTrainedModel, checkpoint: Path) -> None:

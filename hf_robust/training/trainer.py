@@ -29,6 +29,7 @@ from .checkpoints import (
     last_good_checkpoint,
     load_loss_state,
     naming,
+    refuse_changed_weights,
     resumable_checkpoint,
     save_loss_state,
     save_progress,
@@ -327,12 +328,14 @@ class RobustTrainer(PushingTrainer):
             super()._load_from_checkpoint(resume_from_checkpoint, model)
         else:
             restore_weights(self.model if model is None else model, resume_from_checkpoint)
+            refuse_changed_weights(resume_from_checkpoint)
 
     def _load_best_model(self) -> None:
         if self.is_fsdp_enabled or self.is_deepspeed_enabled:
             super()._load_best_model()
         else:
             restore_weights(self.model, str(self.state.best_model_checkpoint))
+            refuse_changed_weights(str(self.state.best_model_checkpoint))
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         super()._save_optimizer_and_scheduler(output_dir)

@@ -296,6 +296,33 @@ def test_a_checkpoint_that_lacks_a_tensor_is_refused_and_named(tmp_path, family)
         make().train(resume_from_checkpoint=str(last))
 
 
+@pytest.mark.parametrize("family", ["vit", "lora"])
+def test_weights_of_which_one_bit_was_flipped_are_refused(tmp_path, family):
+    """In the checkpoint to go on from, and in the best one, which is read at the end."""
+    best = {"save_strategy": "epoch", "load_best_model_at_end": True, "num_train_epochs": 2}
+
+    def flip(folder):
+        (file,) = folder.glob("*model.safetensors")
+        content = bytearray(file.read_bytes())
+        content[-3] ^= 1
+        file.write_bytes(content)
+
+    trained(family, tmp_path / "a", max_steps=2)
+    flip(tmp_path / "a" / "checkpoint-2")
+    with pytest.raises(ValueError, match="checkpoint-2' can't be resumed: its weights are not what was written there"):
+        make_trainer(family, tmp_path / "a", max_steps=2).train(resume_from_checkpoint=True)
+    trainer = make_trainer(family, tmp_path / "b", **best)
+    load = trainer._load_best_model
+
+    def flip_and_load():
+        flip(Path(trainer.state.best_model_checkpoint))
+        load()
+
+    trainer._load_best_model = flip_and_load
+    with pytest.raises(ValueError, match="its weights are not what was written there"):
+        trainer.train()
+
+
 def test_weights_that_are_no_safetensors_are_named(tmp_path):
     trained("vit", tmp_path, max_steps=2)
     (tmp_path / "checkpoint-2" / "model.safetensors").write_bytes(b"none")
