@@ -118,6 +118,8 @@ def _named(sample: Any, image_name: str) -> dict:
         return sample
     if len(sample) != 2:
         raise ValueError(f"a sample that is no dict must be a pair (image, label); got {len(sample)} values")
+    if isinstance(sample[1], str):
+        raise ValueError(f"labels must be whole numbers; got the text {sample[1][:80]!r}")
     return {image_name: sample[0], "labels": sample[1]}
 
 

@@ -1,6 +1,7 @@
 """What a classifier has learned from noisy labels: pure metrics, and the callbacks that record them in training."""
 
 import time
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,15 @@ def classification_metrics(prediction: EvalPrediction) -> dict[str, float]:
         "accuracy": (logits.argmax(-1) == labels).double().mean().item(),
         "cross_entropy": F.cross_entropy(logits, labels).item(),
     }
+
+
+def with_built_in(compute_metrics: Callable | None) -> Callable:
+    """`compute_metrics` beside [`classification_metrics`], whose names it may take over."""
+
+    def both(prediction: EvalPrediction) -> dict[str, float]:
+        return classification_metrics(prediction) | (compute_metrics(prediction) if compute_metrics else {})
+
+    return both
 
 
 def first_array(predictions: np.ndarray | tuple) -> np.ndarray:

@@ -1,7 +1,7 @@
 """What a loss needs of the training set and the model, looked at before the first step."""
 
 import inspect
-from collections.abc import Iterable, Mapping, Sized
+from collections.abc import Callable, Iterable, Mapping, Sized
 from typing import Any
 
 import datasets
@@ -49,6 +49,21 @@ def has_index(dataset: Any) -> bool:
         return "index" in (dataset.column_names or [])
     sample = dataset[0] if hasattr(dataset, "__len__") else None
     return isinstance(sample, Mapping) and "index" in sample
+
+
+def refuse_text_labels(data: Iterable, collator: Callable | None, name: str) -> None:
+    """Raise a `ValueError` where a column of labels holds text, of which a collator of the caller's own alone, or a
+    transform of the data set, makes numbers."""
+    for dataset in data if collator is None else ():
+        features = dataset.features if isinstance(dataset, (datasets.Dataset, datasets.IterableDataset)) else None
+        if features is None or getattr(dataset, "format", {}).get("type") == "custom":
+            continue
+        for column in (name, "label"):
+            if "string" in str(getattr(features.get(column), "dtype", "")):
+                raise ValueError(
+                    f"labels must be whole numbers; column {column!r} of the data set holds text, of which "
+                    f"class_encode_column({column!r}) of a datasets.Dataset makes numbers"
+                )
 
 
 def check_train_dataset(
@@ -152,6 +167,12 @@ def _check_dropped(dataset: Sized, args: RobustTrainingArguments) -> None:
             f"{step} would be a short one: {len(dataset)} training samples hold {len(dataset) // batch} batches, no "
             f"multiple of gradient_accumulation_steps={args.gradient_accumulation_steps}. Leave one of the two out"
         )
+
+
+def class_indices(labels: torch.Tensor) -> torch.Tensor:
+    """Whole numbers of any type as int64; others as they are, for the loss to say what is wrong with them."""
+    whole = isinstance(labels, torch.Tensor) and not labels.is_floating_point() and not labels.is_complex()
+    return labels.long() if whole else labels
 
 
 def base_model(model: Any) -> nn.Module | None:

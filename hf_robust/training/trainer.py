@@ -34,15 +34,17 @@ from .checkpoints import (
     save_loss_state,
     save_progress,
 )
-from .diagnostics import classification_metrics, first_array
+from .diagnostics import first_array, with_built_in
 from .needs import (
     LossStepCallback,
     base_model,
     check_train_dataset,
+    class_indices,
     image_name,
     named_outputs,
     penalty,
     refuse_scattered,
+    refuse_text_labels,
     with_index,
 )
 from .publishing import PushingTrainer
@@ -117,6 +119,7 @@ class RobustTrainer(PushingTrainer):
         self.loss = get_loss(args.loss or DEFAULT_LOSS, class_weights=args.class_weights) if loss is None else loss
         self._made_of = args.loss, args.class_weights
         self.image_transform = image_transform
+        refuse_text_labels((train_dataset, eval_dataset), data_collator, args.label_names[0])
         self._index: torch.Tensor | None = None  # of the batch at hand
         self._first_window = True
         self._progress: dict | None = None  # what a checkpoint that training goes on from says of its losses
@@ -124,7 +127,7 @@ class RobustTrainer(PushingTrainer):
             train_dataset = with_index(train_dataset)
             check_train_dataset(train_dataset, self.loss, image_transform, args)
         if preprocess_logits_for_metrics is None:
-            compute_metrics = _beside_built_in(compute_metrics)
+            compute_metrics = with_built_in(compute_metrics)
         super().__init__(
             model=model,
             args=args,
@@ -213,7 +216,7 @@ class RobustTrainer(PushingTrainer):
                 " of labels is 'label', or as label_names says"
             )
         inputs = dict(inputs)
-        inputs["labels"] = _class_indices(inputs.pop(name))
+        inputs["labels"] = class_indices(inputs.pop(name))
         loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
         return (loss, named_outputs(outputs)) if return_outputs else loss
 
@@ -246,7 +249,7 @@ class RobustTrainer(PushingTrainer):
         name = self.label_names[0]
         if not batch_samples or batch_samples[0].get(name) is None:
             return super()._get_num_items_in_batch(batch_samples, device)
-        batches = [{**batch, "labels": _class_indices(batch[name])} for batch in batch_samples]
+        batches = [{**batch, "labels": class_indices(batch[name])} for batch in batch_samples]
         if self.loss.class_weights is None:
             return super()._get_num_items_in_batch(batches, device)
         if self._first_window:  # the model has not said yet how many classes there are
@@ -263,7 +266,7 @@ class RobustTrainer(PushingTrainer):
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
         loss, logits, labels = super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
         if isinstance(labels, torch.Tensor):
-            labels = _class_indices(labels)
+            labels = class_indices(labels)
         if isinstance(logits, torch.Tensor) and logits.ndim == 1:  # a tensor of one row, of which Trainer took the row
             logits = logits[None]
         return loss, logits, labels
@@ -438,16 +441,3 @@ class RobustTrainer(PushingTrainer):
         if self.args.decay_bias_and_norm:
             return [name for name, _ in model.named_parameters()]
         return super().get_decay_parameter_names(model)
-
-
-def _class_indices(labels: torch.Tensor) -> torch.Tensor:
-    """Whole numbers of any type as int64; others as they are, for the loss to say what is wrong with them."""
-    whole = isinstance(labels, torch.Tensor) and not labels.is_floating_point() and not labels.is_complex()
-    return labels.long() if whole else labels
-
-
-def _beside_built_in(compute_metrics: Callable | None) -> Callable:
-    def both(prediction: EvalPrediction) -> dict[str, float]:
-        return classification_metrics(prediction) | (compute_metrics(prediction) if compute_metrics else {})
-
-    return both

@@ -168,6 +168,26 @@ def test_two_label_names_and_a_missing_one_are_named(tmp_path):
         fit(tmp_path, dataset=rows(), label_names=["target"])
 
 
+@pytest.mark.parametrize(("column", "changes"), [("label", {}), ("target", {"label_names": ["target"]})])
+def test_labels_that_are_text_are_refused_unless_something_makes_numbers_of_them(tmp_path, column, changes):
+    words = [("cat", "cow", "dog")[label] for label in samples("vit").labels]
+    text = rows(**{"label": None, column: words})
+    for given in ({"dataset": text}, {"eval_dataset": text}):
+        with pytest.raises(ValueError, match=rf"column '{column}' .* holds text, .*class_encode_column\('{column}'\)"):
+            fit(tmp_path, **given, **changes)
+    encoded = fit(tmp_path, dataset=text.class_encode_column(column), **changes)
+    assert largest_difference(encoded.model, fit(tmp_path).model) == 0
+    numbers = {"cat": 0, "cow": 1, "dog": 2}
+
+    def encode(batch):
+        return batch | {column: [numbers[word] for word in batch[column]]}
+
+    lazily = fit(tmp_path, dataset=text.with_transform(encode), remove_unused_columns=False, **changes)
+    assert largest_difference(lazily.model, encoded.model) == 0
+    with pytest.raises(ValueError, match="labels must be whole numbers; got the text 'cat'"):
+        collate_batch([(torch.zeros(3, 4, 4), "cat")])
+
+
 @pytest.mark.parametrize("make", [lambda: samples("vit"), rows])
 def test_labels_that_are_all_ignored_are_refused_before_training(tmp_path, make):
     dataset = make()
