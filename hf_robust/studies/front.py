@@ -2,6 +2,7 @@
 
 import ast
 import re
+import sys
 from argparse import SUPPRESS
 from collections.abc import Collection, Iterable
 from pathlib import Path
@@ -10,7 +11,6 @@ from typing import Any
 from hf_common.flags import OtherFlags
 from hf_common.foreign import short
 from hf_common.names import did_you_mean
-from hf_common.plugins import loaded_plugins
 
 from ..training.flags import inherited_flags
 from ..training.recipes import RecipeParser
@@ -63,13 +63,9 @@ def experiment_arguments(description: str, *own: type, **options: Any) -> tuple[
 
 
 def check_loss_names(specs: Iterable[str]) -> None:
-    """Raise a `ValueError` for a loss that the table has not; the rest of the specs is read with it, later.
-
-    Plugins may have registered others, and have loaded the table.
-    """
-    if loaded_plugins():
-        return
-    known = names_in_table()
+    """Raise a `ValueError` for a loss that the table has not; the rest of the specs is read with it, later."""
+    table = sys.modules.get("hf_robust.losses.table")  # there where a plugin has added to it
+    known = names_in_table() if table is None else list(table.LOSSES)
     for spec in specs:
         without_parameters = re.sub(r"\([^()]*\)", lambda match: " " * len(match[0]), spec)
         for match in re.finditer(r"(?<![\w.])[A-Za-z_]\w*", without_parameters):

@@ -9,6 +9,7 @@ import pytest
 from diffusers.optimization import SchedulerType
 from transformers import HfArgumentParser, TrainingArguments
 
+from hf_common.flag_help import LAST
 from hf_common.flags import FlagParser, OtherFlags
 from hf_dit.training.arguments import LR_SCHEDULERS
 from hf_robust.commands.find_label_errors import UNUSED_FLAGS
@@ -175,7 +176,7 @@ def test_the_page_of_a_parser(capsys):
         "  --words TEXT ...                Which. One of a, b. (default: a b)",
         "  --[no_]on                       Whether. (default: true)",
         "  --maybe true|false              Perhaps. (default: none)", "",
-        "A first word FILE.json or FILE.yaml holds flags; --plugins MODULE adds your kinds; --debug traces errors.",
+        *LAST.splitlines(),
         "--help-all shows all notes.",
     ]  # fmt: skip
     _, printed = ended(capsys, lambda: parser.parse_args_into_dataclasses(["--help-all"]))

@@ -24,6 +24,12 @@ print(run_card([read_run("run/results.json")], "someone/mine"))
 """
 
 
+@pytest.fixture(autouse=True)
+def forgotten(monkeypatch):
+    """What a test loads in this process is no plugin of those after it."""
+    monkeypatch.setattr("hf_common.plugins._loaded", [])
+
+
 @pytest.fixture
 def work(tmp_path):
     """A folder that holds the plugin."""
