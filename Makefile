@@ -31,7 +31,7 @@ demo: setup
 
 # A file's tests stay in one process, for they share what they train; a thread each, for the processes are several.
 test: setup
-	@echo "test: every test, in up to 4 processes: 15 to 40 minutes on 2 cores; the slowest and the failed ones come at the end"
+	@echo "test: every test, in up to 4 processes; a quarter of an hour on 2 free cores; what failed comes at the end"
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
 lint: setup
