@@ -200,7 +200,7 @@ def _code_files(run: Path) -> set[str]:
 def _reproduce(results: Sequence[dict], output_dir: str) -> str:
     first = results[0]
     settings = first["settings"]
-    command = reproducing_command(settings, output_dir, first["hardware"], first["plugins"])
+    command = reproducing_command(settings, output_dir, first["hardware"], first.get("plugins"))
     text = f"With `hf_robust`:\n\n```bash\n{command}\n```"
     others = [
         f"`--seed {run['settings']['seed']} --noise_seed {run['settings']['noise_seed']}`" for run in results[1:]
