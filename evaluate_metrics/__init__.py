@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from hf_common import __version__ as __version__
 from hf_common.lazy import lazy_names
 
 if TYPE_CHECKING:

@@ -4,6 +4,7 @@ import logging
 import sys
 from typing import TYPE_CHECKING
 
+from hf_common import __version__ as __version__
 from hf_common.lazy import lazy_names
 
 if TYPE_CHECKING:

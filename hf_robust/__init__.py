@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING
 
+from hf_common import __version__ as __version__
 from hf_common.lazy import lazy_names
 
 if TYPE_CHECKING:
@@ -15,8 +16,6 @@ if TYPE_CHECKING:
     from .noise.spec import NoiseSpec
     from .training.arguments import RobustTrainingArguments
     from .training.trainer import RobustTrainer
-
-__version__ = "0.1.0"
 
 __all__ = [
     "ImageTensorDataset",
