@@ -14,6 +14,7 @@ from PIL import Image
 from transformers import CLIPImageProcessorPil, CLIPVisionConfig, CLIPVisionModelWithProjection
 
 import evaluate_metrics
+import hf_common
 from evaluate_metrics.publishing import write_space
 from tests import ROOT
 from tests.hub.client import WITHOUT_OWN_PACKAGES
@@ -119,10 +120,15 @@ def built_wheel(place):
     return wheel
 
 
+@pytest.mark.slow
 def test_a_wheel_has_the_commands_and_trains_without_the_clone(tmp_path):
     pytest.importorskip("setuptools", minversion="77")
     wheel = built_wheel(tmp_path)
     (entries,) = wheel.glob("*.dist-info/entry_points.txt")
+    assert entries.parent.name == f"hf_robust_dit-{hf_common.__version__}.dist-info"
+    assert {path.parent.name for path in wheel.glob("*/py.typed")} == {
+        "evaluate_metrics", "hf_common", "hf_dit", "hf_robust",
+    }  # fmt: skip
     found = dict(line.split(" = ") for line in entries.read_text().splitlines() if " = " in line)
     assert found == {
         "hf-robust": "hf_robust.__main__:main", "hf-dit": "hf_dit.__main__:main",

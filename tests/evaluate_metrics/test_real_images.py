@@ -16,9 +16,12 @@ from evaluate_metrics.core.mmd import cmmd, permutation_test
 from evaluate_metrics.core.moments import Moments
 from tests import ROOT
 
-pytestmark = pytest.mark.skipif(
-    not {"CIFAR10_DIR", "RESNET20_DIR"} <= set(os.environ), reason="needs CIFAR10_DIR and RESNET20_DIR"
-)
+pytestmark = [
+    pytest.mark.data,
+    pytest.mark.skipif(
+        not {"CIFAR10_DIR", "RESNET20_DIR"} <= set(os.environ), reason="needs CIFAR10_DIR and RESNET20_DIR"
+    ),
+]
 REFERENCES, PREDICTIONS = 800, 400
 
 

@@ -144,6 +144,7 @@ def run_script(*flags):
     )
 
 
+@pytest.mark.slow
 def test_one_epoch_end_to_end_and_on_to_another_seed(tmp_path):
     (tmp_path / "data").mkdir()
     write_data_set(tmp_path / "data")

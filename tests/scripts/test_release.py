@@ -91,6 +91,7 @@ def test_a_dry_run_tells_and_sends_nothing(made, hub):
     assert hub.server.requests == []
 
 
+@pytest.mark.slow
 def test_everything_is_published_and_loads_by_the_lines_that_are_printed(made, hub):
     done = release(made, env=hub.env(PYTHONPATH=str(ROOT)))
     assert done.returncode == 0, done.stderr

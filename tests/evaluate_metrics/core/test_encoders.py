@@ -227,6 +227,7 @@ Moments.zeros(encoder.dim).update(encoder.encode(images, 4)).save(f"{folder}/{ra
 """
 
 
+@pytest.mark.slow
 def test_two_processes_give_the_moments_of_one(models, tmp_path):
     images = photographs(11)
     for i, image in enumerate(images):

@@ -9,6 +9,7 @@ from hf_dit.training.images import image_format, load_images, open_rows
 LANDSCAPES = os.environ.get("LANDSCAPES_DIR")
 
 
+@pytest.mark.data
 @pytest.mark.skipif(LANDSCAPES is None, reason="LANDSCAPES_DIR is not set")
 def test_photographs_are_read_with_their_classes():
     data = DataArguments(dataset_name=LANDSCAPES, resolution=32)

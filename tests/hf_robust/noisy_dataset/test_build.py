@@ -585,6 +585,7 @@ def test_human_labels_in_another_order(source, tmp_path):
 # ---------------------------------------------------------------------------------------------------------- real data
 
 
+@pytest.mark.data
 @pytest.mark.skipif(not (CIFAR10_DIR and CIFAR10N_FILE), reason="CIFAR10_DIR and CIFAR10N_FILE name no real data")
 def test_real_data(tmp_path):
     names = ["clean", "semantic_40", "human_worst"]

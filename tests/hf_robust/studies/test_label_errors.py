@@ -326,6 +326,7 @@ def script(folder, *flags, launcher=()):
     return done.stdout
 
 
+@pytest.mark.slow
 def test_script_in_one_process_and_in_two(tmp_path):
     """100 images in three folds, which two processes share unevenly; without batch norm they make the same steps."""
     one = script(tmp_path / "one", "--per_device_train_batch_size", "32")

@@ -100,6 +100,7 @@ def test_a_saved_model_is_scored_without_training(finished, tmp_path):
     assert not (tmp_path / "score" / "model.safetensors").exists()
 
 
+@pytest.mark.data
 @pytest.mark.skipif(
     not {"CIFAR10_DIR", "RESNET20_DIR"} <= set(os.environ), reason="needs CIFAR10_DIR and RESNET20_DIR"
 )
@@ -299,6 +300,7 @@ def command(folder, *flags):
     ]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_killed_in_mid_epoch_and_resumed_ends_with_the_same_weights(tmp_path):
     """10 steps an epoch; killed once checkpoint-12 is there, which is in the second epoch."""
     env = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "2"}

@@ -141,6 +141,7 @@ def test_a_folder_in_use_is_refused_before_the_images_are_read(tmp_path, monkeyp
             out_of_fold_probabilities(DataArguments(**SMALL), ModelArguments(), args)
 
 
+@pytest.mark.slow
 def test_three_workers_share_a_sweep_and_take_over_from_one_that_is_killed(tmp_path):
     hold, folder = tmp_path / "hold", tmp_path / "sweep"
     hold.touch()
@@ -168,6 +169,7 @@ def test_three_workers_share_a_sweep_and_take_over_from_one_that_is_killed(tmp_p
     first.stderr.close()
 
 
+@pytest.mark.slow
 def test_a_worker_with_other_settings_is_refused_before_it_trains(tmp_path):
     hold, folder = tmp_path / "hold", tmp_path / "sweep"
     hold.touch()

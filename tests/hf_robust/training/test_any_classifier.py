@@ -457,6 +457,7 @@ def cut_arguments(folder, **changes):
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_parameters_in_shards_have_the_norm_and_the_steps_of_whole_ones(tmp_path):
     script = tmp_path / "cut.py"
     script.write_text(CUT)

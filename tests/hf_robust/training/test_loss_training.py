@@ -179,6 +179,7 @@ class RecordThresholds(TrainerCallback):
 
 
 @pytest.mark.parametrize("name", CASES)
+@pytest.mark.slow  # its fixture
 def test_64_are_4_times_16_accumulated_are_2_processes_of_32(name, two_processes, tmp_path):
     case = CASES[name]
     loss = get_loss(**case)
@@ -356,6 +357,7 @@ def test_resumed_in_mid_epoch_ends_with_the_same_bits(spec, tmp_path):
     assert_identical(again, whole)
 
 
+@pytest.mark.slow  # its fixture
 def test_two_processes_resume_in_mid_epoch_to_the_same_bits(two_processes):
     whole, *others = (
         load_file(two_processes / "resumed" / f"{name}-{process}.safetensors")

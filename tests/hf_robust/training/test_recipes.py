@@ -130,6 +130,7 @@ def run_script(name, *flags):
     )
 
 
+@pytest.mark.slow
 def test_a_sweep_trains_each_loss_with_its_own_parameters_and_weight_decay(tmp_path):
     small = "--models cnn_small --max_train_samples 60 --max_test_samples 20 --num_train_epochs 1 --use_cpu".split()
     losses = ["--dataset", "digits", "--losses", "nce+agce", "anl_ce", "ce"]
