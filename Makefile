@@ -1,12 +1,14 @@
 # make demo   set-up, then the main job: CE against NCE+RCE on 40 % wrong labels, a table and a picture
-# make test   set-up, then every test
+# make test   set-up, then the tests but for the slow ones, which are make test-slow
+# make lint   set-up, then ruff and mypy
+# make docs   set-up, then a page of each module, in site/
 # PYTHON=...  the interpreter that makes .venv (Python >= 3.10)
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 DEMO := runs/demo
 
-.PHONY: setup install demo test lint clean
+.PHONY: setup install demo test test-slow lint docs clean
 
 setup install: $(VENV)/.installed
 
@@ -30,13 +32,24 @@ demo: setup
 	    --seeds 0 --num_train_epochs 30 --output_dir $(DEMO)
 
 # A file's tests stay in one process, for they share what they train; a thread each, for the processes are several.
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
+
 test: setup
-	@echo "test: every test, in up to 4 processes; a quarter of an hour on 2 free cores; what failed comes at the end"
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
+	@echo "test: all but the slow tests, in up to 4 processes; up to a quarter of an hour on 2 free cores; what failed comes at the end"
+	$(PYTEST) -m 'not slow'
+
+test-slow: setup
+	@echo "test-slow: those that take over 20 seconds each"
+	$(PYTEST) -m slow
 
 lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+docs: setup
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
+	$(BIN)/python scripts/make_docs.py site
 
 clean:
-	rm -rf $(VENV) runs
+	rm -rf $(VENV) runs site .mypy_cache
