@@ -217,8 +217,8 @@ def make_encoder(
     device, source = default_device(device), os.fspath(encoder)
     model, processor = load_vision_model(source)
     weights = fingerprint(model)
-    # transformers wraps `to` so that it seems to lack `self`.
-    model.to(device=device, dtype=dtype or torch.float32)  # type: ignore[call-arg]
+    dtype = dtype or torch.float32
+    model.to(device=device, dtype=dtype)  # type: ignore[call-arg]  # transformers' wrapper seems to lack `self`
     steps, prepare = image_preparation(model, processor)
     return Encoder(source, weights, steps, normalize, prepare, partial(embed_pixels, model, source))
 

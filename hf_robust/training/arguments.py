@@ -57,8 +57,9 @@ class RobustTrainingArguments(RobustFlags, TrainingArguments):  # type: ignore[m
             `push_to_hub()` or `save_model()`. What is pushed is one commit of a whole model, and never a checkpoint.
     """
 
-    if TYPE_CHECKING:
-        output_dir: str = ""  # never None: Trainer's arguments fill it in
+    if TYPE_CHECKING:  # never None: they are filled in
+        output_dir: str = ""
+        label_names: list[str] = field(default_factory=list)
 
     hub_strategy: HubStrategy | str = field(
         default="end", metadata={"help": "When to push to the Hub. Allowed: end; a checkpoint is never pushed."}

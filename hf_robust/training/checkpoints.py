@@ -255,7 +255,7 @@ def _read_progress(checkpoint: Path) -> dict | None:
     if not path.exists():
         return None
     progress = read_json(path)
-    wanted = {
+    wanted: dict[str, Check] = {
         "logged_step": whole(),
         "losses": list_of(_is_hex),
         "total": _is_hex,

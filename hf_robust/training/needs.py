@@ -93,7 +93,7 @@ def check_train_dataset(
             f"loss {loss.spec!r} needs two augmented views of each image: give an image_transform with "
             "crop_padding or horizontal_flip"
         )
-    labels = _labels(dataset, (args.label_names or ["labels"])[0])
+    labels = _labels(dataset, args.label_names[0])
     if labels is not None and (labels == IGNORE_INDEX).all():
         raise ValueError(f"all {len(labels)} labels of train_dataset are {IGNORE_INDEX}, which is ignored")
     if labels is not None and loss.class_weights is not None:
