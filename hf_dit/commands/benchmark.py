@@ -108,7 +108,10 @@ def main() -> None:
         for name, value in QUICK.items():
             if getattr(args, name) == parser.get_default(name) and not (name == "tokens" and args.grids):
                 setattr(args, name, value)
-    grids, cuda = checked_grids(args), args.device.startswith("cuda")
+    try:
+        grids, cuda = checked_grids(args), args.device.startswith("cuda")
+    except ValueError as error:
+        parser.error(str(error))
     import torch
 
     from hf_dit.attention.spec import parse_attn_item
@@ -117,8 +120,11 @@ def main() -> None:
 
     if cuda and not torch.cuda.is_available():
         parser.error(f"--device: torch sees no CUDA device; got {args.device!r}")
-    for attention in args.attentions:
-        parse_attn_item(attention)
+    try:
+        for attention in args.attentions:
+            parse_attn_item(attention)
+    except ValueError as error:
+        parser.error(str(error))
     if args.threads is not None:
         torch.set_num_threads(args.threads)
     try:

@@ -91,7 +91,10 @@ def check_flags(args: SampleArguments) -> None:
 def main() -> None:
     parser = FlagParser(SampleArguments, description=__doc__)
     (args,) = parser.parse_args_into_dataclasses()
-    check_flags(args)
+    try:
+        check_flags(args)
+    except ValueError as error:
+        parser.error(str(error))
     import torch
 
     from hf_dit.sampling.export import load_pipeline
@@ -99,11 +102,11 @@ def main() -> None:
     from hf_dit.studies.study import class_ids, run_study
     from hf_dit.studies.study_report import study_markdown
 
-    for name in args.schedulers:
-        scheduler_class(name)
     try:
+        for name in args.schedulers:
+            scheduler_class(name)
         device = torch.device(args.device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    except RuntimeError as error:
+    except (ValueError, RuntimeError) as error:
         parser.error(str(error).splitlines()[0])
     if device.type == "cuda" and not torch.cuda.is_available():
         parser.error(f"--device: torch sees no CUDA device; got {args.device!r}")

@@ -29,7 +29,10 @@ class PlotArguments:
 def main() -> None:
     parser = FlagParser(PlotArguments, description=__doc__)
     (args,) = parser.parse_args_into_dataclasses()
-    check_loss_names(args.losses)
+    try:
+        check_loss_names(args.losses)
+    except ValueError as error:
+        parser.error(str(error))
     from hf_robust.reports.loss_plots import loss_landscape
 
     output = Path(args.output)

@@ -11,12 +11,11 @@ from hf_common.foreign import first_line, short
 from hf_common.run_folder import resume_choice
 
 from ..losses import loss_needs, parse_loss_spec
-from ..models import MODELS, saved_config
 from ..noise.base import NOISE_VERSION
 from ..noise.spec import NoiseSpec
 from ..reports.results import changed_arguments, training_settings
 from ..training.arguments import DEFAULT_LOSS, RobustTrainingArguments, refuse_data_parallel
-from .flags import AUGMENTATIONS, DataArguments, ExperimentFlags, ModelArguments, check_numbers
+from .flags import AUGMENTATIONS, NETWORKS, DataArguments, ExperimentFlags, ModelArguments, check_numbers
 
 
 @dataclass
@@ -71,7 +70,7 @@ def check_arguments(data: DataArguments, model: ModelArguments, args: Experiment
     _check_recipe(args)
     if data.noise_contaminated and (noise is None or NoiseSpec.parse(noise).kind != "semantic"):
         raise ValueError(f"noise_contaminated=True is allowed with semantic noise alone; got noise={noise!r:.120}")
-    if not args.do_train and (noise is not None or model.model in MODELS):
+    if not args.do_train and (noise is not None or model.model in NETWORKS):
         raise ValueError(
             f"do_train=False scores a trained model on clean labels; got model={model.model!r:.120} and "
             f"noise={noise!r:.120}"
@@ -91,7 +90,9 @@ def check_arguments(data: DataArguments, model: ModelArguments, args: Experiment
             f"loss={args.loss!r:.120} compares two augmented views of an image, augmentation={data.augmentation!r} "
             f"makes none; allowed: {[name for name, steps in AUGMENTATIONS.items() if steps]}"
         )
-    if model.model not in MODELS:
+    if model.model not in NETWORKS:
+        from ..models import saved_config  # AutoModel with it, which other checks need not wait for
+
         saved_config(model.model, trust_remote_code=model.trust_remote_code)  # a wrong name is said before any work
 
 
@@ -114,8 +115,10 @@ def _check_recipe(args: ExperimentArguments) -> None:
 
 def with_trained_loss(model: ModelArguments, args: ExperimentArguments) -> ExperimentArguments:
     """The arguments with the loss of the network's training, where it is only scored and no loss was asked for."""
-    if args.do_train or "loss" in args.not_default or model.model in MODELS:
+    if args.do_train or "loss" in args.not_default or model.model in NETWORKS:
         return args
+    from ..models import saved_config
+
     config = saved_config(model.model, trust_remote_code=model.trust_remote_code)
     trained_with = config.to_dict().get("robust_loss")
     if trained_with is None:

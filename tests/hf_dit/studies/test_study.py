@@ -476,7 +476,7 @@ def stock_pipeline():
         (["--guidance_scales", "nan"], "guidance_scales must be finite"),
         (["--num_inference_steps", "0"], "steps must be whole numbers of 1 or more"),
         (["--num_inference_steps", "5", "5"], "steps must be one or more different"),
-        (["--schedulers", "plms"], "invalid choice"),
+        (["--schedulers", "plms"], "schedulers must be among ddim"),
         (["--images_per_class", "0"], "--images_per_class must be 1 or more"),
         (["--batch_size", "0"], "--batch_size must be 1 or more"),
         (["--seed", "-1"], "--seed must be 0 or more"),
