@@ -95,6 +95,19 @@ def test_own_loss_and_noise_train_and_stand_in_the_figures_and_the_card(work):
     assert "unknown noise 'swap_30'" in again.stderr
 
 
+def test_own_network_trains(work):
+    make = (
+        "import own_kinds; from hf_robust.models import make_image_processor as made;"
+        "own_kinds.OwnForImageClassification(own_kinds.OwnConfig(num_labels=10)).save_pretrained('net');"
+        "made([0.5] * 3, [0.5] * 3, 32).save_pretrained('net')"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    subprocess.run([sys.executable, "-c", make], cwd=work, env=environment, check=True)
+    flags = ["--model", "net", "--num_train_epochs", "1", "--max_train_samples", "100", "--output_dir", "run"]
+    run(work, "train_robust.py", "--plugins", "own_kinds", *flags, "--report_to", "none")
+    assert json.loads((work / "run/results.json").read_text())["parameters"] == 40
+
+
 def test_own_attention_trains_and_samples(work):
     colours = np.random.default_rng(0).integers(0, 256, (12, 8, 8, 3), dtype=np.uint8)
     for place, pixels in enumerate(colours):
