@@ -116,7 +116,7 @@ def read_results(path: str | os.PathLike) -> dict:
             _check_histogram(row["loss_histogram"], path, f"history[{place}].loss_histogram.")
     _check_summaries(results, path)
     absent = {"noise": {"rate": None} | results["noise"], "memorisation": results.get("memorisation") or {}}
-    return {name.removesuffix("?"): None for name in RESULT_FIELDS} | results | absent
+    return {name.removesuffix("?"): None for name in RESULT_FIELDS if name != "plugins?"} | results | absent
 
 
 def _check_noise(results: dict, path: str | os.PathLike) -> None:
