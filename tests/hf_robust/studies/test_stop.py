@@ -33,12 +33,12 @@ from hf_robust.training.trainer import RobustTrainer
 class Slow(TrainerCallback):
     def on_step_begin(self, args, state, control, **kwargs):
         # In one piece: two unbuffered processes write to one pipe, and would mix the words of their lines.
-        print(f"step {state.global_step} {args.output_dir} {os.getpid()}\n", end="", flush=True)
+        print(f"step {state.global_step} {args.output_dir} {os.getpid()}\\n", end="", flush=True)
         told = False
         while os.path.exists(os.environ["HOLD"]) and state.global_step == int(os.environ["AT"]):
             time.sleep(0.02)
             if requested() and not told:
-                print("requested\n", end="", flush=True)
+                print("requested\\n", end="", flush=True)
                 told = True
 
 class SlowTrainer(RobustTrainer):
