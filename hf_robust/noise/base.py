@@ -46,6 +46,14 @@ class NoiseKind:
         """The form of its names, such as `symmetric_RR`."""
         return f"{self.name}_RR" if self.rated else self.name
 
+    def check_classes(self, spec: object, names: Sequence[str]) -> None:
+        """Raise a `ValueError` that names `spec` where the noise is not defined on classes of these names."""
+        if self.classes is not None and tuple(names) != self.classes:
+            raise ValueError(
+                f"noise={str(spec)!r} is defined on the classes {list(self.classes)}, in this order; the data set has "
+                f"{list(names)}"
+            )
+
     def check_num_classes(self, spec: object, num_classes: int) -> None:
         """Raise a `ValueError` that names `spec` where the noise is not defined on K classes."""
 

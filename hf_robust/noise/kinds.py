@@ -6,10 +6,12 @@ from hf_common.identity import same_code
 
 from .asymmetric import Asymmetric
 from .base import NoiseKind
+from .block5 import Block5
 from .clean import Clean
 from .human import Human
 from .instance import Instance
 from .semantic import CONTAMINATED, Semantic
+from .superclass import Superclass
 from .symmetric import Symmetric
 
 KINDS: dict[str, NoiseKind] = {
@@ -18,6 +20,8 @@ KINDS: dict[str, NoiseKind] = {
     "asymmetric": Asymmetric(),
     "semantic": Semantic(),
     "instance": Instance(),
+    "superclass": Superclass(),
+    "block5": Block5(),
     "human": Human(),
 }
 

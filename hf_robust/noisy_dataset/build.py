@@ -130,14 +130,8 @@ def _read_given(source: str, human_file: str | os.PathLike | None, noises: dict[
     if human_file is not None:
         check_same_order(human_file, human.pop("clean"), train["labels"])
     for spec in noises.values():
-        if spec is None:
-            continue
-        classes = KINDS[spec.kind].classes
-        if classes is not None and train["class_names"] != list(classes):
-            raise ValueError(
-                f"configs: {spec.kind} noise is defined on the classes {list(classes)}, in this order; "
-                f"the source has {train['class_names']}"
-            )
+        if spec is not None:
+            KINDS[spec.kind].check_classes(spec, train["class_names"])
     return _Given(source, train, test, source_fingerprint(train, test), human, human_file)
 
 
