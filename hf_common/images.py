@@ -4,6 +4,7 @@ import io
 import os
 import threading
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -94,6 +95,12 @@ def _local(source: str | os.PathLike | io.BytesIO) -> str | os.PathLike | io.Byt
         with xopen(source, "rb") as file:
             return io.BytesIO(file.read())
     return source
+
+
+def read_bytes(path: str) -> bytes:
+    """The content of a file, also of one inside an archive or at an address, as rows of `datasets` may name it."""
+    file = _local(path)
+    return file.read() if isinstance(file, io.BytesIO) else Path(file).read_bytes()
 
 
 def _from_array(array: np.ndarray, name: str, layout: str) -> Image.Image:  # (H, W) or (H, W, C) -> RGB

@@ -5,18 +5,23 @@
     accelerate launch scripts/find_label_errors.py --dataset USER/noisy-cifar10 --dataset_config human_worst \\
         --model cnn8 --loss gce --output_dir runs/cifar10-label-errors
 
+    python scripts/find_label_errors.py --dataset my_photos --features facebook/dinov2-base \\
+        --save_cleaned my_photos_cleaned --output_dir runs/my_photos
+
 Finished folds are skipped: run the same command again after a kill.
-Writes label_errors.csv (the most suspicious label first), pred_probs.npy and labels.npy (as cleanlab reads them) and
-results.json to --output_dir. Every flag of train_robust.py is taken too. Needs cleanlab: pip install 'cleanlab>=2.9'
+Writes label_errors.csv and .json (file, given and suggested label, the most suspicious first), label_errors.png (the
+worst as pictures), pred_probs.npy and labels.npy (as cleanlab reads them) and results.json to --output_dir. No test
+split is needed. Every flag of train_robust.py is taken too. Needs cleanlab: pip install 'cleanlab>=2.9'
 """
 
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
 from hf_common.signals import run_command
 from hf_robust.studies.flags import HubFlags
 from hf_robust.studies.front import experiment_arguments
 
+CLEANED = ["drop", "relabel"]
 # Of one training: there are several here, none of which is kept.
 UNUSED_FLAGS = ("do_train", "resume_from_checkpoint", *(flag.name for flag in fields(HubFlags)))
 
@@ -28,6 +33,17 @@ class FoldArguments:
     num_folds: int = field(
         default=5, metadata={"help": "Folds of the cross-validation; a network is trained for each."}
     )
+    features: str | None = field(
+        default=None,
+        metadata={
+            "help": "Train no network, but a linear classifier on the features of this one: a vision model's Hub id "
+            "or folder, or file.py:function."
+        },
+    )
+    save_cleaned: str | None = field(
+        default=None, metadata={"help": "New folder for the training images without what was found, as a data set."}
+    )
+    cleaned: str = field(default="drop", metadata={"help": "There: drop them, or relabel them.", "choices": CLEANED})
 
 
 def main() -> None:
@@ -37,10 +53,14 @@ def main() -> None:
     from hf_common.processes import leave_processes
     from hf_robust.studies.label_errors import find_label_errors, label_errors_table
 
-    results = find_label_errors(data, model, args, folds.num_folds)
+    results = find_label_errors(data, model, args, **asdict(folds))
     if args.process_index == 0:
         print(label_errors_table(results))
-        print(f"label_errors.csv, labels, probabilities and results: {Path(args.output_dir).resolve()}")
+        if folds.save_cleaned:
+            print(f"cleaned data set: {Path(folds.save_cleaned).resolve()}")
+        print(
+            f"label_errors.csv, .json and .png, labels, probabilities and results: {Path(args.output_dir).resolve()}"
+        )
     leave_processes()
 
 

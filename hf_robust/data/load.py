@@ -1,7 +1,9 @@
-"""Image data sets with noisy labels, decoded once into memory: the Hub, a folder, or the embedded digits."""
+"""Labelled images, in memory or read as they come: of the Hub, a folder, a table, or the embedded digits."""
 
+import logging
+import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import datasets
 import numpy as np
@@ -9,24 +11,28 @@ import torch
 from tqdm.auto import tqdm
 
 from hf_common.images import image_column as find_image_column
-from hf_common.images import to_rgb
-from hf_common.names import data_source
 
 from ..noise.draw import make_noisy_labels
 from ..noise.kinds import KINDS
 from ..noise.labels import check_labels
 from ..noise.spec import NoiseSpec
+from .files import EncodedImages, ImageFileDataset
+from .labelled import LabelledImages
 from .memory import ImageTensorDataset
+from .sources import open_data
 
 CLEAN_LABEL_COLUMN = "clean_label"
+MEMORY_SHARE = 4  # decoded images may take this part of the machine's memory, before they stay encoded
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class ImageSplits:
-    """Training and clean test images of a data set, and the names of its K classes."""
+    """Training and test images of a data set, and the names of its K classes."""
 
-    train: ImageTensorDataset
-    test: ImageTensorDataset
+    train: LabelledImages
+    test: LabelledImages
     label_names: list[str]
 
 
@@ -36,71 +42,82 @@ def load_image_splits(
     *,
     image_column: str | None = None,
     label_column: str = "label",
-    test_split: str = "test",
+    test_split: str | None = "test",
+    validation_split: float | None = None,
     max_train_samples: int | None = None,
     max_test_samples: int | None = None,
+    keep_in_memory: bool | None = None,
+    skip_corrupt: bool = False,
 ) -> ImageSplits:
-    """Load a data set with `datasets.load_dataset` and decode its images into one uint8 tensor a split.
+    """The labelled images of a data set, see [`open_data`].
 
     Args:
-        dataset (`str`): Hub id, local folder, or `"digits"`: scikit-learn's 1,797 handwritten 8x8 digits, embedded, as
-            32x32 RGB, the last 20 % for testing.
+        dataset (`str`): what [`open_data`] takes, or `"digits"`: scikit-learn's 1,797 handwritten 8x8 digits,
+            embedded, as 32x32 RGB, the last 20 % for testing.
         config (`str`, *optional*): the configuration, such as `"symmetric_40"`.
         image_column (`str`, *optional*): by default the only column of type `Image`.
-        label_column (`str`, defaults to `"label"`): the given labels. Where a column `clean_label` stands beside them,
-            it gives the clean labels; the test split is always scored against the clean ones.
-        test_split (`str`, defaults to `"test"`).
+        label_column (`str`, defaults to `"label"`): the given labels: classes, whole numbers or text. Where a column
+            `clean_label` stands beside them, the test split is scored against that.
+        test_split (`str`, defaults to `"test"`): None where nothing is scored: one training image stands for it.
+        validation_split (`float`, *optional*): instead, hold out this share of each class, drawn with seed 0.
         max_train_samples, max_test_samples (`int`, *optional*): keep the first so many images.
+        keep_in_memory (`bool`, *optional*): decode all images at once, or each when its batch is due; by default the
+            former where they share one size and take at most a quarter of the machine's memory.
+        skip_corrupt (`bool`, defaults to `False`): leave out images that cannot be read, count and name them in the
+            log. Without it, one is an error.
 
     Returns:
-        [`ImageSplits`], images (N, 3, H, W): RGB by the one rule of [`to_rgb`].
+        [`ImageSplits`]: RGB by the one rule of [`~hf_common.images.to_rgb`], (N, 3, H, W) in memory.
 
     Raises:
-        ValueError: a split or column is missing, labels are outside 0..K-1, or images differ in size. Integer labels
-            without names have as many classes as the largest of the whole data set says.
+        ValueError: a split or column is missing, labels are outside 0..K-1 or no classes, or images that are to be
+            kept in memory differ in size. Integer labels without names have as many classes as the largest says.
     """
-    for name, limit in (("max_train_samples", max_train_samples), ("max_test_samples", max_test_samples)):
-        if limit is not None and limit < 1:
-            raise ValueError(f"{name} must be at least 1; got {limit}")
+    _check_limits(max_train_samples, max_test_samples, validation_split)
     if dataset == "digits":
-        if config is not None:
-            raise ValueError(f"dataset 'digits' has no configs; got config {config!r}")
-        return _digits(max_train_samples, max_test_samples)
-    with data_source(dataset, "dataset"):
-        loaded = datasets.load_dataset(dataset, config)
-    image_column = _check_columns(dataset, loaded, test_split, image_column, label_column)
-    label_names = _label_names([loaded["train"], loaded[test_split]], label_column)
-    train, test = _first_rows(loaded["train"], max_train_samples), _first_rows(loaded[test_split], max_test_samples)
+        return _digits(config, validation_split, max_train_samples, max_test_samples)
+    loaded = open_data(dataset, config, image_column)
+    splits = ("train",) if validation_split is not None or test_split is None else ("train", test_split)
+    image_column = _check_columns(dataset, loaded, splits, image_column, label_column)
+    loaded = _with_classes(loaded, splits, label_column)
+    label_names = _label_names([loaded[split] for split in splits], label_column)
+    if skip_corrupt:
+        loaded = _without_corrupt(loaded, splits, image_column)
+    train, test = _train_and_test(loaded, splits, label_column, validation_split)
+    train, test = _first_rows(train, max_train_samples), _first_rows(test, max_test_samples)
     labels = _label_tensor(train, label_column, len(label_names))
     clean = _label_tensor(train, CLEAN_LABEL_COLUMN, len(label_names)) if _has_clean(train) else None
     test_labels = _label_tensor(test, CLEAN_LABEL_COLUMN if _has_clean(test) else label_column, len(label_names))
-    images = _decode_pixels(train, image_column, "train images")
-    test_images = _decode_pixels(test, image_column, f"{test_split} images")
-    if images.shape[1:] != test_images.shape[1:]:
-        raise ValueError(
-            f"train images are {tuple(images.shape[2:])} and {test_split} images {tuple(test_images.shape[2:])} "
-            "pixels; they must have one size"
-        )
+    known = test_labels if _has_clean(test) or len(splits) > 1 else None
     return ImageSplits(
-        ImageTensorDataset(images, labels, clean),
-        ImageTensorDataset(test_images, test_labels, test_labels),
+        _images(train, image_column, keep_in_memory, "train images", labels, clean),
+        # Of labels that were held out nobody says that they are right.
+        _images(test, image_column, keep_in_memory, f"{splits[-1]} images", test_labels, known),
         label_names,
     )
 
 
+def _check_limits(train: int | None, test: int | None, share: float | None) -> None:
+    for name, limit in (("max_train_samples", train), ("max_test_samples", test)):
+        if limit is not None and limit < 1:
+            raise ValueError(f"{name} must be at least 1; got {limit}")
+    if share is not None and not 0 < share < 1:
+        raise ValueError(f"validation_split must be a share in (0, 1); got {share}")
+
+
 def add_noise(
-    train: ImageTensorDataset,
+    train: LabelledImages,
     spec: str | NoiseSpec,
     label_names: Sequence[str],
     *,
     seed: int = 0,
     sampling: str = "quota",
     contaminated: bool = False,
-) -> ImageTensorDataset:
+) -> LabelledImages:
     """The same images with labels made noisy by `spec`, and the labels they had as `clean_labels`.
 
     Args:
-        train (`ImageTensorDataset`): images with clean labels.
+        train (`LabelledImages`): images with clean labels; in memory for `instance` noise, which looks at the pixels.
         spec, seed, sampling: as for [`make_noisy_labels`].
         contaminated (`bool`, *optional*, defaults to `False`): `semantic` noise with the flips back of the code of Ma
             et al. (2020) and their successors, for comparisons with their tables; the default is the exact noise. As
@@ -113,31 +130,35 @@ def add_noise(
             [`make_noisy_labels`] refuses, such as `contaminated` with any other noise.
     """
     spec = NoiseSpec.parse(spec)
-    classes = KINDS[spec.kind].classes
-    if classes is not None and tuple(label_names) != classes:
-        others = ", ".join(name for name, kind in KINDS.items() if kind.rated and kind.classes is None)
-        raise ValueError(
-            f"noise={str(spec)!r} is defined on CIFAR-10's classes {list(classes)}; the data set has "
-            f"{list(label_names)}. Allowed on any classes: {others}"
-        )
+    KINDS[spec.kind].check_classes(spec, label_names)
     if train.clean_labels is not None and not torch.equal(train.labels, train.clean_labels):
         raise ValueError(
             f"noise={str(spec)!r} was asked for a data set whose labels are noisy already (they differ from its "
             "clean_label column); take its clean config, or leave the noise out"
+        )
+    if KINDS[spec.kind].needs_images and not isinstance(train, ImageTensorDataset):
+        raise ValueError(
+            f"noise={str(spec)!r} looks at the pixels of all images, which must share one size and be kept in memory"
         )
     noisy = make_noisy_labels(
         train.labels.numpy(),
         spec,
         num_classes=len(label_names),
         seed=seed,
-        images=train.images.permute(0, 2, 3, 1).numpy(),
+        images=train.images.permute(0, 2, 3, 1).numpy() if isinstance(train, ImageTensorDataset) else None,
         sampling=sampling,
         contaminated=contaminated,
     )
-    return ImageTensorDataset(train.images, torch.from_numpy(noisy), train.labels)
+    return train.with_labels(torch.from_numpy(noisy), train.labels)
 
 
-def _digits(max_train_samples: int | None, max_test_samples: int | None) -> ImageSplits:
+def _digits(
+    config: str | None, share: float | None, max_train_samples: int | None, max_test_samples: int | None
+) -> ImageSplits:
+    if config is not None:
+        raise ValueError(f"dataset 'digits' has no configs; got config {config!r}")
+    if share is not None:
+        raise ValueError(f"dataset 'digits' is scored on its last fifth; got validation_split={share}")
     from sklearn.datasets import load_digits  # half a second to import, and only the digits need it
 
     digits = load_digits()
@@ -155,13 +176,13 @@ def _digits(max_train_samples: int | None, max_test_samples: int | None) -> Imag
 
 
 def _check_columns(
-    dataset: str, loaded: datasets.DatasetDict, test_split: str, image_column: str | None, label_column: str
+    dataset: str, loaded: datasets.DatasetDict, splits: Sequence[str], image_column: str | None, label_column: str
 ) -> str:
     """The name of the image column; a `ValueError` where a split or column is missing."""
-    splits = ("train", test_split)
     for split in splits:
         if split not in loaded:
-            raise ValueError(f"data set {dataset!r:.120} has no split {split!r:.120}; it has {sorted(loaded)}")
+            hint = "" if split == "train" else "; validation_split=0.1 holds out a tenth of the training images"
+            raise ValueError(f"data set {dataset!r:.120} has no split {split!r:.120}; it has {sorted(loaded)}{hint}")
     image_column = find_image_column(loaded["train"].features, image_column)
     for split in splits:
         for column in (image_column, label_column):
@@ -170,6 +191,58 @@ def _check_columns(
                     f"split {split!r:.120} has no column {column!r:.120}; it has {loaded[split].column_names}"
                 )
     return image_column
+
+
+def _with_classes(loaded: datasets.DatasetDict, splits: Sequence[str], column: str) -> datasets.DatasetDict:
+    """Labels that are text as classes, in the order of the alphabet over all splits."""
+    if "string" not in str(getattr(loaded["train"].features[column], "dtype", "")):
+        return loaded
+    names = sorted({name for split in splits for name in loaded[split].unique(column)}, key=str)
+    if None in names:
+        raise ValueError(f"label column {column!r} has rows without a label")
+    classes = datasets.ClassLabel(names=names)
+    return datasets.DatasetDict({split: loaded[split].cast_column(column, classes) for split in splits})
+
+
+def _without_corrupt(loaded: datasets.DatasetDict, splits: Sequence[str], column: str) -> datasets.DatasetDict:
+    """The rows whose image can be decoded."""
+    kept = {}
+    for split in splits:
+        rows, damaged, good = _undecoded(loaded[split], column), [], []
+        read = EncodedImages(rows, column, f"{split} images")
+        for place in tqdm(range(len(rows)), desc=f"{split} images: reading", unit="image", leave=False):
+            try:
+                read(place)
+                good.append(place)
+            except ValueError as error:
+                damaged.append(str(error))
+        if damaged:
+            shown = "; ".join(damaged[:5]) + ("; ..." if len(damaged) > 5 else "")
+            logger.warning("%d of %d %s images are left out: %s", len(damaged), len(rows), split, shown)
+        kept[split] = loaded[split].select(good)
+    return datasets.DatasetDict(kept)
+
+
+def _train_and_test(
+    loaded: datasets.DatasetDict, splits: Sequence[str], column: str, share: float | None
+) -> tuple[datasets.Dataset, datasets.Dataset]:
+    if share is None:
+        return loaded["train"], loaded[splits[1]] if len(splits) > 1 else loaded["train"].select([0])
+    from sklearn.model_selection import train_test_split  # half a second to import
+
+    rows = loaded["train"]
+    labels = np.asarray(rows.with_format("numpy")[column][:])
+    counts = np.bincount(labels)
+    if (few := np.flatnonzero(counts == 1)).size:
+        raise ValueError(f"validation_split needs two images or more of each class; class {few[0]} has one")
+    try:
+        train, test = train_test_split(np.arange(len(rows)), test_size=share, random_state=0, stratify=labels)
+    except ValueError as error:  # too few images for one of each class on both sides
+        raise ValueError(f"validation_split={share} of {len(rows)} images: {error}") from None
+    logger.warning(
+        "no test split: %d of the %d training images, drawn by class with seed 0, are held out", len(test), len(rows)
+    )
+    return rows.select(np.sort(train)), rows.select(np.sort(test))
 
 
 def _has_clean(rows: datasets.Dataset) -> bool:
@@ -187,9 +260,11 @@ def _first_rows(rows: datasets.Dataset, limit: int | None) -> datasets.Dataset:
 def _label_names(splits: list[datasets.Dataset], column: str) -> list[str]:
     feature = splits[0].features[column]
     if isinstance(feature, datasets.ClassLabel):
+        if len(feature.names) < 2:
+            raise ValueError(f"label column {column!r} must hold two classes or more; it has {feature.names}")
         return list(feature.names)
     if not isinstance(feature, datasets.Value) or "int" not in feature.dtype:
-        raise ValueError(f"label column {column!r} must be a ClassLabel or an integer column; it is {feature}")
+        raise ValueError(f"label column {column!r} must hold classes, whole numbers or text; it is {feature}")
     columns = [split[name][:] for split in splits for name in (column, CLEAN_LABEL_COLUMN) if name in split.features]
     return [str(label) for label in range(max(map(max, columns)) + 1)]
 
@@ -199,18 +274,40 @@ def _label_tensor(rows: datasets.Dataset, column: str, num_classes: int) -> torc
     return torch.from_numpy(check_labels(f"column {column!r}", labels, num_classes))
 
 
-def _decode_pixels(rows: datasets.Dataset, column: str, what: str) -> torch.Tensor:
-    """(N, 3, H, W) uint8."""
-    images = None
-    encoded = rows.select_columns(column).cast_column(column, datasets.Image(decode=False))
-    for position, image in enumerate(tqdm(encoded, desc=what, unit="image", leave=False)):
-        pixels = np.asarray(to_rgb(image[column], f"{what}: image {position}"))
-        if images is None:
-            images = np.empty((len(rows), *pixels.shape), np.uint8)
-        if pixels.shape != images.shape[1:]:
+def _undecoded(rows: datasets.Dataset, column: str) -> datasets.Dataset:
+    return rows.select_columns(column).cast_column(column, datasets.Image(decode=False))
+
+
+def _images(
+    rows: datasets.Dataset,
+    column: str,
+    keep: bool | None,
+    what: str,
+    labels: torch.Tensor,
+    clean: torch.Tensor | None,
+) -> LabelledImages:
+    """In memory, or read as they come."""
+    read = EncodedImages(_undecoded(rows, column), column, what)
+    files = ImageFileDataset(read, labels, clean)
+    if keep is False:
+        return files
+    first = read(0).numpy()
+    if keep is None and first.size * len(rows) > memory_bytes() // MEMORY_SHARE:
+        return files
+    images = np.empty((len(rows), *first.shape), np.uint8)
+    for position in tqdm(range(len(rows)), desc=what, unit="image", leave=False):
+        pixels = read(position).numpy()
+        if pixels.shape != first.shape:
+            if keep is None:
+                return replace(files, one_size=False)
             raise ValueError(
                 f"{what}: image {position} has {pixels.shape[0]}x{pixels.shape[1]} pixels, image 0 has "
-                f"{images.shape[1]}x{images.shape[2]}; all must have one size"
+                f"{first.shape[0]}x{first.shape[1]}; all must have one size to be kept in memory"
             )
         images[position] = pixels
-    return torch.from_numpy(images).permute(0, 3, 1, 2).contiguous()
+    return ImageTensorDataset(torch.from_numpy(images).permute(0, 3, 1, 2).contiguous(), labels, clean, read)
+
+
+def memory_bytes() -> int:
+    """Of the machine."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

@@ -13,9 +13,11 @@ from hf_common.images import to_rgb
 
 from ..hashing import as_int64, mix
 from ..losses.base import IGNORE_INDEX
+from .files import Chosen, ImageFileDataset, PixelsInMemory, statistics_of_counts
+from .labelled import EPOCH_SHIFT, LabelledImages, Source
 
 
-class ImageTensorDataset(Dataset):
+class ImageTensorDataset(LabelledImages):
     """All images of a split as one uint8 tensor; the `DataLoader` fetches a whole batch by one indexing operation.
 
     Args:
@@ -23,13 +25,19 @@ class ImageTensorDataset(Dataset):
         labels (`torch.Tensor`): int64, (N,): the given labels, which may be wrong.
         clean_labels (`torch.Tensor`, *optional*): int64, (N,): the true labels where they are known. They are never
             part of a batch: training cannot see them.
+        source (*optional*): what the images were read from.
 
-    A batch is `{"pixel_values": uint8 (B, C, H, W), "labels": int64 (B,), "index": int64 (B,)}`. An index i >= N
-    stands for image i mod N with its label ignored (-100): samplers pad with such indices, so that a short last
-    batch can be shared by several processes and every label still counts once.
+    A batch is `{"pixel_values": uint8 (B, C, H, W), "labels": int64 (B,), "index": int64 (B,)}`; indices are those of
+    [`LabelledImages`].
     """
 
-    def __init__(self, images: torch.Tensor, labels: torch.Tensor, clean_labels: torch.Tensor | None = None):
+    def __init__(
+        self,
+        images: torch.Tensor,
+        labels: torch.Tensor,
+        clean_labels: torch.Tensor | None = None,
+        source: Source | None = None,
+    ):
         if images.dtype != torch.uint8 or images.ndim != 4:
             raise ValueError(f"images must be a uint8 tensor (N, C, H, W); got {images.dtype} {tuple(images.shape)}")
         if len(images) == 0:
@@ -42,38 +50,52 @@ class ImageTensorDataset(Dataset):
         self.images = images.contiguous()
         self.labels = labels
         self.clean_labels = clean_labels
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
-        if not 0 <= index < len(self):  # also what ends `for item in dataset`
-            raise IndexError(f"index must be in 0..{len(self) - 1}; got {index}")
-        (batch,) = self.__getitems__([index])
-        return {key: value[0] for key, value in batch.items()}
+        self._source = source
 
     def __getitems__(self, indices: Sequence[int]) -> list[dict[str, torch.Tensor]]:
-        # A list of one batch, not of B items: collators and the Trainer's column filter expect a list of dicts.
         index = torch.as_tensor(indices, dtype=torch.int64)
         position = index % len(self.images)
         labels = self.labels[position].masked_fill(index >= len(self.images), IGNORE_INDEX)
         return [{"pixel_values": self.images[position], "labels": labels, "index": position}]
 
-    def given_and_clean(self) -> tuple[np.ndarray, np.ndarray | None]:
-        """Both labels of the images as arrays, int64 (N,); None where the true ones are unknown."""
-        return self.labels.numpy(), None if self.clean_labels is None else self.clean_labels.numpy()
+    def pixels(self, place: int) -> torch.Tensor:
+        return self.images[place].permute(1, 2, 0)
+
+    @property
+    def source(self) -> Source | None:
+        return self._source
+
+    @property
+    def random(self) -> bool:
+        return False  # what is drawn is drawn by [`ImageTransform`]
+
+    @property
+    def size(self) -> tuple[int, int]:
+        return int(self.images.shape[2]), int(self.images.shape[3])
+
+    def still(self) -> "ImageTensorDataset":
+        return self
+
+    def with_labels(self, labels: torch.Tensor, clean_labels: torch.Tensor | None) -> "ImageTensorDataset":
+        return ImageTensorDataset(self.images, labels, clean_labels, self.source)
+
+    def subset(self, places: np.ndarray) -> "ImageTensorDataset":
+        kept = torch.from_numpy(places)
+        clean = None if self.clean_labels is None else self.clean_labels[kept]
+        source = None if self.source is None else Chosen(self.source, _places(places))
+        return ImageTensorDataset(self.images[kept], self.labels[kept], clean, source)
+
+    def as_files(self) -> ImageFileDataset:
+        """The same images for what is done to each by itself."""
+        return ImageFileDataset(PixelsInMemory(self.images), self.labels, self.clean_labels)
 
     def channel_statistics(self) -> tuple[list[float], list[float]]:
-        """Mean and standard deviation of each channel over all pixels, on the [0, 1] scale; exact (from counts)."""
-        levels = torch.arange(256, dtype=torch.float64) / 255
-        means, stds = [], []
-        for channel in range(self.images.shape[1]):
-            counts = torch.bincount(self.images[:, channel].flatten(), minlength=256).double()
-            weights = counts / counts.sum()
-            mean = (weights * levels).sum()
-            means.append(mean.item())
-            stds.append((weights * (levels - mean) ** 2).sum().sqrt().item())
-        return means, stds
+        channels = (self.images[:, channel].flatten() for channel in range(self.images.shape[1]))
+        return statistics_of_counts(torch.stack([torch.bincount(channel, minlength=256) for channel in channels]))
+
+
+def _places(kept: np.ndarray) -> np.ndarray:
+    return np.flatnonzero(kept) if kept.dtype == bool else kept
 
 
 class Positions(Dataset):
@@ -124,7 +146,7 @@ def _named(sample: Any, image_name: str) -> dict:
 
 
 def _is_batch(sample: Any, image_name: str) -> bool:
-    return isinstance(sample, Mapping) and getattr(sample.get(image_name), "ndim", 0) == 4
+    return isinstance(sample, Mapping) and getattr(sample.get(image_name), "ndim", 0) in (4, 5)
 
 
 def _is_image(value: Any) -> bool:
@@ -158,12 +180,20 @@ class EpochShuffleSampler(Sampler[int]):
         multiple (`int`, defaults to 1): the length is padded to a multiple of this with indices >= N, whose labels
             [`ImageTensorDataset`] ignores.
         drop_last (`bool`, defaults to `False`): cut to a multiple instead.
+        dated (`bool`, defaults to `False`): whether the indices carry the epoch, for data sets that draw by it.
     """
 
     def __init__(
-        self, num_samples: int, seed: int, epoch: Callable[[], int], multiple: int = 1, drop_last: bool = False
+        self,
+        num_samples: int,
+        seed: int,
+        epoch: Callable[[], int],
+        multiple: int = 1,
+        drop_last: bool = False,
+        dated: bool = False,
     ):
         self.num_samples, self.seed, self.epoch = num_samples, seed, epoch
+        self.dated = dated
         groups = num_samples // multiple if drop_last else -(-num_samples // multiple)
         self.length = groups * multiple
 
@@ -171,10 +201,11 @@ class EpochShuffleSampler(Sampler[int]):
         return self.length
 
     def __iter__(self) -> Iterator[int]:
-        key = mix(mix(as_int64(self.seed)) + self.epoch())
+        epoch = self.epoch()
+        key = mix(mix(as_int64(self.seed)) + epoch)
         order = torch.randperm(self.num_samples, generator=torch.Generator().manual_seed(int(key.item())))
-        if len(self) <= self.num_samples:
-            yield from order[: len(self)].tolist()
-            return
-        padding = order.repeat(-(-len(self) // self.num_samples))[: len(self) - self.num_samples] + self.num_samples
-        yield from torch.cat([order, padding]).tolist()
+        if len(self) > self.num_samples:
+            rest = order.repeat(-(-len(self) // self.num_samples))[: len(self) - self.num_samples] + self.num_samples
+            order = torch.cat([order, rest])
+        date = epoch << EPOCH_SHIFT if self.dated else 0
+        yield from (order[: len(self)] + date).tolist()

@@ -14,6 +14,7 @@ from matplotlib.ticker import MaxNLocator
 from hf_common.tables import in_figure
 
 from .order import compact, grouped, kind_and_rate, kind_order, noise_order
+from .results import scored_on_given
 from .style import dress, headline, legend, loss_styles
 
 MOST_NUMBERED = 20  # classes: with more, a matrix's cells are too small for numbers
@@ -60,7 +61,8 @@ def plot_curves(result: dict) -> Figure:
         fillstyle="none",
         label=f"best {accuracy[best]:.1f} %, epoch {epochs[best]:g}",
     )
-    dress(axes[0], title="Clean test set", xlabel="Epoch", ylabel="Test accuracy (%)")
+    title = "Held-out images, given labels" if scored_on_given([result]) else "Clean test set"
+    dress(axes[0], title=title, xlabel="Epoch", ylabel="Test accuracy (%)")
     if fits:
         for key, style in fits.items():
             axes[1].plot(*_series(history, key), markersize=4, **style)

@@ -16,6 +16,7 @@ Of it figures and tables read
 
 import json
 import os
+from collections.abc import Iterable
 from dataclasses import MISSING, fields
 from itertools import pairwise
 from typing import Any
@@ -59,6 +60,7 @@ def _is_name(value: object) -> bool:
 
 SHARE = number(0, 1)
 COUNT, EPOCH, LOSS = whole(0, 10**15), number(0, 1e9), number(-1e30, 1e30)  # as far as figures can show them
+GIVEN = "given"  # labels of which nobody says that they are right
 # What of a file others read: a name with "?" may be missing or None, as in files of older versions.
 RESULT_FIELDS: dict[str, Check] = {
     "settings": dict,
@@ -83,6 +85,7 @@ NOISE_FIELDS: dict[str, Check] = {
     "matrix?": list_of(list_of(SHARE)),
     "estimated_rate?": SHARE,
     "estimated_matrix?": list_of(list_of(SHARE)),
+    "test_labels?": lambda value: value == GIVEN,
 }
 SHARES = "train_clean_accuracy train_given_accuracy train_memorised train_recovered train_separation_auc"
 ROW_FIELDS: dict[str, Check] = {
@@ -212,3 +215,8 @@ def accuracy_summary(history: list[dict]) -> dict:
 def last_row(history: list[dict]) -> dict:
     """The last entry of a history, {} of an empty one."""
     return history[-1] if history else {}
+
+
+def scored_on_given(results: Iterable[dict]) -> bool:
+    """Whether one of the results was scored on labels of which nobody says that they are right."""
+    return any(result["noise"].get("test_labels") == GIVEN for result in results)

@@ -53,7 +53,9 @@ def loss_styles(losses: Iterable[str]) -> dict[str, tuple[str, str]]:
 
 def headline(settings: dict) -> str:
     """What one run is, in one line."""
-    noise, model = in_figure(settings["noise"], 50), in_figure(settings["model"], 50)
+    unknown = settings["noise"] == "clean" and settings.get("validation_split")  # held out from the same labels
+    noise = "given labels" if unknown else in_figure(settings["noise"], 50)
+    model = in_figure(settings["model"], 50)
     return f"{compact(settings['loss'])} on {noise}, {model}, seed {settings['seed']}"
 
 

@@ -7,6 +7,7 @@ from statistics import mean, stdev
 from hf_common.tables import markdown_table
 
 from .order import compact, grouped, noise_order
+from .results import scored_on_given
 
 DASH = "–"  # where nothing is known
 
@@ -31,8 +32,9 @@ def results_table(results: Iterable[dict]) -> str:
             last, best = (_mean_and_spread([accuracy[key] for accuracy in scored]) for key in ("last", "best"))
             cells.append(f"{last} ({best})" if scored else DASH)
         rows.append(cells)
-    caption = "Accuracy on the clean test set in percent: last epoch (best epoch)"
-    return f"{caption}{_over_seeds(counts)}.\n\n{markdown_table([*first_heads, *noises], rows)}"
+    caption = f"Accuracy on {_scored_on(results)} in percent: last epoch (best epoch)"
+    columns = ["given labels" if noise == "clean" and scored_on_given(results) else noise for noise in noises]
+    return f"{caption}{_over_seeds(counts)}.\n\n{markdown_table([*first_heads, *columns], rows)}"
 
 
 def details_table(results: Iterable[dict]) -> str:
@@ -49,7 +51,7 @@ def details_table(results: Iterable[dict]) -> str:
     results, first_heads = _with_heads(results)
     heads = [*first_heads, "last", "best (epoch)", "memorised", "AUC"]
     caption = (
-        "Accuracy on the clean test set, last epoch and best, and share of the wrongly labelled training images "
+        f"Accuracy on {_scored_on(results)}, last epoch and best, and share of the wrongly labelled training images "
         "predicted as their wrong label (memorised), in percent. AUC: probability that a wrongly labelled training "
         "image has a larger loss than a correctly labelled one. Memorised and AUC are of the last epoch"
     )
@@ -65,6 +67,10 @@ def details_table(results: Iterable[dict]) -> str:
         rows = [cells for _, cells in sorted(placed, key=lambda row: row[0])]
         sections.append(f"\n\n### {noise}\n\n{markdown_table(heads, rows)}")
     return f"{caption}{_over_seeds(counts)}.{''.join(sections)}"
+
+
+def _scored_on(results: Iterable[dict]) -> str:
+    return "held-out images by their given labels" if scored_on_given(results) else "the clean test set"
 
 
 def _with_heads(results: Iterable[dict]) -> tuple[list[dict], list[str]]:

@@ -3,7 +3,7 @@
 import copy
 import hashlib
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Literal
 
@@ -15,7 +15,15 @@ from ..noise.base import NOISE_VERSION
 from ..noise.spec import NoiseSpec
 from ..reports.results import changed_arguments, training_settings
 from ..training.arguments import DEFAULT_LOSS, RobustTrainingArguments, refuse_data_parallel
-from .flags import AUGMENTATIONS, NETWORKS, DataArguments, ExperimentFlags, ModelArguments, check_numbers
+from .flags import (
+    AUGMENTATIONS,
+    LATER_FLAGS,
+    NETWORKS,
+    DataArguments,
+    ExperimentFlags,
+    ModelArguments,
+    check_numbers,
+)
 
 
 @dataclass
@@ -35,10 +43,16 @@ class ExperimentArguments(ExperimentFlags, RobustTrainingArguments):  # type: ig
         self.not_default = asked
 
 
+def given_data(data: DataArguments) -> dict:
+    """The flags of the data; of `LATER_FLAGS` those that are given."""
+    defaults = {field.name: field.default for field in fields(data)}
+    return {name: value for name, value in asdict(data).items() if name not in LATER_FLAGS or value != defaults[name]}
+
+
 def run_settings(data: DataArguments, model: ModelArguments, args: ExperimentArguments) -> dict:
     """Everything that a result depends on, as JSON values. Two runs with equal settings are the same run."""
     settings = {
-        **asdict(data),
+        **given_data(data),
         "noise": data.noise_name,
         "noise_version": NOISE_VERSION,
         **asdict(model),
@@ -85,10 +99,10 @@ def check_arguments(data: DataArguments, model: ModelArguments, args: Experiment
         )
     if matrix is not None and isinstance(path := matrix_source(matrix), Path) and not path.is_file():
         raise ValueError(f"transition_matrix: there is no file {matrix!r:.120}")
-    if "views" in needs and args.do_train and not AUGMENTATIONS[data.augmentation or "none"]:
+    if "views" in needs and args.do_train and data.augmentation in (None, "none"):
         raise ValueError(
             f"loss={args.loss!r:.120} compares two augmented views of an image, augmentation={data.augmentation!r} "
-            f"makes none; allowed: {[name for name, steps in AUGMENTATIONS.items() if steps]}"
+            f"makes none; allowed: {[name for name in AUGMENTATIONS if name != 'none']}"
         )
     if model.model not in NETWORKS:
         from ..models import saved_config  # AutoModel with it, which other checks need not wait for

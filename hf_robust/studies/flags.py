@@ -15,7 +15,11 @@ AUGMENTATIONS = {
     "none": {},
     "crop": {"crop_padding": 4},
     "crop_flip": {"crop_padding": 4, "horizontal_flip": True},
+    "random_resized_crop": {},
 }
+RESIZED_CROP = "random_resized_crop"  # drawn from each image before it is resized
+# Flags that came after results without them had been written; they are part of a run's settings where they are given.
+LATER_FLAGS = ("resolution", "keep_in_memory", "validation_split", "skip_corrupt")
 
 
 # Flags of one run that a sweep replaces, and by what.
@@ -37,12 +41,24 @@ class DataArguments:
 
     dataset: str = field(
         default="digits",
-        metadata={"help": "Hub id, folder, or 'digits' (embedded, no download)."},
+        metadata={"help": "Hub id, class folders, table of image paths, or 'digits'."},
     )
     dataset_config: str | None = field(default=None, metadata={"help": "Config of the data set, e.g. symmetric_40."})
     image_column_name: str | None = field(default=None, metadata={"help": "Default: the only image column."})
     label_column_name: str = field(default="label", metadata={"help": "Column of the given labels."})
     test_split_name: str = field(default="test", metadata={"help": "Split with clean labels to score on."})
+    validation_split: float | None = field(
+        default=None, metadata={"help": "Score on this share of the training images."}
+    )
+    resolution: int | None = field(
+        default=None,
+        metadata={"help": "Side of the images. Default: as the model's processor, or their own."},
+    )
+    keep_in_memory: bool | None = field(
+        default=None,
+        metadata={"help": "Decode all at once. Default: if they have one size and fit."},
+    )
+    skip_corrupt: bool = field(default=False, metadata={"help": "Leave out images that cannot be read."})
     noise: NoiseSpec | str | None = field(  # read once: from then on a NoiseSpec
         default=None,
         metadata={
@@ -51,19 +67,19 @@ class DataArguments:
     )
     noise_seed: int = field(default=0, metadata={"help": "Seed of the noise."})
     noise_sampling: str = field(
-        default="quota", metadata={"help": "quota: the exact rate in each class; bernoulli: each image by itself."}
+        default="quota", metadata={"help": "quota: exact in each class; bernoulli: each by itself."}
     )
     noise_contaminated: bool = field(
         default=False,
-        metadata={"help": "semantic noise as code of some papers: later classes flip flips back."},
+        metadata={"help": "semantic noise as some codes have it: flips flip back."},
     )
     max_train_samples: int | None = field(default=None, metadata={"help": "Keep the first so many training images."})
     max_test_samples: int | None = field(default=None, metadata={"help": "Keep the first so many test images."})
     augmentation: str | None = field(
         default=None,
         metadata={
-            "help": f"One of {', '.join(AUGMENTATIONS)}. Default: crop_flip, as in the papers on CIFAR; none for "
-            "digits, whose mirror images are no digits."
+            "help": f"One of {', '.join(AUGMENTATIONS)}. Default: crop_flip, with "
+            "--resolution random_resized_crop, none for digits."
         },
     )
 
@@ -79,7 +95,12 @@ class DataArguments:
         if self.noise_seed < 0:
             raise ValueError(f"noise_seed must be 0 or more; got {self.noise_seed}")
         if self.augmentation is None:
-            self.augmentation = "none" if self.dataset == "digits" else "crop_flip"
+            usual = "crop_flip" if self.resolution is None else RESIZED_CROP
+            self.augmentation = "none" if self.dataset == "digits" else usual
+        if self.resolution is not None and self.resolution < 1:
+            raise ValueError(f"resolution must be 1 or more; got {self.resolution}")
+        if self.validation_split is not None and not 0 < self.validation_split < 1:
+            raise ValueError(f"validation_split must be a share in (0, 1); got {self.validation_split}")
         if self.augmentation not in AUGMENTATIONS:
             raise ValueError(f"augmentation must be one of {list(AUGMENTATIONS)}; got {self.augmentation!r:.120}")
 
@@ -165,7 +186,7 @@ class HubFlags:
     hub_model_id: str | None = field(default=None, metadata={"help": "user/name of the model on the Hub."})
     hub_private_repo: bool | None = field(
         default=None,
-        metadata={"help": "Make the repository private, or public; one that is there has to agree."},
+        metadata={"help": "Private or public; as one that is there already."},
     )
     hub_revision: str | None = field(
         default=None, metadata={"help": "Branch of the repository, made if need be. Default: main."}

@@ -5,6 +5,7 @@ import io
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,10 +18,10 @@ from hf_common.processes import from_first_process
 from hf_common.run_folder import SETTINGS, HeldFolder, check_same_run
 
 from ..data.load import ImageSplits
-from ..data.memory import ImageTensorDataset
 from ..training.diagnostics import first_array
 from .arguments import DataArguments, ExperimentArguments, ModelArguments, check_arguments, run_settings
 from .folder import claim_output_dir
+from .images import as_evaluated
 from .prepare import check_last_batch, load_splits, make_trainer, noisy_train
 
 
@@ -60,13 +61,13 @@ def cross_validate(
     take: Callable[[], None],
 ) -> tuple[ImageSplits, np.ndarray]:
     """[`out_of_fold_probabilities`] for callers that hold the lock of the folder themselves, from `take()` on."""
-    _check_fold_arguments(args, num_folds)
+    check_fold_arguments(args, num_folds)
     check_arguments(data, model, args)
     output_dir = Path(args.output_dir)
     settings = folds_settings(data, model, args, num_folds)
-    from_first_process(lambda: _claim_folds(output_dir, settings), args.process_index, args.world_size)
+    from_first_process(lambda: claim_folds(output_dir, settings), args.process_index, args.world_size)
 
-    splits = load_splits(replace(data, max_test_samples=1))
+    splits = load_splits(data, test=False)
     splits = replace(splits, train=noisy_train(data, splits))
     given = splits.train.labels.numpy()
     folds = assign_folds(given, num_folds, args.seed)
@@ -85,11 +86,16 @@ def cross_validate(
             parts[fold] = _train_fold(fold, folds, splits, data, model, args, settings)
         probabilities[folds == fold] = parts[fold]
     if args.process_index == 0:
-        for name, array in (("labels.npy", given), ("pred_probs.npy", probabilities)):
-            content = io.BytesIO()
-            np.save(content, array, allow_pickle=False)
-            replace_bytes(output_dir / name, content.getvalue())
+        write_probabilities(output_dir, given, probabilities)
     return splits, probabilities
+
+
+def write_probabilities(output_dir: Path, given: np.ndarray, probabilities: np.ndarray) -> None:
+    """`labels.npy` and `pred_probs.npy`, as cleanlab reads them."""
+    for name, array in (("labels.npy", given), ("pred_probs.npy", probabilities)):
+        content = io.BytesIO()
+        np.save(content, array, allow_pickle=False)
+        replace_bytes(output_dir / name, content.getvalue())
 
 
 def assign_folds(given: np.ndarray, num_folds: int, seed: int) -> np.ndarray:
@@ -120,7 +126,7 @@ def folds_settings(data: DataArguments, model: ModelArguments, args: ExperimentA
     return run_settings(data, model, args) | {"num_folds": num_folds}
 
 
-def _check_fold_arguments(args: ExperimentArguments, num_folds: int) -> None:
+def check_fold_arguments(args: ExperimentArguments, num_folds: int) -> None:
     if num_folds < 2:
         raise ValueError(f"num_folds must be at least 2; got {num_folds}")
     for name, allowed, why in (
@@ -132,7 +138,7 @@ def _check_fold_arguments(args: ExperimentArguments, num_folds: int) -> None:
             raise ValueError(f"{name} must be {allowed}: {why}; got {getattr(args, name)!r}")
 
 
-def _claim_folds(output_dir: Path, settings: dict) -> None:
+def claim_folds(output_dir: Path, settings: dict) -> None:
     """A `ValueError` unless the folder is new, empty, or of this very run, finished or not."""
     if (output_dir / SETTINGS).exists():
         check_same_run(output_dir, settings)
@@ -188,23 +194,18 @@ def _train_fold(
     output_dir, held_out = Path(args.output_dir), folds == fold
     trainer_args = copy.copy(args)  # `replace` would run TrainingArguments' set-up of devices and defaults twice
     trainer_args.eval_strategy = trainer_args.save_strategy = "no"
-    rest = replace(splits, train=_subset(splits.train, ~held_out))
+    rest = replace(splits, train=splits.train.subset(~held_out))
     trainer = make_trainer(data, model, trainer_args, rest, evaluates=False)
     for size in np.bincount(folds):  # of all folds, whose sizes may differ by one, before the first is trained
         check_last_batch(trainer.model, len(folds) - int(size), args)
     if args.process_index == 0:
         write_json(output_dir / SETTINGS, settings)
     trainer.train()
-    logits = first_array(trainer.predict(_subset(splits.train, held_out)).predictions)
+    trained_on: Any = trainer.train_dataset
+    shown = as_evaluated(splits.train.subset(held_out), trained_on)
+    logits = first_array(trainer.predict(shown).predictions)
     probabilities = trainer.loss.probabilities(torch.as_tensor(logits).double()).numpy()
     if args.process_index == 0:
         content = {"index": np.flatnonzero(held_out), "given": splits.train.labels.numpy()[held_out]}
         replace_bytes(_fold_file(output_dir, fold), save(content | {"probabilities": probabilities}))
     return probabilities
-
-
-def _subset(images: ImageTensorDataset, kept: np.ndarray) -> ImageTensorDataset:
-    mask = torch.from_numpy(kept)
-    # The clean labels are those of `--transition_matrix true`.
-    clean = None if images.clean_labels is None else images.clean_labels[mask]
-    return ImageTensorDataset(images.images[mask], images.labels[mask], clean)

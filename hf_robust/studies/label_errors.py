@@ -1,66 +1,145 @@
 """Label errors: cleanlab reads the given labels and the probabilities of a cross-validation, see `folds`."""
 
-import csv
-import io
 import time
+from collections.abc import Callable
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from hf_common.environment import hardware, versions
-from hf_common.files import replace_text, write_json
+from hf_common.files import replace_text, save_figure, write_json
 from hf_common.processes import from_first_process
-from hf_common.run_folder import RESULTS, HeldFolder
+from hf_common.run_folder import RESULTS, SETTINGS, HeldFolder
 from hf_common.tables import markdown_table
 
 from .. import LIBRARIES
+from ..data.features import image_encoder, image_features
 from ..data.load import ImageSplits
 from ..noise.estimate import noise_summary
+from ..reports.contact_sheet import sheet_of_suspects
 from .arguments import DataArguments, ExperimentArguments, ModelArguments
-from .folds import cross_validate, folds_settings
+from .findings import CLEANED, found_rows, rows_csv, save_cleaned_images, suspects
+from .folds import check_fold_arguments, claim_folds, cross_validate, folds_settings, write_probabilities
+from .frozen import linear_probabilities
+from .prepare import load_splits, noisy_train
+
+MOST_PICTURES = 24  # of the contact sheet
 
 
 def find_label_errors(
-    data: DataArguments, model: ModelArguments, args: ExperimentArguments, num_folds: int = 5
+    data: DataArguments,
+    model: ModelArguments,
+    args: ExperimentArguments,
+    num_folds: int = 5,
+    *,
+    features: str | None = None,
+    save_cleaned: str | None = None,
+    cleaned: str = "drop",
 ) -> dict:
     """Find the training images whose labels look wrong and return what it writes to `results.json`.
 
-    Beside what [`out_of_fold_probabilities`] writes to `args.output_dir`: `label_errors.csv`, the most suspicious
-    label first, in the order and number that `cleanlab.filter.find_label_issues(labels, pred_probs,
-    return_indices_ranked_by="self_confidence")` gives; and `results.json` with the number found, the estimated noise
+    Writes `labels.npy` and `pred_probs.npy`, as [`out_of_fold_probabilities`] does; `label_errors.csv` and
+    `label_errors.json`, the most suspicious label first, in the order and number that
+    `cleanlab.filter.find_label_issues(labels, pred_probs, return_indices_ranked_by="self_confidence")` gives;
+    `label_errors.png`, the worst of them as pictures; and `results.json` with the number found, the estimated noise
     rate and transition matrix (see `estimate.py`; `transition_matrix="<folder>/results.json"` takes it), and where
     the clean labels are known the true ones, precision and recall of what was found, and the accuracy of the
-    out-of-fold predictions.
+    out-of-fold predictions. No test split is needed.
 
-    Arguments and errors are those of [`out_of_fold_probabilities`]. Raises `ImportError` where cleanlab is missing,
-    before anything else.
+    Args:
+        data, model, args, num_folds: as for [`out_of_fold_probabilities`].
+        features: instead of training networks, an encoder (see [`image_encoder`]) whose features a linear classifier
+            reads: minutes in place of hours. `model`, and of `args` all that trains, play no part.
+        save_cleaned: a new folder for the training images without those that were found, as a data set.
+        cleaned: `"drop"` them, or `"relabel"` them with what was suggested.
+
+    Raises:
+        ImportError: cleanlab is missing.
+        ValueError: as [`out_of_fold_probabilities`], and `save_cleaned` is there already.
     """
     try:
         from cleanlab.filter import find_label_issues
     except ImportError as error:
         raise ImportError("finding label errors needs cleanlab: pip install 'cleanlab>=2.9'") from error
+    if cleaned not in CLEANED:
+        raise ValueError(f"cleaned must be one of {', '.join(CLEANED)}; got {cleaned!r:.80}")
+    if save_cleaned is not None and Path(save_cleaned).exists():
+        raise ValueError(f"save_cleaned must be a new folder; {save_cleaned!r:.120} is there")
 
     def report(splits: ImageSplits, probabilities: np.ndarray) -> dict:
         # One job: it would fork this process, whose threads of torch (and CUDA) do not survive that.
         issues = find_label_issues(
             splits.train.labels.numpy(), probabilities, return_indices_ranked_by="self_confidence", n_jobs=1
         )
-        results = {
-            "settings": folds_settings(data, model, args, num_folds),
-            **_findings(splits, probabilities, issues),
-            "hardware": hardware(args.device),
-            "versions": versions(LIBRARIES) | {"cleanlab": version("cleanlab")},
-            "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        }
-        output_dir = Path(args.output_dir)
-        replace_text(output_dir / "label_errors.csv", _label_errors_csv(splits, probabilities, issues))
-        write_json(output_dir / RESULTS, results)
-        return results
+        if save_cleaned is not None:
+            save_cleaned_images(splits, probabilities, issues, Path(save_cleaned), cleaned)
+        settings = folds_settings(data, model, args, num_folds) | ({"features": features} if features else {})
+        return _write_findings(Path(args.output_dir), settings, splits, probabilities, issues, args.device)
 
     with HeldFolder(args.output_dir, args.process_index, args.world_size) as held:
-        found = cross_validate(data, model, args, num_folds, held.take)
+        if features is None:
+            found = cross_validate(data, model, args, num_folds, held.take)
+        else:
+            found = _judge_features(data, model, args, num_folds, features, held.take)
         return from_first_process(lambda: report(*found), args.process_index, args.world_size)
+
+
+def _write_findings(
+    output_dir: Path,
+    settings: dict,
+    splits: ImageSplits,
+    probabilities: np.ndarray,
+    issues: np.ndarray,
+    device: torch.device,
+) -> dict:
+    """Write what was found, `results.json` at the end."""
+    rows = found_rows(splits, probabilities, issues)
+    replace_text(output_dir / "label_errors.csv", rows_csv(rows))
+    write_json(output_dir / "label_errors.json", rows)
+    if rows:
+        save_figure(sheet_of_suspects(suspects(splits, rows[:MOST_PICTURES])), output_dir / "label_errors.png")
+    results = {
+        "settings": settings,
+        **_findings(splits, probabilities, issues),
+        "hardware": hardware(device),
+        "versions": versions(LIBRARIES) | {"cleanlab": version("cleanlab")},
+        "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+    }
+    write_json(output_dir / RESULTS, results)
+    return results
+
+
+def _judge_features(
+    data: DataArguments,
+    model: ModelArguments,
+    args: ExperimentArguments,
+    num_folds: int,
+    features: str,
+    take: Callable,
+) -> tuple[ImageSplits, np.ndarray]:
+    """The images, and their probabilities by a linear classifier on features, on every process."""
+    check_fold_arguments(args, num_folds)
+    settings = folds_settings(data, model, args, num_folds) | {"features": features}
+    process = args.process_index, args.world_size
+    from_first_process(lambda: claim_folds(Path(args.output_dir), settings), *process)
+    encode = image_encoder(features, args.device, model.trust_remote_code)
+    splits = load_splits(data, test=False)
+    splits = replace(splits, train=noisy_train(data, splits))
+    take()
+
+    def judge() -> np.ndarray:
+        given = splits.train.labels.numpy()
+        found = linear_probabilities(image_features(splits.train, encode), given, num_folds, args.seed)
+        probabilities = np.zeros((len(given), len(splits.label_names)))
+        probabilities[:, : found.shape[1]] = found
+        write_json(Path(args.output_dir) / SETTINGS, settings)
+        write_probabilities(Path(args.output_dir), given, probabilities)
+        return probabilities
+
+    return splits, from_first_process(judge, *process)
 
 
 def label_errors_table(results: dict) -> str:
@@ -104,23 +183,3 @@ def _findings(splits: ImageSplits, probabilities: np.ndarray, issues: np.ndarray
         "accuracy": {"clean": clean_accuracy, "given": float(np.mean(predicted == given))},
         "label_names": splits.label_names,
     }
-
-
-def _label_errors_csv(splits: ImageSplits, probabilities: np.ndarray, issues: np.ndarray) -> str:
-    """One line an issue; `is_flipped` is there where the clean labels are known."""
-    train, names = splits.train, splits.label_names
-    given, clean = train.given_and_clean()
-    columns = {
-        "index": issues.tolist(),
-        "given_label": [names[label] for label in given[issues]],
-        "suggested_label": [names[label] for label in probabilities[issues].argmax(axis=1)],
-        "self_confidence": probabilities[issues, given[issues]].tolist(),
-    }
-    if clean is not None:
-        flipped = given != clean
-        columns["is_flipped"] = ["true" if wrong else "false" for wrong in flipped[issues]]
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(columns)
-    writer.writerows(zip(*columns.values(), strict=True))
-    return text.getvalue()

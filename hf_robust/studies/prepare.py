@@ -5,41 +5,41 @@ from typing import Any
 
 import numpy as np
 from torch import nn
-from transformers import BaseImageProcessor, PreTrainedModel, set_seed
-
-# From its module: the top-level name is a stub in older versions where torchvision is missing.
-from transformers.models.auto.image_processing_auto import AutoImageProcessor
+from transformers import PreTrainedModel, set_seed
 
 from hf_common.arguments import parse_overrides
 
+from ..data.labelled import LabelledImages
 from ..data.load import ImageSplits, add_noise, load_image_splits
-from ..data.memory import ImageTensorDataset
-from ..data.transform import image_transform
-from ..losses import RobustLoss, get_loss
-from ..models import MODELS, load_model, make_image_processor, saved_config
+from ..losses import RobustLoss, get_loss, loss_needs
+from ..models import MODELS, load_model, saved_config
 from ..noise.draw import transition_matrix
 from ..noise.labels import realised_matrix
 from ..noise.matrix_file import read_transition_matrix
 from ..noise.spec import NoiseSpec
 from ..training.arguments import DEFAULT_LOSS
 from ..training.trainer import RobustTrainer
-from .arguments import AUGMENTATIONS, DataArguments, ExperimentArguments, ModelArguments, matrix_source
+from .arguments import DataArguments, ExperimentArguments, ModelArguments, matrix_source
+from .images import Prepared, decoding_workers, prepared_images
 
 
-def load_splits(data: DataArguments, train: bool = True) -> ImageSplits:
-    """The images that `data` names, without the noise that it names; of the training images one, if `train` is not."""
+def load_splits(data: DataArguments, train: bool = True, test: bool = True) -> ImageSplits:
+    """The images that `data` names, without the noise that it names; of training or test images one, if not asked."""
     return load_image_splits(
         data.dataset,
         data.dataset_config,
         image_column=data.image_column_name,
         label_column=data.label_column_name,
-        test_split=data.test_split_name,
+        test_split=data.test_split_name if test else None,
+        validation_split=data.validation_split if test else None,
+        keep_in_memory=data.keep_in_memory,
+        skip_corrupt=data.skip_corrupt,
         max_train_samples=data.max_train_samples if train else 1,
         max_test_samples=data.max_test_samples,
     )
 
 
-def noisy_train(data: DataArguments, splits: ImageSplits) -> ImageTensorDataset:
+def noisy_train(data: DataArguments, splits: ImageSplits) -> LabelledImages:
     """The training images with the noise that `data` names, if any."""
     if data.noise is None:
         return splits.train
@@ -68,17 +68,20 @@ def make_trainer(
         weights: the checkpoint whose weights the network has; by default those that `model` says.
         evaluates: whether it has the test images.
     """
+    named = model if weights is None else replace(model, model=weights)
+    views = 2 if "views" in loss_needs(args.loss or DEFAULT_LOSS) else 1
+    images = prepared_images(data, model, splits, views=views, seed=args.seed)
+    if args.dataloader_num_workers == 0 and "dataloader_num_workers" not in args.not_default:
+        args.dataloader_num_workers = decoding_workers(images.splits.train)
     set_seed(args.seed)  # the initial weights' seed
-    network = network_for(model if weights is None else replace(model, model=weights), splits, args.do_train)
-    processor = processor_for(model, splits.train)
-    augmentation: dict[str, Any] = AUGMENTATIONS[data.augmentation or "none"]
+    network = network_for(named, images, args.do_train)
     return RobustTrainer(
         model=network,
         args=args,
-        train_dataset=splits.train if args.do_train else None,
-        eval_dataset=splits.test if evaluates else None,
-        processing_class=processor,
-        image_transform=image_transform(processor, seed=args.seed, **augmentation),
+        train_dataset=images.splits.train if args.do_train else None,
+        eval_dataset=images.splits.test if evaluates else None,
+        processing_class=images.processor,
+        image_transform=images.transform,
         loss=make_loss(args, network, splits.train),
     )
 
@@ -94,13 +97,13 @@ def check_last_batch(network: nn.Module, num_images: int, args: ExperimentArgume
         )
 
 
-def network_for(model: ModelArguments, splits: ImageSplits, do_train: bool) -> PreTrainedModel:
-    """The network that `model` names for the classes of `splits`; a `ValueError` where it can't be scored on them."""
+def network_for(model: ModelArguments, images: Prepared, do_train: bool) -> PreTrainedModel:
+    """The network that `model` names for the classes; a `ValueError` where it can't be scored on them."""
     overrides = parse_overrides(model.config_overrides)
     fixed = sorted({"image_size", "num_labels", "id2label", "label2id"} & set(overrides))
     if fixed:
         raise ValueError(f"config_overrides can't set {fixed}, which the data set gives")
-    names, size = splits.label_names, splits.train.images.shape[-1]
+    names = images.splits.label_names
     if model.model not in MODELS:
         config: Any = saved_config(model.model, trust_remote_code=model.trust_remote_code)
         own_names = [config.id2label[label] for label in range(config.num_labels)]
@@ -112,26 +115,14 @@ def network_for(model: ModelArguments, splits: ImageSplits, do_train: bool) -> P
         model.model,
         num_labels=len(names),
         id2label=dict(enumerate(names)),
-        image_size=size,
+        image_size=images.side,
         trust_remote_code=model.trust_remote_code,
         fresh_head=do_train,
         **overrides,
     )
 
 
-def processor_for(model: ModelArguments, train: ImageTensorDataset) -> BaseImageProcessor:
-    """The model's own image processor where it brings one; else one of the training images' statistics and size."""
-    height, width = train.images.shape[-2:]
-    if height != width:
-        raise ValueError(f"images must be square; those of the data set have {height}x{width} pixels")
-    if model.model not in MODELS:
-        return AutoImageProcessor.from_pretrained(model.model, trust_remote_code=model.trust_remote_code)
-    mean, std = train.channel_statistics()
-    # A constant channel has no spread to divide by.
-    return make_image_processor(mean, [s if s > 0 else 1.0 for s in std], width)
-
-
-def make_loss(args: ExperimentArguments, network: PreTrainedModel, train: ImageTensorDataset) -> RobustLoss:
+def make_loss(args: ExperimentArguments, network: PreTrainedModel, train: LabelledImages) -> RobustLoss:
     """The loss that `args` names; of a trained network that is only scored, the one that it was trained with."""
     trained_with = network.config.to_dict().get("robust_loss")
     if not args.do_train and trained_with is not None and "loss" not in args.not_default:
@@ -142,7 +133,7 @@ def make_loss(args: ExperimentArguments, network: PreTrainedModel, train: ImageT
     return get_loss(args.loss or DEFAULT_LOSS, class_weights=args.class_weights, transition_matrix=matrix)
 
 
-def resolve_transition_matrix(name: str, train: ImageTensorDataset, num_classes: int) -> np.ndarray:
+def resolve_transition_matrix(name: str, train: LabelledImages, num_classes: int) -> np.ndarray:
     """The (K, K) matrix that `--transition_matrix` names: see its help.
 
     Raises:

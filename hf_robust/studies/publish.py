@@ -32,6 +32,7 @@ from ..reports.results import RECIPE, read_results
 from ..training.arguments import default_optim_args, default_weight_decay
 from ..training.push import push_model
 from .arguments import DataArguments, ExperimentArguments, ModelArguments
+from .flags import LATER_FLAGS
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -139,7 +140,7 @@ def read_run(path: str | os.PathLike) -> dict:
     results = read_results(path)
     hints = get_type_hints(DataArguments) | get_type_hints(ModelArguments) | get_type_hints(ExperimentArguments)
     names = [field.name for part in (DataArguments, ModelArguments) for field in fields(part)] + list(RECIPE)
-    kinds: dict[str, Check] = {name: _json_kind(hints[name]) for name in names}
+    kinds: dict[str, Check] = {f"{name}?" if name in LATER_FLAGS else name: _json_kind(hints[name]) for name in names}
     kinds |= {"noise": str, "processes": whole(1), "other_arguments": dict}
     check_fields(results["settings"], kinds, path, "settings.")
     try:
@@ -218,8 +219,13 @@ def _reproduce(results: Sequence[dict], output_dir: str) -> str:
 
 def _data_flags(settings: Mapping) -> dict:
     defaults = {field.name: field.default for field in fields(DataArguments)}
-    defaults["augmentation"] = DataArguments(dataset=settings["dataset"]).augmentation
-    given = {name: settings[name] for name in defaults if name != "noise" and settings[name] != defaults[name]}
+    usual = DataArguments(dataset=settings["dataset"], resolution=settings.get("resolution"))
+    defaults["augmentation"] = usual.augmentation
+    given = {
+        name: settings[name]
+        for name in defaults
+        if name != "noise" and name in settings and settings[name] != defaults[name]
+    }
     # The settings have the noise under which a run is known: also that of a config, which is not added.
     noise = settings["noise"].removeprefix(CONTAMINATED)
     if drawn_by_rule(noise) and noise != settings["dataset_config"]:

@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import TrainerState
@@ -15,11 +16,11 @@ from hf_common.processes import from_first_process
 from hf_common.run_folder import RESULTS, SETTINGS, HeldFolder
 
 from .. import LIBRARIES
+from ..data.labelled import LabelledImages
 from ..data.load import ImageSplits
-from ..data.memory import ImageTensorDataset
 from ..noise.estimate import noise_summary
 from ..reports.card import FIGURES
-from ..reports.results import accuracy_summary, epoch_history, last_row
+from ..reports.results import GIVEN, accuracy_summary, epoch_history, last_row
 from ..training.checkpoints import load_loss_state, train_until_stopped
 from ..training.diagnostics import MemorisationCallback, ThroughputCallback, first_array
 from ..training.push import check_hub_repo
@@ -118,6 +119,9 @@ def run_claimed(
     begin = begin or (lambda: write_json(output_dir / SETTINGS, settings))
     from_first_process(begin, args.process_index, args.world_size)
 
+    if args.do_train:
+        shown: Any = trainer.train_dataset
+        train = shown.still()
     throughput, memorised = _watch(trainer, train)
     if args.do_train:
         if state is not None and checkpoint is not None and trained:
@@ -130,6 +134,8 @@ def run_claimed(
     if args.do_eval and trainer.state.global_step not in evaluated:
         trainer.evaluate()
     noise = _noise(trainer, train, memorised) if args.do_train else {"rate": None}
+    if splits.test.clean_labels is None and data.noise is None:
+        noise |= {"test_labels": GIVEN}
     results = _summarise(trainer, settings, splits, noise, throughput)
     if args.process_index == 0:
         for name, figure in draw_figures([results]).items():
@@ -146,9 +152,7 @@ def _at_end(state: TrainerState, args: ExperimentArguments) -> bool:
     return state.global_step >= state.max_steps and (state.epoch or 0) >= args.num_train_epochs
 
 
-def _watch(
-    trainer: RobustTrainer, train: ImageTensorDataset
-) -> tuple[ThroughputCallback, MemorisationCallback | None]:
+def _watch(trainer: RobustTrainer, train: LabelledImages) -> tuple[ThroughputCallback, MemorisationCallback | None]:
     """What looks on while it trains; what is memorised can be told where the clean labels are known."""
     args = trainer.args
     batch = args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size
@@ -161,7 +165,7 @@ def _watch(
     return throughput, memorised
 
 
-def _noise(trainer: RobustTrainer, train: ImageTensorDataset, memorised: MemorisationCallback | None) -> dict:
+def _noise(trainer: RobustTrainer, train: LabelledImages, memorised: MemorisationCallback | None) -> dict:
     logits = None if memorised is None else memorised.logits
     if logits is None:  # unknown clean labels, or a run that was resumed at its very end
         logits = first_array(trainer.predict(train, metric_key_prefix="train").predictions)

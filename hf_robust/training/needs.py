@@ -12,7 +12,8 @@ from torch.distributed.tensor import DTensor
 from torch.utils.data import ConcatDataset, Subset
 from transformers import PreTrainedModel, TrainerCallback
 
-from ..data.memory import ImageTensorDataset, Positions
+from ..data.labelled import LabelledImages
+from ..data.memory import Positions
 from ..data.transform import ImageTransform
 from ..losses import RobustLoss
 from ..losses.base import IGNORE_INDEX
@@ -43,7 +44,7 @@ def with_index(train_dataset):
 
 def has_index(dataset: Any) -> bool:
     """Whether the samples of a data set have their place in it, `index`; of a stream, whether its columns say so."""
-    if isinstance(dataset, ImageTensorDataset):
+    if isinstance(dataset, LabelledImages):
         return True
     if isinstance(dataset, (datasets.Dataset, datasets.IterableDataset)):
         return "index" in (dataset.column_names or [])
@@ -88,7 +89,8 @@ def check_train_dataset(
         )
     if "index" in loss.needs and isinstance(dataset, datasets.Dataset):
         _check_places(dataset, loss)
-    if "views" in loss.needs and not random:
+    drawn = isinstance(dataset, LabelledImages) and dataset.random
+    if "views" in loss.needs and not (random or drawn):
         raise ValueError(
             f"loss {loss.spec!r} needs two augmented views of each image: give an image_transform with "
             "crop_padding or horizontal_flip"
@@ -139,7 +141,7 @@ def _labels(dataset: Any, name: str) -> np.ndarray | None:
     if isinstance(dataset, Subset):
         whole = _labels(dataset.dataset, name)
         return None if whole is None else whole[np.asarray(dataset.indices, dtype=np.int64)]
-    if isinstance(dataset, ImageTensorDataset):
+    if isinstance(dataset, LabelledImages):
         return dataset.labels.numpy()
     if not isinstance(dataset, datasets.Dataset):
         return None
@@ -158,9 +160,7 @@ def _check_dropped(dataset: Sized, args: RobustTrainingArguments) -> None:
         raise ValueError(
             f"dataloader_drop_last=True would drop all of the {len(dataset)} training samples: a step takes {step}"
         )
-    cut = (
-        isinstance(dataset, ImageTensorDataset) and args.train_sampling_strategy == "random"
-    )  # by EpochShuffleSampler
+    cut = isinstance(dataset, LabelledImages) and args.train_sampling_strategy == "random"  # by EpochShuffleSampler
     if not cut and len(dataset) // batch % args.gradient_accumulation_steps:
         raise ValueError(
             f"dataloader_drop_last=True drops what is left of a batch of {batch}, and the last of an epoch's steps of "

@@ -20,7 +20,8 @@ from transformers.trainer_utils import HPSearchBackend, TrainOutput
 
 from hf_common.processes import from_first_process
 
-from ..data.memory import EpochShuffleSampler, ImageTensorDataset, collate_batch
+from ..data.labelled import LabelledImages
+from ..data.memory import EpochShuffleSampler, collate_batch
 from ..data.transform import ImageTransform
 from ..losses import RobustLoss, get_loss
 from .arguments import DEFAULT_LOSS, RobustTrainingArguments, refuse_data_parallel
@@ -59,7 +60,7 @@ class RobustTrainer(PushingTrainer):
     The loss is summed over the batch and divided by the number of labels in the whole accumulation window, over all
     processes, so that batch 64, 4 x 16 accumulated and 2 processes of 32 make the same step, a short last window
     included. Two things are outside that: batch normalisation, whose statistics are those of each process's
-    micro-batch, and data sets other than [`ImageTensorDataset`] on several processes, of which accelerate repeats
+    micro-batch, and data sets other than [`LabelledImages`] on several processes, of which accelerate repeats
     samples to fill the last batch. Evaluation reports accuracy and plain cross-entropy beside the robust loss, all
     three over the whole data set.
 
@@ -75,7 +76,7 @@ class RobustTrainer(PushingTrainer):
             PIL images, which `image_transform` turns into model input.
         loss (`RobustLoss`, *optional*): instead of `args.loss` and `args.class_weights`; for a loss that takes more
             than a spec, `get_loss("forward", transition_matrix=T)`.
-        image_transform (`ImageTransform`, *optional*): turns the uint8 batches of an [`ImageTensorDataset`] into model
+        image_transform (`ImageTransform`, *optional*): turns the uint8 batches of [`LabelledImages`] into model
             input on the training device; random only while training.
         compute_metrics: called beside the built-in metrics; its result wins where names are equal. Not combined
             with the built-in ones if `preprocess_logits_for_metrics` is given, which hides the logits from them.
@@ -291,6 +292,10 @@ class RobustTrainer(PushingTrainer):
                 "column, or leave image_transform out"
             )
         images = inputs[name]
+        if images.ndim == 5:  # (B, V, ...): views that the data set has drawn, one after the other as losses take them
+            images = images.transpose(0, 1).flatten(0, 1)
+            inputs[name] = self.image_transform(images)
+            return inputs
         if not self.model.training:
             inputs[name] = self.image_transform(images)
             return inputs
@@ -392,7 +397,7 @@ class RobustTrainer(PushingTrainer):
 
     def _get_train_sampler(self, train_dataset=None):
         train_dataset = self.train_dataset if train_dataset is None else train_dataset
-        if not isinstance(train_dataset, ImageTensorDataset) or self.args.train_sampling_strategy != "random":
+        if not isinstance(train_dataset, LabelledImages) or self.args.train_sampling_strategy != "random":
             return super()._get_train_sampler(train_dataset)
         seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
         # One process takes the short last batch as it is; several must each get as many batches of full size.
@@ -401,7 +406,8 @@ class RobustTrainer(PushingTrainer):
         drop_last = self.args.dataloader_drop_last
         if drop_last:  # what is left of an optimizer step, however it is made up of batches
             multiple = world_size * self._train_batch_size * self.args.gradient_accumulation_steps
-        return EpochShuffleSampler(len(train_dataset), seed, self._current_epoch, multiple, drop_last)
+        dated = train_dataset.random
+        return EpochShuffleSampler(len(train_dataset), seed, self._current_epoch, multiple, drop_last, dated)
 
     def _get_dataloader(  # type: ignore[override]  # what Trainer adds by other names is passed on
         self, dataset, description, batch_size, sampler_fn=None, is_training=False, **kwargs

@@ -97,7 +97,8 @@ def test_wrong_names_and_sizes_are_named(tmp_path, arguments, message):
 def test_images_of_two_sizes_are_refused(tmp_path):
     write_data_set(tmp_path, sizes=[(5, 4)] * 6 + [(4, 4)] * 3)
     with pytest.raises(ValueError, match="image 6 has 4x4 pixels, image 0 has 4x5"):
-        load_image_splits(str(tmp_path))
+        load_image_splits(str(tmp_path), keep_in_memory=True)
+    assert load_image_splits(str(tmp_path)).train.one_size is False
 
 
 def test_missing_label_is_refused(tmp_path):

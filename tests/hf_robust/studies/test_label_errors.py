@@ -298,7 +298,8 @@ def test_where_the_clean_labels_are_unknown_nothing_is_said_of_them(tmp_path):
     results = run_on(save_two_colours(tmp_path, [7], with_clean_label=False), tmp_path / "run")
     (row,) = rows(tmp_path / "run")
     confidence = float(row.pop("self_confidence"))
-    assert row == {"index": "7", "given_label": "dark", "suggested_label": "bright"}
+    assert 0.5 < float(row.pop("suggested_confidence")) <= 1
+    assert row == {"rank": "1", "index": "7", "given_label": "dark", "suggested_label": "bright"}
     assert confidence < 0.1
     assert results["label_errors"] == {"found": 1, "known": None, "precision": None, "recall": None}
     assert results["noise"]["rate"] is results["noise"]["matrix"] is results["accuracy"]["clean"] is None

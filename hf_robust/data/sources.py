@@ -1,0 +1,101 @@
+"""Where labelled images come from: a data set of the Hub, a folder of class folders, or a table with image paths."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import datasets
+from PIL import Image
+
+from hf_common.foreign import short
+from hf_common.names import data_source
+
+TABLES = {".csv": "csv", ".tsv": "csv", ".json": "json", ".jsonl": "json", ".parquet": "parquet"}
+# A folder of one of these names holds a split if it holds folders, as `datasets` has it.
+SPLITS = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("test", "testing", "eval", "evaluation"), "test"),
+    **dict.fromkeys(("validation", "valid", "val", "dev"), "validation"),
+}
+PATH_COLUMNS = ("image", "file", "file_name", "filename", "path", "image_path")  # of a table, in this order
+
+
+def open_data(name: str, config: str | None = None, image_column: str | None = None) -> datasets.DatasetDict:
+    """The splits that a name stands for.
+
+    Args:
+        name: a Hub id; a folder that `datasets` knows, or one of class folders with images, below folders such as
+            `train` and `test` or not; or a CSV, TSV, JSON or Parquet file, whose paths are relative to its folder.
+        config: of a Hub id or of a folder with configurations.
+        image_column: of a table: the column of the paths.
+
+    Raises:
+        ValueError: there are no images, or of one class alone, or a table has no column of paths.
+        FileNotFoundError, ConnectionError: nothing is there.
+    """
+    path = Path(name)
+    if path.suffix.lower() in TABLES and path.is_file():
+        return _table(path, image_column)
+    if path.is_dir() and config is None and (found := _class_folders(path)):
+        return _images_of_folders(path, found)
+    with data_source(name, "dataset"):
+        return datasets.load_dataset(name, config)
+
+
+def _class_folders(folder: Path) -> dict[str, str] | None:
+    """Split -> the pattern of its files, of a folder whose subfolders are classes of images; None for another kind."""
+    entries = sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
+    data = [entry for entry in entries if entry.suffix.lower() in TABLES or entry.name.startswith("dataset_")]
+    folders = [entry for entry in entries if entry.is_dir()]
+    if data or not folders:
+        return None
+    splits = {entry: SPLITS[entry.name.lower()] for entry in folders if entry.name.lower() in SPLITS}
+    parted = {entry: split for entry, split in splits.items() if any(child.is_dir() for child in entry.iterdir())}
+    if parted and len(parted) == len(folders):
+        return {split: f"{entry.name}/**" for entry, split in parted.items()} if _has_images(folder) else None
+    return {"train": "**"} if _has_images(folder) else None
+
+
+def _has_images(folder: Path) -> bool:
+    """Whether the first files of a folder's subfolders are images, and no tables."""
+    endings = Image.registered_extensions()
+    suffixes = (path.suffix.lower() for path, _ in zip(_below(folder), range(1000), strict=False))
+    found = set(suffixes)
+    return bool(found & endings.keys()) and not found & TABLES.keys()
+
+
+def _below(folder: Path) -> Iterator[Path]:
+    return (path for path in sorted(folder.iterdir()) for path in (path.rglob("*") if path.is_dir() else [path]))
+
+
+def _images_of_folders(folder: Path, patterns: dict[str, str]) -> datasets.DatasetDict:
+    """By pattern and not by name: `datasets` takes a class folder such as `train_station` for a split."""
+    loaded = datasets.load_dataset("imagefolder", data_dir=str(folder), data_files=patterns, drop_labels=False)
+    names = loaded["train"].features["label"].names
+    if len(names) < 2:
+        raise ValueError(
+            f"dataset {short(repr(str(folder)), 120)} must have two class folders or more; it has {names}"
+        )
+    return loaded
+
+
+def _table(path: Path, image_column: str | None) -> datasets.DatasetDict:
+    kind = TABLES[path.suffix.lower()]
+    options = {"sep": "\t"} if path.suffix.lower() == ".tsv" else {}
+    loaded = datasets.load_dataset(kind, data_files={"train": str(path)}, **options)
+    features = loaded["train"].features
+    if any(isinstance(feature, datasets.Image) for feature in features.values()):
+        return loaded
+    columns = [image_column] if image_column is not None else [name for name in PATH_COLUMNS if name in features]
+    if not columns or columns[0] not in features:
+        raise ValueError(
+            f"{str(path)!r} needs a column of image paths, one of {', '.join(PATH_COLUMNS)} or the "
+            f"image_column_name; it has {list(features)}"
+        )
+    column, folder = columns[0], path.parent.resolve()
+    located = loaded.map(lambda row: {column: _located(row[column], folder)}, desc="image paths")
+    return located.cast_column(column, datasets.Image())
+
+
+def _located(path: str, folder: Path) -> str:
+    return path if re.match(r"\w+://", path) else str(folder / path)
