@@ -26,7 +26,7 @@ def import_source(source: str) -> ModuleType:
 def load_plugins(words: Sequence[str]) -> list[str]:
     """Import what `--plugins NAME ...` names, and return the words of a command line without it.
 
-    Modules are looked for in the working folder too, as `python script.py` does beside the script.
+    Modules are looked for in the working folder too, after all other places.
 
     Raises:
         ValueError: nothing follows the flag, or a name cannot be imported: the cause in one line.
@@ -58,11 +58,11 @@ def loaded_plugins() -> list[str]:
 
 def _load(name: str) -> None:
     here, path = str(Path.cwd()), list(sys.path)
-    if here not in path and "" not in path:  # a console command has its own folder there in place of this one
-        sys.path.insert(0, here)
+    if here not in path and "" not in path:
+        sys.path.append(here)  # last: a folder of the user's that is called `datasets` hides no library
     try:
         import_source(name)
-    except Exception as error:  # of any kind: it is someone's code
+    except (Exception, SystemExit) as error:  # of any kind: it is someone's code
         raise ValueError(f"{FLAG} {short(repr(name), 80)} can't be imported: {in_one_line(error)}") from error
     finally:
         sys.path[:] = path
@@ -90,7 +90,7 @@ def _module_of_file(path: Path) -> ModuleType:
     return module
 
 
-def in_one_line(error: Exception) -> str:
+def in_one_line(error: BaseException) -> str:
     """The error with its kind; what `os.environ` lacks is said in words."""
     frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
     if isinstance(error, KeyError) and frames[-1].f_globals.get("__name__") == "os":

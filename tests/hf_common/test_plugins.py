@@ -63,15 +63,26 @@ def test_words_without_the_flag():
         (["--plugins", "no_such_module"], "'no_such_module' can't be imported: ModuleNotFoundError"),
         (["--plugins", "none/such.py"], "there is no file 'none/such.py'"),
         (["--plugins", "here.py"], "'here.py' can't be imported: ZeroDivisionError: division by zero"),
+        (["--plugins", "leaves.py"], "'leaves.py' can't be imported: SystemExit: 3"),
     ],
 )
 def test_what_cannot_be_imported_is_told_in_one_line(tmp_path, monkeypatch, words, message):
     monkeypatch.chdir(tmp_path)
     Path("here.py").write_text("1 / 0")
+    Path("leaves.py").write_text("raise SystemExit(3)")
     before = list(sys.path)
     with pytest.raises(ValueError, match=message):
         load_plugins(words)
     assert sys.path == before and "here" not in sys.modules
+
+
+def test_the_working_folder_hides_no_library(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delitem(sys.modules, "colorsys", raising=False)
+    Path("colorsys.py").write_text("raise RuntimeError('not the library')")
+    Path("asks_for_it.py").write_text("import colorsys")
+    assert load_plugins(["--plugins", "asks_for_it"]) == []
+    assert "not the library" not in Path(sys.modules["colorsys"].__file__).read_text()
 
 
 def test_own_loss_and_noise_train_and_stand_in_the_figures_and_the_card(work):
