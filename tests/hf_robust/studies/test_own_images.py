@@ -84,6 +84,7 @@ def difference(one, other):
     return max((one[name].double() - other[name].double()).abs().max().item() for name in one)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loss", ["nce+rce", "gjs", "elr"])
 def test_batches_processes_and_kills_change_nothing(tmp_path, photos, loss):
     flags = [*SMALL, "--loss", loss]
