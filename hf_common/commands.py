@@ -1,9 +1,12 @@
 """The command lines that make results again, as a shell takes them."""
 
 import json
+import os
 import shlex
+import sys
 from collections.abc import Mapping, Sequence
 
+from .plugins import FLAG, loaded_plugins
 from .tables import visible
 
 WIDTH = 95  # of a line
@@ -39,6 +42,42 @@ def launch_command(script: str, processes: int, hardware: str) -> tuple[list[str
         return ["torchrun", "--nproc_per_node", str(processes), script], {"use_cpu": True}
     several = ["--multi_gpu", "--num_processes", str(processes)] if processes > 1 else []
     return ["accelerate", "launch", *several, script], {}
+
+
+def repeated_command(flags: tuple[str, ...] = ()) -> str:
+    """The command that started this process, by as many processes, with `flags` in place of what they had there."""
+    words = list(sys.argv[1:])
+    for name, value in (flag.partition("=")[::2] for flag in flags):
+        if name in words:
+            place = words.index(name)
+            del words[place : place + (2 if value else 1)]
+        words += [name, value] if value else [name]
+    words += [FLAG, *loaded_plugins()] if loaded_plugins() else []
+    launcher, script = _launcher(os.environ), [sys.argv[0]]
+    if script[0].startswith("hf-"):  # `hf-robust train`, which launchers start as a module
+        program, command = script[0].split(" ")
+        several = launcher != ["python"]
+        launcher, script = (
+            (launcher, ["-m", program.replace("-", "_"), command]) if several else ([], [program, command])
+        )
+    return shlex.join([*launcher, *script, *words])
+
+
+def _launcher(environment: Mapping[str, str]) -> list[str]:
+    """What starts a script as this process was started, as far as its environment tells."""
+    names = ("WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_WORLD_SIZE")
+    processes, here, nodes = (int(environment.get(name) or 1) for name in names)
+    precision = environment.get("ACCELERATE_MIXED_PRECISION")
+    if precision is not None:  # else it was not accelerate
+        several = ["--num_processes", str(processes)] if processes > 1 else []
+        several += ["--num_machines", str(nodes)] if nodes > 1 else []
+        several += ["--mixed_precision", precision] if precision != "no" else []
+        for flag in ("use_fsdp", "use_deepspeed"):  # their own options are not in the environment
+            several += [f"--{flag}"] if environment.get(f"ACCELERATE_{flag.upper()}", "").lower() == "true" else []
+        return ["accelerate", "launch", *several]
+    if processes > 1 and "LOCAL_WORLD_SIZE" in environment:  # else it was another launcher
+        return ["torchrun", *(["--nnodes", str(nodes)] if nodes > 1 else []), "--nproc_per_node", str(here)]
+    return ["python"]
 
 
 def _word(value: object) -> str:

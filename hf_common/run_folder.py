@@ -111,8 +111,9 @@ def chosen_checkpoint(output_dir: Path, checkpoints: Sequence[Path], resume: str
     if resume == "last":
         return checkpoints[0] if checkpoints else None
     if Path(resume).resolve() not in [path.resolve() for path in checkpoints]:
+        known = f" or one of {short([str(path) for path in checkpoints])}" if checkpoints else ""
         raise ValueError(
-            f"resume_from_checkpoint must be 'last' or one of {short([str(path) for path in checkpoints])}; "
-            f"got {short(repr(resume), 80)}"
+            f"resume_from_checkpoint must be 'last'{known}; got {short(repr(resume), 80)}"
+            + ("" if checkpoints else f", but {str(output_dir)!r:.120} holds no complete checkpoint of this run")
         )
     return Path(resume)

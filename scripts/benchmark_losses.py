@@ -29,7 +29,7 @@ from transformers import HfArgumentParser
 
 from hf_common.environment import hardware, versions
 from hf_common.files import write_json
-from hf_common.signals import STARTS_OVER, run_command
+from hf_common.running import STARTS_OVER, run_command
 from hf_common.tables import markdown_table
 from hf_robust import LIBRARIES
 from hf_robust.losses import RobustLoss, get_loss, list_losses

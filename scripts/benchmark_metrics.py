@@ -31,7 +31,7 @@ from evaluate_metrics import LIBRARIES
 from evaluate_metrics.core.mmd import cmmd
 from hf_common.environment import hardware, versions
 from hf_common.files import write_json
-from hf_common.signals import STARTS_OVER, run_command
+from hf_common.running import STARTS_OVER, run_command
 from hf_common.tables import markdown_table
 
 IMAGES = [1000, 2000, 5000, 10_000, 20_000, 50_000, 100_000, 200_000]

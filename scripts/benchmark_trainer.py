@@ -24,7 +24,7 @@ from transformers import HfArgumentParser, Trainer
 
 from hf_common.environment import hardware, versions
 from hf_common.files import write_json
-from hf_common.signals import STARTS_OVER, run_command
+from hf_common.running import STARTS_OVER, run_command
 from hf_common.tables import markdown_table
 from hf_robust import LIBRARIES, RobustTrainer, RobustTrainingArguments
 from hf_robust.data.load import load_image_splits

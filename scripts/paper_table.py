@@ -24,7 +24,7 @@ from transformers import HfArgumentParser
 
 from hf_common.files import replace_text, write_json
 from hf_common.processes import leave_processes
-from hf_common.signals import run_command
+from hf_common.running import run_command
 from hf_common.tables import markdown_table
 from hf_robust.losses import parse_loss_spec
 from hf_robust.noise.cifar10 import CIFAR10_CLASSES

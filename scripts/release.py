@@ -23,7 +23,7 @@ import evaluate_metrics
 from evaluate_metrics.publishing import check_space, publish_space
 from hf_common.hub import check_push
 from hf_common.run_folder import RESULTS
-from hf_common.signals import run_command
+from hf_common.running import run_command
 from hf_common.tables import markdown_table
 from hf_dit.publishing.publish import REPOSITORY_FILES, push_pipeline, read_study
 from hf_dit.training.records import read_training

@@ -18,7 +18,7 @@ from findings.cells import CARDS, RESULTS, read_cells
 from findings.report import STUDIES, write_report
 from findings.study import Place, Sources
 
-from hf_common.signals import run_command
+from hf_common.running import run_command
 
 
 def main() -> None:

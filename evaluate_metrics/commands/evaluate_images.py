@@ -58,7 +58,7 @@ from hf_common.files import replace_text, save_figure, write_json
 from hf_common.flags import FlagParser
 from hf_common.locks import locked
 from hf_common.processes import from_first_process
-from hf_common.signals import run_command
+from hf_common.running import run_command
 
 if TYPE_CHECKING:
     from accelerate import PartialState

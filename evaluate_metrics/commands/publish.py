@@ -20,7 +20,7 @@ branch name it: evaluate.load("USER/cmmd", revision="BRANCH").
 from dataclasses import dataclass, field
 
 from hf_common.flags import FlagParser
-from hf_common.signals import STARTS_OVER, run_command
+from hf_common.running import STARTS_OVER, run_command
 
 
 @dataclass

@@ -23,7 +23,7 @@ from pathlib import Path
 
 from hf_common.files import replace_text, save_figure, write_json
 from hf_common.flags import FlagParser
-from hf_common.signals import STARTS_OVER, run_command
+from hf_common.running import STARTS_OVER, run_command
 from hf_dit.models.sizes import DIT_SIZES
 from hf_dit.studies.axes import PHASES
 

@@ -24,7 +24,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from hf_common.flags import FlagParser
-from hf_common.signals import run_command
+from hf_common.running import run_command
 from hf_dit.studies.axes import SCHEDULERS, check_axes
 
 DTYPES = ("float32", "bfloat16", "float16")

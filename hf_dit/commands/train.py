@@ -46,7 +46,7 @@ the models) and no --logging_dir (it is OUTPUT_DIR/logs); a flag that is not kno
 from dataclasses import dataclass, field, fields
 
 from hf_common.flags import FlagParser
-from hf_common.signals import run_command
+from hf_common.running import run_command
 from hf_dit.training.arguments import DataArguments, DiTTrainingArguments, ModelArguments
 
 

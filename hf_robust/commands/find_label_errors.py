@@ -17,7 +17,7 @@ split is needed. Every flag of train_robust.py is taken too. Needs cleanlab: pip
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
-from hf_common.signals import run_command
+from hf_common.running import run_command
 from hf_robust.studies.flags import HubFlags
 from hf_robust.studies.front import experiment_arguments
 

@@ -22,7 +22,7 @@ load_dataset("USER/noisy-cifar10", "symmetric_40").
 from dataclasses import dataclass, field
 
 from hf_common.flags import FlagParser
-from hf_common.signals import run_command
+from hf_common.running import run_command
 from hf_robust.noise.base import SAMPLINGS
 from hf_robust.noise.human import HUMAN_CONFIGS
 from hf_robust.noise.spec import spec_patterns

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from hf_common.files import save_figure
 from hf_common.flags import FlagParser
-from hf_common.signals import STARTS_OVER, run_command
+from hf_common.running import STARTS_OVER, run_command
 from hf_robust.studies.front import check_loss_names
 
 

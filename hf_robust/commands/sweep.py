@@ -15,7 +15,7 @@ win.
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from hf_common.signals import run_command
+from hf_common.running import run_command
 from hf_robust.studies.flags import REPLACED_FLAGS
 from hf_robust.studies.front import experiment_arguments
 

@@ -23,7 +23,7 @@ win.
 
 from pathlib import Path
 
-from hf_common.signals import run_command
+from hf_common.running import run_command
 from hf_robust.studies.front import experiment_arguments
 
 

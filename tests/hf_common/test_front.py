@@ -3,7 +3,7 @@ import sys
 
 import pytest
 
-from hf_common import signals
+from hf_common import commands
 from tests import ROOT
 
 PROGRAMS = {"hf_robust": "hf-robust", "hf_dit": "hf-dit"}
@@ -64,7 +64,7 @@ def test_a_command_that_is_stopped_is_told_as_it_was_typed(environment, command,
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(sys, "argv", ["hf-robust train", "--seed", "1"])
-    assert signals.repeated_command() == command
+    assert commands.repeated_command() == command
 
 
 def test_what_a_command_raises_is_one_line(monkeypatch, capsys, tmp_path):

@@ -5,11 +5,12 @@ import sys
 
 import pytest
 
-from hf_common.signals import repeated_command
+from hf_common.commands import repeated_command
 
 SCRIPT = """
 import sys, time
-from hf_common.signals import deferred, requested, run_command
+from hf_common.running import run_command
+from hf_common.signals import deferred, requested
 
 def at_once():
     try:

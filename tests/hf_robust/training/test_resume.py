@@ -17,7 +17,7 @@ from torch import nn
 from transformers import TrainerCallback, ViTForImageClassification
 from transformers.modeling_outputs import ImageClassifierOutput
 
-from hf_common import signals
+from hf_common import running, signals
 from hf_robust import RobustTrainer, RobustTrainingArguments
 from hf_robust.data.transform import ImageTransform
 from hf_robust.training.checkpoints import complete_checkpoints, train_until_stopped
@@ -388,7 +388,7 @@ def test_a_signal_ends_a_training_with_a_checkpoint_from_which_it_goes_on(tmp_pa
     """In the middle of an epoch and at its last step."""
     ended = []
     monkeypatch.setattr(signals._State, "number", None)
-    monkeypatch.setattr(signals.os, "_exit", ended.append)
+    monkeypatch.setattr(running.os, "_exit", ended.append)
 
     def command():
         trainer = make_trainer("vit", tmp_path / "b", save_strategy="epoch")
@@ -396,7 +396,7 @@ def test_a_signal_ends_a_training_with_a_checkpoint_from_which_it_goes_on(tmp_pa
         train_until_stopped(trainer, None)
         raise AssertionError("not stopped")
 
-    signals.run_command(command, "kept")
+    running.run_command(command, "kept")
     assert ended == [128 + signal.SIGTERM]
     assert [folder.name for folder in complete_checkpoints(tmp_path / "b")] == [f"checkpoint-{step}"]
     monkeypatch.setattr(signals._State, "number", None)
