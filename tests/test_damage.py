@@ -33,7 +33,8 @@ from hf_robust.noise.human import HUMAN_CONFIGS
 from hf_robust.noise.matrix_file import read_transition_matrix
 from hf_robust.noisy_dataset.card import dataset_card
 from hf_robust.noisy_dataset.manifest import read_manifest
-from hf_robust.reports.plots import plot_curves, plot_transition_matrices
+from hf_robust.reports.matrix_plot import plot_transition_matrices
+from hf_robust.reports.plots import plot_curves
 from hf_robust.reports.results import read_results
 from hf_robust.reports.tables import details_table, results_table
 from hf_robust.studies.folder import finished_results

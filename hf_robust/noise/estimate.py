@@ -8,7 +8,7 @@ whose equations are named below; anchors are Patrini et al. 2017 (arXiv:1609.036
 import numpy as np
 from numpy.typing import ArrayLike
 
-from .labels import check_labels, realised_matrix, realised_rate
+from .labels import check_labels
 
 # As in cleanlab: a mean of equal probabilities may exceed them by rounding, and a class whose mean is next to zero has
 # no confident samples.
@@ -38,15 +38,19 @@ def confident_joint(probabilities: ArrayLike, given: ArrayLike) -> np.ndarray:
         ValueError: shape, range or length of an argument is wrong.
         TypeError: `given` are no integers.
     """
-    probabilities, given = _check_predictions(probabilities, given)
+    probabilities, given = check_predictions(probabilities, given)
     num_classes = probabilities.shape[1]
-    labelled = np.bincount(given, minlength=num_classes)
-    sums = np.bincount(given, weights=probabilities[np.arange(len(given)), given], minlength=num_classes)
-    thresholds = np.where(labelled > 0, np.maximum(sums / np.maximum(labelled, 1), LOWEST_THRESHOLD), np.inf)
-    confident = probabilities >= thresholds - TOLERANCE
+    confident = probabilities >= class_thresholds(probabilities, given) - TOLERANCE
     best = np.where(confident, probabilities, -1.0).argmax(axis=1)
     cells = (given * num_classes + best)[confident.any(axis=1)]
     return np.bincount(cells, minlength=num_classes**2).reshape(num_classes, num_classes).astype(np.int64)
+
+
+def class_thresholds(probabilities: np.ndarray, given: np.ndarray) -> np.ndarray:
+    """(K,) the mean of p_j over the samples with given label j (eq. 2); infinite where no sample has it."""
+    labelled = np.bincount(given, minlength=probabilities.shape[1])
+    sums = np.bincount(given, weights=probabilities[np.arange(len(given)), given], minlength=probabilities.shape[1])
+    return np.where(labelled > 0, np.maximum(sums / np.maximum(labelled, 1), LOWEST_THRESHOLD), np.inf)
 
 
 def estimate_joint(probabilities: ArrayLike, given: ArrayLike) -> np.ndarray:
@@ -116,25 +120,6 @@ def anchor_transition_matrix(probabilities: ArrayLike, quantile: float = 0.97) -
     return probabilities[anchors] / probabilities[anchors].sum(axis=1, keepdims=True)
 
 
-def noise_summary(probabilities: ArrayLike, given: ArrayLike, clean: ArrayLike | None = None) -> dict:
-    """The noise as it is, and as predictions for the training images tell it, as JSON values.
-
-    `rate` and `matrix`: realised share of wrong labels, and their K x K matrix; None where the clean ones are unknown.
-    `estimated_rate`, `estimated_matrix`: by confident learning. From predictions of images that the model was trained
-    on, it misses what the model has memorised.
-
-    Args:
-        probabilities, given: as for [`confident_joint`].
-        clean (*optional*): (N,) integers in 0..K-1.
-    """
-    return {
-        "rate": None if clean is None else realised_rate(clean, given),
-        "matrix": None if clean is None else realised_matrix(clean, given, np.shape(probabilities)[1]).tolist(),
-        "estimated_rate": estimate_noise_rate(probabilities, given),
-        "estimated_matrix": estimate_transition_matrix(probabilities, given).tolist(),
-    }
-
-
 def _check_probabilities(probabilities: ArrayLike) -> np.ndarray:
     probabilities = np.asarray(probabilities, dtype=np.float64)
     if probabilities.ndim != 2 or probabilities.shape[0] < 1 or probabilities.shape[1] < 2:
@@ -153,7 +138,7 @@ def _check_probabilities(probabilities: ArrayLike) -> np.ndarray:
     return probabilities
 
 
-def _check_predictions(probabilities: ArrayLike, given: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
+def check_predictions(probabilities: ArrayLike, given: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
     probabilities = _check_probabilities(probabilities)
     given = check_labels("given", given, probabilities.shape[1])
     if len(given) != len(probabilities):

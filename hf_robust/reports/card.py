@@ -22,6 +22,7 @@ from ..losses.papers import loss_bibtex
 from ..losses.spec import format_value, link_words
 from ..losses.table import SOFTMAX
 from ..models import MODELS
+from ..noise.bounds import CANNOT_TELL
 from ..noise.kinds import kind_of
 from ..noise.semantic import CONTAMINATED, CONTAMINATED_WORDS
 from .results import RECIPE, last_row
@@ -169,6 +170,12 @@ def _loss_facts(spec: str) -> dict:
     }
 
 
+def _told_rate(run: dict) -> float | None:
+    """The estimate of a run, where its predictions can tell."""
+    estimate = run["noise"].get("estimate")
+    return None if estimate and estimate["verdict"] == CANNOT_TELL else run["noise"].get("estimated_rate")
+
+
 def result_rows(results: Sequence[dict], baseline: Sequence[dict] = ()) -> list[tuple[str, list[str]]]:
     """The table of what was measured, in percent: a title, and a cell for each column of its head."""
     measured = {
@@ -177,7 +184,7 @@ def result_rows(results: Sequence[dict], baseline: Sequence[dict] = ()) -> list[
         "wrong labels memorised": lambda run: run["memorisation"].get("train_memorised"),
         "wrong labels recovered": lambda run: run["memorisation"].get("train_recovered"),
         "training labels that are wrong": lambda run: run["noise"]["rate"],
-        "the same, estimated": lambda run: run["noise"].get("estimated_rate"),
+        "the same, estimated": _told_rate,
     }
     table = []
     for title, value in measured.items():

@@ -1,12 +1,9 @@
 """Figures of runs: results (see `results`) in, matplotlib `Figure` out, no files, no state."""
 
-import math
 from collections.abc import Iterable
 from statistics import mean, stdev
 
-import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
@@ -16,8 +13,6 @@ from hf_common.tables import in_figure
 from .order import compact, grouped, kind_and_rate, kind_order, noise_order
 from .results import scored_on_given
 from .style import dress, headline, legend, loss_styles
-
-MOST_NUMBERED = 20  # classes: with more, a matrix's cells are too small for numbers
 
 
 def plot_curves(result: dict) -> Figure:
@@ -204,63 +199,6 @@ def _plot_by_rate(axes: Axes, loss: str, runs: list[dict], colour: str, marker: 
             linestyle="none",
             capsize=3,
         )
-
-
-def plot_transition_matrices(result: dict) -> Figure:
-    """The true and the estimated transition matrix of one run's labels, side by side, with their noise rates.
-
-    A row is a clean class, a column a given label, a cell the percentage of the row's images that carry that label.
-    The colour scale goes with the square root, so that single flips show beside the diagonal. Up to 20 classes each
-    cell holds its number. A row of counts is divided by its sum; a row of zeros stays as it is. A matrix that is
-    absent or None is left out.
-
-    Args:
-        result (`dict`): `noise["matrix"]` and `noise["estimated_matrix"]`, (K, K) counts or row shares;
-            `noise["rate"]` and `noise["estimated_rate"]` in 0..1 or None; `label_names`, K strings; without, the
-                classes are numbered.
-
-    Raises:
-        ValueError: neither matrix is there, or one is not (K, K).
-    """
-    noise = result["noise"]
-    # Older results may lack the names.
-    names = result.get("label_names") or range(len(noise.get("matrix") or noise.get("estimated_matrix") or ()))
-    matrices = {}
-    for title, key, rate_key in (("true", "matrix", "rate"), ("estimated", "estimated_matrix", "estimated_rate")):
-        if noise.get(key) is None:
-            continue
-        matrix = np.asarray(noise[key], dtype=float)
-        if matrix.shape != (len(names), len(names)):
-            raise ValueError(f"noise[{key!r}]: expected shape ({len(names)}, {len(names)}), got {matrix.shape}")
-        rate = noise.get(rate_key)
-        title += "" if rate is None else f": {100 * rate:.1f} % wrong labels"
-        sums = matrix.sum(axis=1, keepdims=True)
-        matrices[title] = 100 * matrix / np.where(sums == 0, 1, sums)
-    if not matrices:
-        raise ValueError("result: its noise holds neither a matrix nor an estimated_matrix")
-
-    numbered = len(names) <= MOST_NUMBERED
-    side = max(3.6, 0.42 * len(names)) if numbered else 8.0
-    ticks = range(0, len(names), math.ceil(len(names) / 50))  # names that do not overlap
-    size = "small" if numbered else "xx-small"
-    figure = Figure(figsize=((side + 1.2) * len(matrices) + 1, side + 1.8), layout="compressed")
-    figure.suptitle(headline(result["settings"]))
-    panels = figure.subplots(1, len(matrices), squeeze=False)[0]
-    for axes, (title, matrix) in zip(panels, matrices.items(), strict=True):
-        image = axes.imshow(matrix, cmap="Blues", norm=PowerNorm(0.5, 0, 100))
-        axes.set_title(title, fontsize="medium")
-        axes.set_xlabel("Given label")
-        axes.set_xticks(ticks, [in_figure(names[k], 30) for k in ticks], rotation=90, fontsize=size)
-        axes.set_yticks(ticks, [in_figure(names[k], 30) for k in ticks], fontsize=size)
-        if numbered:
-            for (row, column), share in np.ndenumerate(matrix):
-                text = "0" if share == 0 else f"{share:.1f}"
-                colour = "white" if share > 45 else "black"
-                axes.text(column, row, text, ha="center", va="center", color=colour, fontsize=7.5)
-    panels[0].set_ylabel("Clean label")
-    bar = figure.colorbar(image, ax=list(panels), label="Share of the clean class (%)", shrink=0.8)
-    bar.set_ticks([0, 1, 5, 10, 25, 50, 100])
-    return figure
 
 
 def _series(history: list[dict], key: str) -> tuple[list[float], list[float]]:

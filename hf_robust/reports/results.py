@@ -5,6 +5,7 @@ Of it figures and tables read
 - `settings`: `loss`, `noise`, `model`, `seed`;
 - `noise`: `rate`, the realised share of wrong labels, or None where the clean labels are unknown, and `matrix`, their
   K x K transition matrix; `estimated_rate` and `estimated_matrix`, what a method made of the noisy labels alone;
+  `estimate`, within what bounds, and whether that can be told, see [`~hf_robust.noise.summary.noise_summary`];
 - `label_names`: the K classes;
 - `accuracy`: `last` and `best`, test accuracies in 0..1, and `best_epoch`;
 - `memorisation`: `train_memorised` and `train_separation_auc` of the last epoch;
@@ -26,6 +27,7 @@ from transformers import TrainingArguments
 from hf_common.foreign import Check, check_fields, dict_of, list_of, number, read_json, refuse, whole
 
 from ..losses import format_loss_spec, parse_loss_spec
+from ..noise.bounds import CANNOT_TELL, IN_SAMPLE, OK, TOO_FEW
 
 # Always part of a run's settings. Any other training argument is if it has not its default, but for those of NEUTRAL,
 # which change what is written, shown or fetched and not what is learned.
@@ -86,6 +88,7 @@ NOISE_FIELDS: dict[str, Check] = {
     "estimated_rate?": SHARE,
     "estimated_matrix?": list_of(list_of(SHARE)),
     "test_labels?": lambda value: value == GIVEN,
+    "estimate?": dict,
 }
 SHARES = "train_clean_accuracy train_given_accuracy train_memorised train_recovered train_separation_auc"
 ROW_FIELDS: dict[str, Check] = {
@@ -96,6 +99,18 @@ ROW_FIELDS: dict[str, Check] = {
     "loss_histogram?": dict,
 }
 COUNTS = list_of(COUNT)
+ESTIMATE_FIELDS: dict[str, Check] = {
+    "verdict": lambda value: value in (OK, TOO_FEW, CANNOT_TELL, IN_SAMPLE),
+    "images": COUNT,
+    "agreement": SHARE,
+    "kappa": number(-1, 1),
+    "held_out_accuracy?": SHARE,
+    "rate_interval?": list_of(SHARE, 2),
+    "given_per_class": COUNTS,
+    "confident_per_class": COUNTS,
+    "low?": list,
+    "high?": list,
+}
 HISTOGRAM_FIELDS: dict[str, Check] = {"edges": list_of(LOSS), "clean": COUNTS, "flipped": COUNTS}
 
 
@@ -125,6 +140,18 @@ def read_results(path: str | os.PathLike) -> dict:
 def _check_noise(results: dict, path: str | os.PathLike) -> None:
     noise, names = results["noise"], results.get("label_names")
     check_fields(noise, NOISE_FIELDS, path, "noise.")
+    if (estimate := noise.get("estimate")) is not None:
+        check_fields(estimate, ESTIMATE_FIELDS, path, "noise.estimate.")
+        if estimate["verdict"] == OK and estimate.get("rate_interval") is None:
+            raise refuse(path, "'noise.estimate.rate_interval' is missing")
+        size = max(1, len(names or noise.get("estimated_matrix") or ()))
+        row = list_of(SHARE, size)
+        for name in ("low", "high"):
+            rows = estimate.get(name)
+            if estimate["verdict"] == OK and not (
+                isinstance(rows, list) and len(rows) == size and all(each is None or row(each) for each in rows)
+            ):
+                raise refuse(path, f"'noise.estimate.{name}' must have {size} rows of {size} shares, or none")
     for name in ("matrix", "estimated_matrix"):
         matrix = noise.get(name)
         if matrix is not None:

@@ -55,6 +55,8 @@ def headline(settings: dict) -> str:
     """What one run is, in one line."""
     unknown = settings["noise"] == "clean" and settings.get("validation_split")  # held out from the same labels
     noise = "given labels" if unknown else in_figure(settings["noise"], 50)
+    if settings.get("features"):  # of label errors, which no network was trained for
+        return f"features of {in_figure(settings['features'], 50)} on {noise}, seed {settings['seed']}"
     model = in_figure(settings["model"], 50)
     return f"{compact(settings['loss'])} on {noise}, {model}, seed {settings['seed']}"
 

@@ -18,8 +18,9 @@ from hf_common.tables import markdown_table
 from .. import LIBRARIES
 from ..data.features import image_encoder, image_features
 from ..data.load import ImageSplits
-from ..noise.estimate import noise_summary
+from ..noise.summary import estimate_in_words, noise_summary
 from ..reports.contact_sheet import sheet_of_suspects
+from ..reports.matrix_plot import plot_transition_matrices
 from .arguments import DataArguments, ExperimentArguments, ModelArguments
 from .findings import CLEANED, found_rows, rows_csv, save_cleaned_images, suspects
 from .folds import check_fold_arguments, claim_folds, cross_validate, folds_settings, write_probabilities
@@ -44,9 +45,10 @@ def find_label_errors(
     Writes `labels.npy` and `pred_probs.npy`, as [`out_of_fold_probabilities`] does; `label_errors.csv` and
     `label_errors.json`, the most suspicious label first, in the order and number that
     `cleanlab.filter.find_label_issues(labels, pred_probs, return_indices_ranked_by="self_confidence")` gives;
-    `label_errors.png`, the worst of them as pictures; and `results.json` with the number found, the estimated noise
-    rate and transition matrix (see `estimate.py`; `transition_matrix="<folder>/results.json"` takes it), and where
-    the clean labels are known the true ones, precision and recall of what was found, and the accuracy of the
+    `label_errors.png`, the worst of them as pictures; `noise.png`, the transition matrix; and `results.json` with the
+    number found, intervals for the share of wrong labels and each entry of the transition matrix (see `bounds.py`),
+    both by confident learning besides (see `estimate.py`; `transition_matrix="<folder>/results.json"` takes it), and
+    where the clean labels are known the true ones, precision and recall of what was found, and the accuracy of the
     out-of-fold predictions. No test split is needed.
 
     Args:
@@ -108,6 +110,7 @@ def _write_findings(
         "versions": versions(LIBRARIES) | {"cleanlab": version("cleanlab")},
         "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }
+    save_figure(plot_transition_matrices(results), output_dir / "noise.png")
     write_json(output_dir / RESULTS, results)
     return results
 
@@ -155,7 +158,9 @@ def label_errors_table(results: dict) -> str:
         "known": "-" if found["known"] is None else found["known"],
         "precision": percent(found["precision"]),
         "recall": percent(found["recall"]),
-        "noise rate, estimated (true)": f"{percent(noise['estimated_rate'])} ({percent(noise['rate'])})",
+        "wrong labels, 95 % interval": estimate_in_words(noise),
+        "by confident learning": percent(noise["estimated_rate"]),
+        "true": percent(noise["rate"]),
         "out-of-fold accuracy": percent(results["accuracy"]["clean"]),
     }
     return f"Shares in percent.\n\n{markdown_table(list(columns), [[str(value) for value in columns.values()]])}"
@@ -179,7 +184,7 @@ def _findings(splits: ImageSplits, probabilities: np.ndarray, issues: np.ndarray
             "precision": right / len(issues) if known is not None and len(issues) else None,
             "recall": right / known if known else None,
         },
-        "noise": noise_summary(probabilities, given, clean),
+        "noise": noise_summary(probabilities, given, clean, held_out=True),
         "accuracy": {"clean": clean_accuracy, "given": float(np.mean(predicted == given))},
         "label_names": splits.label_names,
     }

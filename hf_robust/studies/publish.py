@@ -90,7 +90,8 @@ def run_figures(result: dict) -> list[str]:
 def draw_figures(results: Sequence[dict], baseline: Sequence[dict] = ()) -> "dict[str, Figure]":
     """The figures of a card, by the names of `FIGURES`; the curves are of all runs, the others of the first."""
     from ..reports.loss_plots import plot_loss_histograms  # and with them matplotlib, when all is done
-    from ..reports.plots import plot_curves, plot_runs, plot_transition_matrices
+    from ..reports.matrix_plot import plot_transition_matrices
+    from ..reports.plots import plot_curves, plot_runs
 
     draw = {
         "curves": lambda run: (

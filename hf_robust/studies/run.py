@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from transformers import TrainerState
 
@@ -18,7 +19,8 @@ from hf_common.run_folder import RESULTS, SETTINGS, HeldFolder
 from .. import LIBRARIES
 from ..data.labelled import LabelledImages
 from ..data.load import ImageSplits
-from ..noise.estimate import noise_summary
+from ..noise.labels import realised_matrix, realised_rate
+from ..noise.summary import noise_summary
 from ..reports.card import FIGURES
 from ..reports.results import GIVEN, accuracy_summary, epoch_history, last_row
 from ..training.checkpoints import load_loss_state, train_until_stopped
@@ -36,6 +38,8 @@ from .arguments import (
 from .folder import claim_output_dir, finished_results
 from .prepare import check_last_batch, load_splits, make_trainer, noisy_train
 from .publish import draw_figures, push_run
+
+MOST_JUDGED = 50_000  # training images that are predicted to see what is memorised: all of CIFAR-10's
 
 
 def run_experiment(
@@ -122,7 +126,8 @@ def run_claimed(
     if args.do_train:
         shown: Any = trainer.train_dataset
         train = shown.still()
-    throughput, memorised = _watch(trainer, train)
+    looked_at = train if len(train) <= MOST_JUDGED else train.subset(evenly_spaced(len(train), MOST_JUDGED))
+    throughput, memorised = _watch(trainer, train, looked_at)
     if args.do_train:
         if state is not None and checkpoint is not None and trained:
             trainer.state = state
@@ -133,7 +138,7 @@ def run_claimed(
     evaluated = {entry["step"] for entry in trainer.state.log_history if "eval_accuracy" in entry}
     if args.do_eval and trainer.state.global_step not in evaluated:
         trainer.evaluate()
-    noise = _noise(trainer, train, memorised) if args.do_train else {"rate": None}
+    noise = _noise(trainer, train, looked_at, memorised) if args.do_train else {"rate": None}
     if splits.test.clean_labels is None and data.noise is None:
         noise |= {"test_labels": GIVEN}
     results = _summarise(trainer, settings, splits, noise, throughput)
@@ -152,12 +157,19 @@ def _at_end(state: TrainerState, args: ExperimentArguments) -> bool:
     return state.global_step >= state.max_steps and (state.epoch or 0) >= args.num_train_epochs
 
 
-def _watch(trainer: RobustTrainer, train: LabelledImages) -> tuple[ThroughputCallback, MemorisationCallback | None]:
+def evenly_spaced(size: int, count: int) -> np.ndarray:
+    """`count` places of 0..size-1, int64."""
+    return np.linspace(0, size - 1, count).round().astype(np.int64)
+
+
+def _watch(
+    trainer: RobustTrainer, train: LabelledImages, looked_at: LabelledImages
+) -> tuple[ThroughputCallback, MemorisationCallback | None]:
     """What looks on while it trains; what is memorised can be told where the clean labels are known."""
     args = trainer.args
     batch = args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size
     throughput = ThroughputCallback(len(train), -(-len(train) // batch))
-    memorised = None if train.clean_labels is None else MemorisationCallback(trainer, train)
+    memorised = None if train.clean_labels is None else MemorisationCallback(trainer, looked_at)
     if args.do_train:
         for callback in (throughput, memorised):
             if callback is not None:
@@ -165,12 +177,24 @@ def _watch(trainer: RobustTrainer, train: LabelledImages) -> tuple[ThroughputCal
     return throughput, memorised
 
 
-def _noise(trainer: RobustTrainer, train: LabelledImages, memorised: MemorisationCallback | None) -> dict:
+def _noise(
+    trainer: RobustTrainer,
+    train: LabelledImages,
+    looked_at: LabelledImages,
+    memorised: MemorisationCallback | None,
+) -> dict:
     logits = None if memorised is None else memorised.logits
     if logits is None:  # unknown clean labels, or a run that was resumed at its very end
-        logits = first_array(trainer.predict(train, metric_key_prefix="train").predictions)
+        logits = first_array(trainer.predict(looked_at, metric_key_prefix="train").predictions)
     probabilities = trainer.loss.probabilities(torch.as_tensor(logits).double()).numpy()
-    return noise_summary(probabilities, *train.given_and_clean())
+    scores = accuracy_summary(epoch_history(trainer.state.log_history))
+    given, clean = looked_at.given_and_clean()
+    noise = noise_summary(probabilities, given, clean, held_out=False, held_out_accuracy=scores.get("last"))
+    given, clean = train.given_and_clean()
+    if clean is not None:  # of all images
+        matrix = realised_matrix(clean, given, probabilities.shape[1]).tolist()
+        noise |= {"rate": realised_rate(clean, given), "matrix": matrix}
+    return noise
 
 
 def _summarise(

@@ -120,7 +120,6 @@ def test_a_card_of_one_run_shows_what_was_measured(result):
         "wrong labels memorised": last["train_memorised"],
         "wrong labels recovered": last["train_recovered"],
         "training labels that are wrong": result["noise"]["rate"],
-        "the same, estimated": result["noise"]["estimated_rate"],
     }.items():
         assert float(shown[title][0]) == pytest.approx(100 * value, abs=0.05001)
     accuracy = result["accuracy"]["last"]
@@ -132,6 +131,18 @@ def test_a_card_of_one_run_shows_what_was_measured(result):
     for name in ("learning_rate", "num_train_epochs", "optim_args", "per_device_train_batch_size"):
         assert parameters[f"`{name}`"][0].removesuffix(".0") == str(result["settings"][name]).removesuffix(".0")
     assert result["versions"]["torch"] in card and result["hardware"] in card
+
+
+@pytest.mark.parametrize("verdict", ["in sample", "cannot tell"])
+def test_a_card_tells_an_estimate_where_one_can_be_made(result, verdict):
+    result = copy.deepcopy(result)
+    result["noise"]["estimate"]["verdict"] = verdict
+    card = run_card([result], REPO)
+    told = table(section(card, "How good")).get("the same, estimated")
+    rate = 100 * result["noise"]["estimated_rate"]
+    assert (told is None) == (verdict == "cannot tell") == ("can't tell that" in card)
+    assert told is None or float(told[0]) == pytest.approx(rate, abs=0.05001)
+    assert (f"estimates {rate:.2f} %" in card) == (verdict == "in sample")
 
 
 def test_a_card_of_several_seeds_shows_mean_and_spread_beside_a_baseline(result):

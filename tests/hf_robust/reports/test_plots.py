@@ -4,7 +4,8 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from hf_common.files import save_figure
-from hf_robust.reports.plots import plot_accuracy_vs_noise, plot_curves, plot_runs, plot_transition_matrices
+from hf_robust.reports.matrix_plot import plot_transition_matrices
+from hf_robust.reports.plots import plot_accuracy_vs_noise, plot_curves, plot_runs
 from hf_robust.reports.style import STYLES
 from hf_robust.reports.tables import details_table, results_table
 from tests.hf_robust.reports.samples import run
@@ -222,6 +223,29 @@ def test_an_unknown_matrix_or_rate_is_left_out():
     assert list(shown) == ["estimated"]
     empty_class = panels(plot_transition_matrices(matrices(matrix=[[0, 0, 0], [1, 1, 0], [0, 0, 2]])))
     np.testing.assert_array_equal(empty_class["true"][0], [[0, 0, 0], [50, 50, 0], [0, 0, 100]])
+
+
+def test_an_estimate_is_shown_between_its_bounds_or_not_at_all():
+    estimate = {
+        "verdict": "ok",
+        "rate_interval": [0.123, 0.456],
+        "low": [[0.7, 0, 0.1], [0.05, 0.8, 0], None],
+        "high": [[0.9, 0, 0.2], [0.15, 0.95, 0.1], None],
+    }
+    known = {"estimated_matrix": np.eye(3).tolist(), "estimated_rate": 0.2}
+    ((title, (shares, numbers)),) = panels(plot_transition_matrices(matrices(**known, estimate=estimate))).items()
+    assert title == "estimated: 12.3 to 45.6 % wrong labels"
+    assert numbers == ["70–90", "0", "10–20", "5–15", "80–95", "0–10", "fewer than 25 images"]
+    np.testing.assert_allclose(np.ma.filled(shares, np.nan), [[80, 0, 15], [10, 87.5, 5], [np.nan] * 3])
+    for verdict, words in {
+        "too few": "estimated: too few images (60)",
+        "cannot tell": "estimated: cannot tell: predictions and labels agree too little (kappa 0.21)",
+        "in sample": "estimated: 20.0 % wrong labels, by images it was trained on",
+    }.items():
+        changed = {"verdict": verdict, "images": 60, "kappa": 0.21}
+        ((title, (shares, numbers)),) = panels(plot_transition_matrices(matrices(**known, estimate=changed))).items()
+        assert title == words
+        assert (numbers == []) == (verdict != "in sample") == bool(np.ma.getmaskarray(shares).all())
 
 
 def test_many_classes_have_no_numbers():

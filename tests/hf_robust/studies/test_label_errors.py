@@ -15,6 +15,7 @@ from hf_robust.data.load import load_image_splits
 from hf_robust.data.memory import ImageTensorDataset
 from hf_robust.data.transform import ImageTransform
 from hf_robust.models import load_model
+from hf_robust.noise.bounds import noise_bounds
 from hf_robust.noise.draw import make_noisy_labels
 from hf_robust.noise.estimate import estimate_noise_rate, estimate_transition_matrix
 from hf_robust.noise.labels import realised_matrix
@@ -110,6 +111,7 @@ def test_results_are_those_of_the_csv_and_the_arrays(finished):
         "matrix": realised_matrix(clean, given, 10).tolist(),
         "estimated_rate": estimate_noise_rate(probabilities, given),
         "estimated_matrix": estimate_transition_matrix(probabilities, given).tolist(),
+        "estimate": noise_bounds(probabilities, given),
     }
     right = probabilities.argmax(axis=1) == clean
     assert results["accuracy"]["clean"] == pytest.approx(right.mean())
@@ -304,7 +306,7 @@ def test_where_the_clean_labels_are_unknown_nothing_is_said_of_them(tmp_path):
     assert results["label_errors"] == {"found": 1, "known": None, "precision": None, "recall": None}
     assert results["noise"]["rate"] is results["noise"]["matrix"] is results["accuracy"]["clean"] is None
     assert results["noise"]["estimated_rate"] == pytest.approx(1 / 60)
-    assert "| 60 | 1 | - | - | - | 1.7 (-) | - |" in label_errors_table(results)
+    assert "| 60 | 1 | - | - | - | too few images (60) | 1.7 | - | - |" in label_errors_table(results)
 
 
 def test_where_nothing_is_found_there_is_no_precision(tmp_path):
@@ -312,7 +314,7 @@ def test_where_nothing_is_found_there_is_no_precision(tmp_path):
     assert rows(tmp_path / "run") == []
     assert results["label_errors"] == {"found": 0, "known": 0, "precision": None, "recall": None}
     assert results["noise"]["rate"] == results["noise"]["estimated_rate"] == 0
-    assert "| 60 | 0 | 0 | - | - | 0.0 (0.0) | 100.0 |" in label_errors_table(results)
+    assert "| 60 | 0 | 0 | - | - | too few images (60) | 0.0 | 0.0 | 100.0 |" in label_errors_table(results)
 
 
 def script(folder, *flags, launcher=()):
