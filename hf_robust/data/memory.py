@@ -181,6 +181,7 @@ class EpochShuffleSampler(Sampler[int]):
             [`ImageTensorDataset`] ignores.
         drop_last (`bool`, defaults to `False`): cut to a multiple instead.
         dated (`bool`, defaults to `False`): whether the indices carry the epoch, for data sets that draw by it.
+        stock (`bool`, defaults to `False`): the permutation that `Trainer` has from accelerate for this seed.
     """
 
     def __init__(
@@ -191,9 +192,10 @@ class EpochShuffleSampler(Sampler[int]):
         multiple: int = 1,
         drop_last: bool = False,
         dated: bool = False,
+        stock: bool = False,
     ):
         self.num_samples, self.seed, self.epoch = num_samples, seed, epoch
-        self.dated = dated
+        self.dated, self.stock = dated, stock
         groups = num_samples // multiple if drop_last else -(-num_samples // multiple)
         self.length = groups * multiple
 
@@ -202,8 +204,8 @@ class EpochShuffleSampler(Sampler[int]):
 
     def __iter__(self) -> Iterator[int]:
         epoch = self.epoch()
-        key = mix(mix(as_int64(self.seed)) + epoch)
-        order = torch.randperm(self.num_samples, generator=torch.Generator().manual_seed(int(key.item())))
+        key = self.seed + epoch if self.stock else int(mix(mix(as_int64(self.seed)) + epoch).item())
+        order = torch.randperm(self.num_samples, generator=torch.Generator().manual_seed(key))
         if len(self) > self.num_samples:
             rest = order.repeat(-(-len(self) // self.num_samples))[: len(self) - self.num_samples] + self.num_samples
             order = torch.cat([order, rest])

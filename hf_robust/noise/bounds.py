@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike
 
 from .estimate import TOLERANCE, check_predictions, class_thresholds
 
-SUREST = (0.5, 0.2, 0.1)  # shares of each predicted class that the lower end is looked for in
+SUREST = (0.5, 0.2, 0.1)  # shares of the images that the lower end is looked for in
 FEWEST = 25  # images that a share is given of: with fewer, its 95 % interval is wider than 0.4
 # Of the agreement of predictions and given labels beyond chance, Cohen's kappa; up to there it is called fair at best
 # (Landis and Koch 1977, doi:10.2307/2529310).
@@ -74,10 +74,10 @@ def noise_bounds(
         "high": [None] * num_classes,
     }
     if verdict == OK:
-        surest = _surest_of_each(probabilities.max(axis=1), predicted, num_classes)
-        groups = [predicted, cells, np.where(surest[0], predicted, -1)]
+        sure, groups = probabilities.max(axis=1), [predicted, cells]
+        groups.append(np.where(_surest_of_each(sure, predicted, num_classes), predicted, -1))
         tail = (1 - level) / 2
-        rates, matrices = _resampled(given, predicted, surest, groups, num_classes, resamples, seed)
+        rates, matrices = _resampled(given, predicted, _surest(sure), groups, num_classes, resamples, seed)
         bounds["rate_interval"] = [float(np.quantile(rates[0], tail)), float(np.quantile(rates[1], 1 - tail))]
         low = np.min([np.quantile(matrix, tail, axis=0) for matrix in matrices], axis=0)
         high = np.max([np.quantile(matrix, 1 - tail, axis=0) for matrix in matrices], axis=0)
@@ -104,18 +104,21 @@ def _confident_class(probabilities: np.ndarray, given: np.ndarray) -> np.ndarray
     return np.where(confident.any(axis=1), np.where(confident, probabilities, -1.0).argmax(axis=1), -1)
 
 
-def _surest_of_each(sure: np.ndarray, predicted: np.ndarray, num_classes: int) -> list[np.ndarray]:
-    """Masks (N,) of the surest of what is predicted as each class: these shares, but 25 images or all that there are.
+def _surest(sure: np.ndarray) -> list[np.ndarray]:
+    """Masks (N,) of the surest of all images. Not of each class: of one that is hard to tell, the surest err too."""
+    ranks = np.empty(len(sure), np.int64)
+    ranks[np.argsort(-sure, kind="stable")] = np.arange(len(sure))
+    return [ranks < max(FEWEST, int(share * len(sure))) for share in SUREST]
 
-    Of each class, since noise that hits some classes alone would else be missed where the others are surer.
-    """
-    masks = [np.zeros(len(sure), bool) for _ in SUREST]
+
+def _surest_of_each(sure: np.ndarray, predicted: np.ndarray, num_classes: int) -> np.ndarray:
+    """Mask (N,) of the surer half of what is predicted as each class, of 25 images or all that there are."""
+    chosen = np.zeros(len(sure), bool)
     for label in range(num_classes):
         places = np.flatnonzero(predicted == label)
         order = places[np.argsort(-sure[places], kind="stable")]
-        for mask, share in zip(masks, SUREST, strict=True):
-            mask[order[: max(FEWEST, int(share * len(order)))]] = True
-    return masks
+        chosen[order[: max(FEWEST, len(order) // 2)]] = True
+    return chosen
 
 
 def _resampled(
@@ -130,18 +133,13 @@ def _resampled(
     """Rates (2, R), at the lower and the upper end; and of each group's matrix (R, K, K)."""
     random, size = np.random.default_rng(seed), len(given)
     differs = predicted != given
-    wrongly = [mask & differs for mask in surest]
     rates = np.empty((2, resamples))
     matrices = [np.empty((resamples, num_classes, num_classes)) for _ in groups]
     kept = [group >= 0 for group in groups]
     cells = [(group * num_classes + given)[keep] for group, keep in zip(groups, kept, strict=True)]
     for draw in range(resamples):
         weights = np.bincount(random.integers(0, size, size), minlength=size).astype(np.float64)
-        shares = np.bincount(predicted, weights, num_classes) / size
-        ends = []
-        for mask, wrong in zip(surest, wrongly, strict=True):
-            counts = np.bincount(predicted[mask], weights[mask], num_classes)
-            ends.append(shares @ (np.bincount(predicted[wrong], weights[wrong], num_classes) / np.maximum(counts, 1)))
+        ends = [weights[mask & differs].sum() / max(weights[mask].sum(), 1) for mask in surest]
         rates[:, draw] = min(ends), weights[differs].sum() / size
         for matrix, keep, cell in zip(matrices, kept, cells, strict=True):
             counts = np.bincount(cell, weights[keep], num_classes**2).reshape(num_classes, num_classes)

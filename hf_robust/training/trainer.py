@@ -5,6 +5,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+import datasets
 import torch
 from torch import nn
 from transformers import (
@@ -20,8 +21,8 @@ from transformers.trainer_utils import HPSearchBackend, TrainOutput
 
 from hf_common.processes import from_first_process
 
-from ..data.labelled import LabelledImages
-from ..data.memory import EpochShuffleSampler, collate_batch
+from ..data.memory import collate_batch
+from ..data.padded import PaddedSamples
 from ..data.transform import ImageTransform
 from ..losses import RobustLoss, get_loss
 from .arguments import DEFAULT_LOSS, RobustTrainingArguments, refuse_data_parallel
@@ -48,6 +49,7 @@ from .needs import (
     refuse_text_labels,
     with_index,
 )
+from .order import needs_padding, train_sampler
 from .publishing import PushingTrainer
 from .restore import restore_weights
 
@@ -59,10 +61,10 @@ class RobustTrainer(PushingTrainer):
 
     The loss is summed over the batch and divided by the number of labels in the whole accumulation window, over all
     processes, so that batch 64, 4 x 16 accumulated and 2 processes of 32 make the same step, a short last window
-    included. Two things are outside that: batch normalisation, whose statistics are those of each process's
-    micro-batch, and data sets other than [`LabelledImages`] on several processes, of which accelerate repeats
-    samples to fill the last batch. Evaluation reports accuracy and plain cross-entropy beside the robust loss, all
-    three over the whole data set.
+    included, for any map-style data set. Two things are outside that: batch normalisation, whose statistics are those
+    of each process's micro-batch, and on several processes data sets without a length and other orders than the
+    random one, of which accelerate repeats samples to fill the last batch. Evaluation reports accuracy and plain
+    cross-entropy beside the robust loss, all three over the whole data set.
 
     What a loss needs beside logits and labels (see [`RobustLoss`]) is supplied: the samples' indices, a second
     augmented view, the learning rate, and the L1 norm of the parameters, which counts once an optimizer step. What it
@@ -388,6 +390,8 @@ class RobustTrainer(PushingTrainer):
         super().log(logs, start_time)
 
     def _finalize_training(self, *args, **kwargs):
+        if self.args.world_size > 1:  # Trainer would add the first process's own
+            self._tr_loss = self.accelerator.gather(self._tr_loss.reshape(1)).mean()
         output = super()._finalize_training(*args, **kwargs)
         return output._replace(training_loss=output.metrics["train_loss"])
 
@@ -396,22 +400,17 @@ class RobustTrainer(PushingTrainer):
         return math.floor(self.state.epoch or 0)
 
     def _get_train_sampler(self, train_dataset=None):
-        train_dataset = self.train_dataset if train_dataset is None else train_dataset
-        if not isinstance(train_dataset, LabelledImages) or self.args.train_sampling_strategy != "random":
-            return super()._get_train_sampler(train_dataset)
-        seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
-        # One process takes the short last batch as it is; several must each get as many batches of full size.
-        world_size = self.args.world_size
-        multiple = world_size * self._train_batch_size if world_size > 1 else 1
-        drop_last = self.args.dataloader_drop_last
-        if drop_last:  # what is left of an optimizer step, however it is made up of batches
-            multiple = world_size * self._train_batch_size * self.args.gradient_accumulation_steps
-        dated = train_dataset.random
-        return EpochShuffleSampler(len(train_dataset), seed, self._current_epoch, multiple, drop_last, dated)
+        dataset = self.train_dataset if train_dataset is None else train_dataset
+        sampler = train_sampler(dataset, self.args, self._train_batch_size, self._current_epoch)
+        return super()._get_train_sampler(dataset) if sampler is None else sampler
 
     def _get_dataloader(  # type: ignore[override]  # what Trainer adds by other names is passed on
         self, dataset, description, batch_size, sampler_fn=None, is_training=False, **kwargs
     ):
+        if is_training and needs_padding(dataset, self.args):
+            if isinstance(dataset, datasets.Dataset):  # as Trainer does with those alone
+                dataset = self._remove_unused_columns(dataset, description=description)
+            dataset = PaddedSamples(dataset, self.label_names[0])
         # `dataloader_drop_last` is of training: Trainer would drop images from evaluations too.
         drop_last = self.args.dataloader_drop_last
         self.args.dataloader_drop_last = drop_last and is_training
