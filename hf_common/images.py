@@ -80,9 +80,13 @@ def to_rgb(image: Any, name: str = "image") -> Image.Image:
 def _read(source: str | os.PathLike | io.BytesIO | Image.Image, name: str) -> Image.Image:
     """The image of a file, or one that is open, decoded and upright; an error names it."""
     try:
-        image = source if isinstance(source, Image.Image) else Image.open(_local(source))
+        if isinstance(source, Image.Image):
+            source.load()
+            return ImageOps.exif_transpose(source)  # a copy: the caller's image stays as it is
+        image = Image.open(_local(source))
         image.load()
-        return ImageOps.exif_transpose(image)
+        ImageOps.exif_transpose(image, in_place=True)
+        return image
     except Exception as error:  # of almost any kind: each format of Pillow has its own for damaged files
         raise ValueError(f"{name} cannot be read as an image: {error}") from error
 

@@ -3,17 +3,18 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from random import Random
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from hf_common.images import read_bytes, to_rgb
 
 from ..hashing import as_int64, mix
 from ..losses.base import IGNORE_INDEX
-from .geometry import Geometry, random_view
+from .geometry import Geometry, Opened, OpenedImage, OpenedPixels, random_view
 from .labelled import EPOCH_SHIFT, LabelledImages, Source
 
 STATISTICS_PIXELS = 1 << 26  # that channel statistics are of: all of CIFAR-10's
@@ -95,24 +96,32 @@ class ImageFileDataset(LabelledImages):
         epochs, index = keys >> EPOCH_SHIFT, keys & ((1 << EPOCH_SHIFT) - 1)
         places = index % len(self)
         labels = self.labels[places].masked_fill(index >= len(self), IGNORE_INDEX)
-        pairs = zip(places.tolist(), epochs.tolist(), strict=True)
-        images = [self._views(place, epoch) for place, epoch in pairs]
-        if len(shapes := sorted({tuple(image.shape[1:3]) for image in images})) > 1:
+        draws = [self._draws(places, epochs, view).tolist() for view in range(self.views)]
+        images = [
+            self._views(place, draw) for place, draw in zip(places.tolist(), zip(*draws, strict=True), strict=True)
+        ]
+        shapes = sorted({tuple(view.shape[:2]) for views in images for view in views})
+        if len(shapes) > 1:
             raise ValueError(f"the images of a batch must have one size; got {shapes}: give a resolution")
-        pixels = torch.stack(images).permute(0, 1, 4, 2, 3).contiguous()  # (B, V, C, H, W)
+        pixels = torch.empty((len(images), self.views, *shapes[0], 3), dtype=torch.uint8)
+        for place, views in enumerate(images):
+            for view, image in enumerate(views):
+                pixels[place, view] = image
+        pixels = pixels.permute(0, 1, 4, 2, 3)  # (B, V, C, H, W), channels last as they are trained on
         return [{"pixel_values": pixels if self.views > 1 else pixels[:, 0], "labels": labels, "index": places}]
 
-    def _views(self, place: int, epoch: int) -> Tensor:
-        pixels = self.read(place)
+    def _views(self, place: int, draws: Sequence[int]) -> list[Tensor]:
+        """What is given out of the image at a place, (H, W, C) each; `draws` seed one random part each."""
         if self.augment:
             assert self.geometry is not None
-            drawn = [random_view(pixels, self.geometry, self._draw(place, epoch, view)) for view in range(self.views)]
-            return torch.stack(drawn)
-        return (pixels if self.geometry is None else self.geometry(pixels))[None]
+            opened = self.read.open(place) if isinstance(self.read, Opens) else OpenedPixels(self.read(place))
+            return [random_view(opened, self.geometry, Random(draw)) for draw in draws]
+        pixels = self.read(place)
+        return [pixels if self.geometry is None else self.geometry(pixels)]
 
-    def _draw(self, place: int, epoch: int, view: int) -> Random:
+    def _draws(self, places: Tensor, epochs: Tensor, view: int) -> Tensor:
         """Numbers of (seed, epoch, index, view): the same in any worker and process, and after a resume."""
-        return Random(int(mix(mix(mix(as_int64(self.seed)) + epoch + (view << 32)) + place)))
+        return mix(mix(mix(as_int64(self.seed)) + epochs + (view << 32)) + places)
 
     def channel_statistics(self) -> tuple[list[float], list[float]]:
         """As [`ImageTensorDataset.channel_statistics`], of as many evenly spaced images as have 2^26 pixels."""
@@ -120,7 +129,7 @@ class ImageFileDataset(LabelledImages):
         count = min(len(self), max(1, STATISTICS_PIXELS // (height * width)))
         counts = torch.zeros(3, 256, dtype=torch.int64)
         for place in np.linspace(0, len(self) - 1, count).round().astype(int):
-            pixels = still._views(int(place), 0)[0].reshape(-1, 3)
+            pixels = still._views(int(place), ())[0].reshape(-1, 3)
             for channel in range(3):
                 counts[channel] += torch.bincount(pixels[:, channel], minlength=256)
         return statistics_of_counts(counts)
@@ -137,6 +146,13 @@ def statistics_of_counts(counts: Tensor) -> tuple[list[float], list[float]]:
     return means, stds
 
 
+@runtime_checkable
+class Opens(Protocol):
+    """A reader that also gives parts of an image, for less than the whole."""
+
+    def open(self, place: int) -> Opened: ...
+
+
 class EncodedImages:
     """Reads the images of a column of a data set that is not decoded: rows with `bytes` and `path`.
 
@@ -149,8 +165,13 @@ class EncodedImages:
         self.rows, self.column, self.what = rows, column, what
 
     def __call__(self, place: int) -> Tensor:
-        image = to_rgb(self.rows[place][self.column], f"{self.what}: image {place}")
-        return torch.from_numpy(np.array(image))
+        return torch.from_numpy(np.array(self._decoded(place)))
+
+    def open(self, place: int) -> OpenedImage:
+        return OpenedImage(self._decoded(place))
+
+    def _decoded(self, place: int) -> Image.Image:
+        return to_rgb(self.rows[place][self.column], f"{self.what}: image {place}")
 
     def name(self, place: int) -> str | None:
         return self.rows[place][self.column].get("path")
@@ -178,6 +199,10 @@ class Chosen:
 
     def __call__(self, place: int) -> Tensor:
         return self.read(int(self.places[place]))
+
+    def open(self, place: int) -> Opened:
+        place = int(self.places[place])
+        return self.read.open(place) if isinstance(self.read, Opens) else OpenedPixels(self.read(place))
 
     def name(self, place: int) -> str | None:
         return self.read.name(int(self.places[place]))

@@ -8,7 +8,16 @@ import torch
 from PIL import Image
 from transformers import CLIPImageProcessorPil, ConvNextImageProcessorPil, DeiTImageProcessorPil, ViTImageProcessorPil
 
-from hf_robust.data.geometry import Geometry, central, crop_box, geometry_of, random_view, shorter_side_to
+from hf_robust.data.geometry import (
+    Geometry,
+    OpenedImage,
+    OpenedPixels,
+    central,
+    crop_box,
+    geometry_of,
+    random_view,
+    shorter_side_to,
+)
 
 PROCESSORS = {
     "vit": ViTImageProcessorPil(size={"height": 24, "width": 24}),
@@ -95,7 +104,9 @@ def test_a_view_is_a_part_that_is_brought_to_size_and_mirrored_half_of_the_time(
     pixels = torch.from_numpy(np.array(picture(50, 70)))
     geometry, flipped = Geometry.square(16), 0
     for seed in range(200):
-        view = random_view(pixels, geometry, random.Random(seed))
+        view = random_view(OpenedPixels(pixels), geometry, random.Random(seed))
+        opened = OpenedImage(Image.fromarray(pixels.numpy()))
+        assert torch.equal(random_view(opened, geometry, random.Random(seed)), view)
         draw = random.Random(seed)
         top, left, height, width = crop_box(50, 70, draw)
         image = Image.fromarray(pixels.numpy()[top : top + height, left : left + width])
