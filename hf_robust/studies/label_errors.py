@@ -158,6 +158,7 @@ def label_errors_table(results: dict) -> str:
         "known": "-" if found["known"] is None else found["known"],
         "precision": percent(found["precision"]),
         "recall": percent(found["recall"]),
+        "AUC": percent(found["auc"]),
         "wrong labels, 95 % interval": estimate_in_words(noise),
         "by confident learning": percent(noise["estimated_rate"]),
         "true": percent(noise["rate"]),
@@ -171,11 +172,15 @@ def _findings(splits: ImageSplits, probabilities: np.ndarray, issues: np.ndarray
     train = splits.train
     given, clean = train.given_and_clean()
     predicted = probabilities.argmax(axis=1)
-    known, right, clean_accuracy = None, 0, None
+    known, right, clean_accuracy, auc = None, 0, None, None
     if clean is not None:
         flipped = given != clean
         known, right = int(flipped.sum()), int(flipped[issues].sum())
         clean_accuracy = float(np.mean(predicted == clean))
+        if 0 < known < len(given):
+            from sklearn.metrics import roc_auc_score  # half a second to import
+
+            auc = float(roc_auc_score(flipped, -probabilities[np.arange(len(given)), given]))
     return {
         "train_images": len(train),
         "label_errors": {
@@ -183,6 +188,7 @@ def _findings(splits: ImageSplits, probabilities: np.ndarray, issues: np.ndarray
             "known": known,
             "precision": right / len(issues) if known is not None and len(issues) else None,
             "recall": right / known if known else None,
+            "auc": auc,  # that a wrong label has less of its own probability than a right one
         },
         "noise": noise_summary(probabilities, given, clean, held_out=True),
         "accuracy": {"clean": clean_accuracy, "given": float(np.mean(predicted == given))},

@@ -11,13 +11,14 @@ import pytest
 from cleanlab.filter import find_label_issues as cleanlabs
 from PIL import Image
 from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import log_loss
 from sklearn.model_selection import PredefinedSplit, cross_val_predict
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from hf_robust.data.load import load_image_splits
 from hf_robust.studies.folds import assign_folds
-from hf_robust.studies.frozen import VARIANCE, linear_probabilities
+from hf_robust.studies.frozen import VARIANCES, linear_probabilities
 from tests import ROOT
 
 ENCODER = """
@@ -34,15 +35,21 @@ def short(images):
 """
 
 
-def test_probabilities_are_scikit_learns():
+@pytest.mark.parametrize(("spread", "chosen"), [(2.0, 0.1), (0.0, 0.001)])
+def test_probabilities_are_scikit_learns(spread, chosen):
+    """Of the prior under which labels that were held out are likeliest; where features tell nothing, the narrowest."""
     draw = np.random.default_rng(0)
     given = draw.integers(0, 4, 200)
-    features = draw.normal(size=(200, 7)) + 2 * np.eye(4, 7)[given]
+    features = draw.normal(size=(200, 30)) + spread * np.eye(4, 30)[given]
     found = linear_probabilities(features, given, 5, seed=3)
-    model = make_pipeline(StandardScaler(), LogisticRegression(C=VARIANCE, max_iter=1000))
-    split = PredefinedSplit(assign_folds(given, 5, 3))
-    np.testing.assert_allclose(found, cross_val_predict(model, features, given, cv=split, method="predict_proba"))
-    assert (found.argmax(1) == given).mean() > 0.7
+    split, scored = PredefinedSplit(assign_folds(given, 5, 3)), {}
+    for variance in VARIANCES:
+        model = make_pipeline(StandardScaler(), LogisticRegression(C=variance, max_iter=1000))
+        scored[variance] = cross_val_predict(model, features, given, cv=split, method="predict_proba")
+    losses = {variance: log_loss(given, each) for variance, each in scored.items()}
+    best = min(losses, key=losses.get)
+    assert best == chosen
+    np.testing.assert_allclose(found, scored[best])
 
 
 @pytest.fixture(scope="module")

@@ -92,6 +92,12 @@ def test_lines_say_what_is_given_suggested_and_true(finished):
     assert confidences == sorted(confidences)
 
 
+def separation(flipped, confidence):
+    """The share of pairs of a flipped and an unflipped image whose flipped one has less confidence, ties half."""
+    wrong, right = confidence[flipped][:, None], confidence[~flipped][None]
+    return np.mean((wrong < right) + 0.5 * (wrong == right))
+
+
 def test_results_are_those_of_the_csv_and_the_arrays(finished):
     folder, results = finished
     assert json.loads((folder / "results.json").read_text()) == results
@@ -105,6 +111,7 @@ def test_results_are_those_of_the_csv_and_the_arrays(finished):
         "known": len(flips),
         "precision": len(found & flips) / len(found),
         "recall": len(found & flips) / len(flips),
+        "auc": pytest.approx(separation(given != clean, probabilities[np.arange(SAMPLES), given])),
     }
     assert results["noise"] == {
         "rate": len(flips) / SAMPLES,
@@ -303,18 +310,22 @@ def test_where_the_clean_labels_are_unknown_nothing_is_said_of_them(tmp_path):
     assert 0.5 < float(row.pop("suggested_confidence")) <= 1
     assert row == {"rank": "1", "index": "7", "given_label": "dark", "suggested_label": "bright"}
     assert confidence < 0.1
-    assert results["label_errors"] == {"found": 1, "known": None, "precision": None, "recall": None}
+    assert results["label_errors"] == {
+        "found": 1, "known": None, "precision": None, "recall": None, "auc": None,
+    }  # fmt: skip
     assert results["noise"]["rate"] is results["noise"]["matrix"] is results["accuracy"]["clean"] is None
     assert results["noise"]["estimated_rate"] == pytest.approx(1 / 60)
-    assert "| 60 | 1 | - | - | - | too few images (60) | 1.7 | - | - |" in label_errors_table(results)
+    assert "| 60 | 1 | - | - | - | - | too few images (60) | 1.7 | - | - |" in label_errors_table(results)
 
 
 def test_where_nothing_is_found_there_is_no_precision(tmp_path):
     results = run_on(save_two_colours(tmp_path, [], with_clean_label=True), tmp_path / "run")
     assert rows(tmp_path / "run") == []
-    assert results["label_errors"] == {"found": 0, "known": 0, "precision": None, "recall": None}
+    assert results["label_errors"] == {
+        "found": 0, "known": 0, "precision": None, "recall": None, "auc": None,
+    }  # fmt: skip
     assert results["noise"]["rate"] == results["noise"]["estimated_rate"] == 0
-    assert "| 60 | 0 | 0 | - | - | too few images (60) | 0.0 | 0.0 | 100.0 |" in label_errors_table(results)
+    assert "| 60 | 0 | 0 | - | - | - | too few images (60) | 0.0 | 0.0 | 100.0 |" in label_errors_table(results)
 
 
 def script(folder, *flags, launcher=()):
