@@ -42,7 +42,8 @@ class PaddedSamples(Dataset):
 
     def _ignored(self, sample: Any) -> Any:
         if isinstance(sample, (tuple, list)) and len(sample) == 2:
-            return type(sample)((sample[0], _ignored_label(sample[1])))
+            pair = sample[0], _ignored_label(sample[1])
+            return pair if isinstance(sample, tuple) else list(pair)
         found = [name for name in self.names if isinstance(sample, Mapping) and sample.get(name) is not None]
         if not found:
             keys = f"a dict of {sorted(map(str, sample))}" if isinstance(sample, Mapping) else type(sample).__name__
