@@ -73,31 +73,31 @@ def load_image_splits(
         ValueError: a split or column is missing, labels are outside 0..K-1 or no classes, or images that are to be
             kept in memory differ in size. Integer labels without names have as many classes as the largest says.
     """
-    _check_limits(max_train_samples, max_test_samples, validation_split)
+    check_limits(max_train_samples, max_test_samples, validation_split)
     if dataset == "digits":
         return _digits(config, validation_split, max_train_samples, max_test_samples)
     loaded = open_data(dataset, config, image_column)
     splits = ("train",) if validation_split is not None or test_split is None else ("train", test_split)
-    image_column = _check_columns(dataset, loaded, splits, image_column, label_column)
+    image_column = check_columns(dataset, loaded, splits, image_column, label_column)
     loaded = _with_classes(loaded, splits, label_column)
-    label_names = _label_names([loaded[split] for split in splits], label_column)
+    label_names = label_names_of([loaded[split] for split in splits], label_column)
     if skip_corrupt:
         loaded = _without_corrupt(loaded, splits, image_column)
     train, test = _train_and_test(loaded, splits, label_column, validation_split)
     train, test = _first_rows(train, max_train_samples), _first_rows(test, max_test_samples)
-    labels = _label_tensor(train, label_column, len(label_names))
-    clean = _label_tensor(train, CLEAN_LABEL_COLUMN, len(label_names)) if _has_clean(train) else None
-    test_labels = _label_tensor(test, CLEAN_LABEL_COLUMN if _has_clean(test) else label_column, len(label_names))
+    labels = label_tensor(train, label_column, len(label_names))
+    clean = label_tensor(train, CLEAN_LABEL_COLUMN, len(label_names)) if _has_clean(train) else None
+    test_labels = label_tensor(test, label_to_score(test, label_column), len(label_names))
     known = test_labels if _has_clean(test) or len(splits) > 1 else None
     return ImageSplits(
-        _images(train, image_column, keep_in_memory, "train images", labels, clean),
+        images_of_rows(train, image_column, keep_in_memory, "train images", labels, clean),
         # Of labels that were held out nobody says that they are right.
-        _images(test, image_column, keep_in_memory, f"{splits[-1]} images", test_labels, known),
+        images_of_rows(test, image_column, keep_in_memory, f"{splits[-1]} images", test_labels, known),
         label_names,
     )
 
 
-def _check_limits(train: int | None, test: int | None, share: float | None) -> None:
+def check_limits(train: int | None, test: int | None, share: float | None) -> None:
     for name, limit in (("max_train_samples", train), ("max_test_samples", test)):
         if limit is not None and limit < 1:
             raise ValueError(f"{name} must be at least 1; got {limit}")
@@ -175,7 +175,7 @@ def _digits(
     return ImageSplits(split(train, max_train_samples), split(test, max_test_samples), [str(d) for d in range(10)])
 
 
-def _check_columns(
+def check_columns(
     dataset: str, loaded: datasets.DatasetDict, splits: Sequence[str], image_column: str | None, label_column: str
 ) -> str:
     """The name of the image column; a `ValueError` where a split or column is missing."""
@@ -245,6 +245,11 @@ def _train_and_test(
     return rows.select(np.sort(train)), rows.select(np.sort(test))
 
 
+def label_to_score(rows: datasets.Dataset, label_column: str) -> str:
+    """The column that test images are scored against."""
+    return CLEAN_LABEL_COLUMN if _has_clean(rows) else label_column
+
+
 def _has_clean(rows: datasets.Dataset) -> bool:
     return CLEAN_LABEL_COLUMN in rows.column_names
 
@@ -257,7 +262,7 @@ def _first_rows(rows: datasets.Dataset, limit: int | None) -> datasets.Dataset:
     return rows.select(range(limit))
 
 
-def _label_names(splits: list[datasets.Dataset], column: str) -> list[str]:
+def label_names_of(splits: list[datasets.Dataset], column: str) -> list[str]:
     feature = splits[0].features[column]
     if isinstance(feature, datasets.ClassLabel):
         if len(feature.names) < 2:
@@ -269,7 +274,7 @@ def _label_names(splits: list[datasets.Dataset], column: str) -> list[str]:
     return [str(label) for label in range(max(map(max, columns)) + 1)]
 
 
-def _label_tensor(rows: datasets.Dataset, column: str, num_classes: int) -> torch.Tensor:
+def label_tensor(rows: datasets.Dataset, column: str, num_classes: int) -> torch.Tensor:
     labels = rows.with_format("numpy")[column][:]
     return torch.from_numpy(check_labels(f"column {column!r}", labels, num_classes))
 
@@ -278,7 +283,7 @@ def _undecoded(rows: datasets.Dataset, column: str) -> datasets.Dataset:
     return rows.select_columns(column).cast_column(column, datasets.Image(decode=False))
 
 
-def _images(
+def images_of_rows(
     rows: datasets.Dataset,
     column: str,
     keep: bool | None,

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import datasets
 from PIL import Image
@@ -20,7 +21,9 @@ SPLITS = {
 PATH_COLUMNS = ("image", "file", "file_name", "filename", "path", "image_path")  # of a table, in this order
 
 
-def open_data(name: str, config: str | None = None, image_column: str | None = None) -> datasets.DatasetDict:
+def open_data(
+    name: str, config: str | None = None, image_column: str | None = None, *, streaming: bool = False
+) -> Any:
     """The splits that a name stands for.
 
     Args:
@@ -28,18 +31,23 @@ def open_data(name: str, config: str | None = None, image_column: str | None = N
             `train` and `test` or not; or a CSV, TSV, JSON or Parquet file, whose paths are relative to its folder.
         config: of a Hub id or of a folder with configurations.
         image_column: of a table: the column of the paths.
+        streaming: not loaded before it is read.
+
+    Returns:
+        `datasets.DatasetDict`, or `datasets.IterableDatasetDict` where it is streamed.
 
     Raises:
-        ValueError: there are no images, or of one class alone, or a table has no column of paths.
+        ValueError: there are no images, or of one class alone, or a table has no column of paths, or is to be streamed
+            although it has paths alone.
         FileNotFoundError, ConnectionError: nothing is there.
     """
     path = Path(name)
     if path.suffix.lower() in TABLES and path.is_file():
-        return _table(path, image_column)
+        return _table(path, image_column, streaming)
     if path.is_dir() and config is None and (found := _class_folders(path)):
-        return _images_of_folders(path, found)
+        return _images_of_folders(path, found, streaming)
     with data_source(name, "dataset"):
-        return datasets.load_dataset(name, config)
+        return datasets.load_dataset(name, config, streaming=streaming)
 
 
 def _class_folders(folder: Path) -> dict[str, str] | None:
@@ -68,9 +76,10 @@ def _below(folder: Path) -> Iterator[Path]:
     return (path for path in sorted(folder.iterdir()) for path in (path.rglob("*") if path.is_dir() else [path]))
 
 
-def _images_of_folders(folder: Path, patterns: dict[str, str]) -> datasets.DatasetDict:
+def _images_of_folders(folder: Path, patterns: dict[str, str], streaming: bool) -> Any:
     """By pattern and not by name: `datasets` takes a class folder such as `train_station` for a split."""
-    loaded = datasets.load_dataset("imagefolder", data_dir=str(folder), data_files=patterns, drop_labels=False)
+    options = {"data_dir": str(folder), "data_files": patterns, "drop_labels": False, "streaming": streaming}
+    loaded = datasets.load_dataset("imagefolder", **options)
     names = loaded["train"].features["label"].names
     if len(names) < 2:
         raise ValueError(
@@ -79,13 +88,17 @@ def _images_of_folders(folder: Path, patterns: dict[str, str]) -> datasets.Datas
     return loaded
 
 
-def _table(path: Path, image_column: str | None) -> datasets.DatasetDict:
+def _table(path: Path, image_column: str | None, streaming: bool) -> Any:
     kind = TABLES[path.suffix.lower()]
-    options = {"sep": "\t"} if path.suffix.lower() == ".tsv" else {}
-    loaded = datasets.load_dataset(kind, data_files={"train": str(path)}, **options)
-    features = loaded["train"].features
+    options: dict[str, Any] = {"sep": "\t"} if path.suffix.lower() == ".tsv" else {}
+    loaded = datasets.load_dataset(kind, data_files={"train": str(path)}, streaming=streaming, **options)
+    features = loaded["train"].features or {}
     if any(isinstance(feature, datasets.Image) for feature in features.values()):
         return loaded
+    if streaming:
+        raise ValueError(
+            f"{str(path)!r} has paths and no images: load it without streaming; its images are not loaded"
+        )
     columns = [image_column] if image_column is not None else [name for name in PATH_COLUMNS if name in features]
     if not columns or columns[0] not in features:
         raise ValueError(
