@@ -17,7 +17,8 @@ def agce(x: LossInputs, *, a: float = 0.6, q: float = 0.6) -> Tensor:
 
     Zhou et al. 2021, "Asymmetric Loss Functions for Learning with Noisy Labels", arXiv:2106.03110, sec. 5.
     """
-    return _power_difference(expm1(x.logp_y) / (a + 1), q) * (-((a + 1) ** q) / q)
+    u = expm1(x.logp_y) / (a + 1)
+    return expm1(q * torch.log1p(u)) * (-((a + 1) ** q) / q)  # (1 + u)^q - 1
 
 
 @loss_function(a=above(1), q=POSITIVE)
@@ -26,11 +27,8 @@ def aul(x: LossInputs, *, a: float = 5.5, q: float = 3.0) -> Tensor:
 
     Zhou et al. 2021, "Asymmetric Loss Functions for Learning with Noisy Labels", arXiv:2106.03110, sec. 5.
     """
-    return _power_difference(-expm1(x.logp_y) / (a - 1), q) * ((a - 1) ** q / q)
-
-
-def _power_difference(u: Tensor, q: float) -> Tensor:  # (1 + u)^q - 1
-    return expm1(q * torch.log1p(u))
+    u = expm1(x.logp_y) / (1 - a)
+    return torch.expm1(q * torch.log1p(u)) * ((a - 1) ** q / q)  # (1 + u)^q - 1
 
 
 @loss_function(a=POSITIVE)

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 IGNORE_INDEX = -100
@@ -66,8 +67,11 @@ def check_params(loss: str, domains: dict[str, Domain], params: dict[str, object
             raise ValueError(f"{name} of {loss} must be {domains[name].text}, got {value!r}")
 
 
-def check_batch(logits: Tensor, labels: Tensor, views: int = 1) -> None:
-    """Raise unless logits are float (views * B, K) with K >= 2 and labels int64 (B,) in 0..K-1 or -100."""
+def check_batch(logits: Tensor, labels: Tensor, views: int = 1) -> bool:
+    """Raise unless logits are float (views * B, K) with K >= 2 and labels int64 (B,) in 0..K-1 or -100.
+
+    True where it is known that no label is -100; False on an accelerator and in compiled code, where it is not looked.
+    """
     if not logits.is_floating_point():
         raise TypeError(f"logits must be floating point, got {logits.dtype}")
     if logits.ndim != 2:
@@ -89,14 +93,21 @@ def check_batch(logits: Tensor, labels: Tensor, views: int = 1) -> None:
         raise ValueError(f"labels must have {per_label}: got {len(labels)} for {len(logits)} rows")
     # On an accelerator this would wait for the device at every step, and compiled code cannot branch on values; there
     # `gather` itself stops at an index outside 0..K-1.
-    if labels.device.type == "cpu" and not torch.compiler.is_compiling():
-        outside = ((labels < 0) | (labels >= logits.shape[1])) & (labels != IGNORE_INDEX)
-        if outside.any():
-            index = int(outside.nonzero()[0])
-            raise ValueError(
-                f"labels must be in 0..{logits.shape[1] - 1} or {IGNORE_INDEX} (ignored), "
-                f"got {int(labels[index])} at index {index}"
-            )
+    if labels.device.type != "cpu" or torch.compiler.is_compiling():
+        return False
+    if len(labels) == 0:
+        return True
+    low, high = torch.aminmax(labels)  # one pass, and of most batches the only one
+    if low.item() >= 0 and high.item() < logits.shape[1]:
+        return True
+    outside = ((labels < 0) | (labels >= logits.shape[1])) & (labels != IGNORE_INDEX)
+    if outside.any():
+        index = int(outside.nonzero()[0])
+        raise ValueError(
+            f"labels must be in 0..{logits.shape[1] - 1} or {IGNORE_INDEX} (ignored), "
+            f"got {int(labels[index])} at index {index}"
+        )
+    return False
 
 
 class LossInputs:
@@ -115,8 +126,10 @@ class LossInputs:
         logits: (B, K) float32, or float64 for float64 logits; of the first view.
         labels: (B,) int64, 0 where a sample is ignored.
         keep: (B,) bool, False where a sample is ignored.
+        all_kept (`bool`): it is known that no sample is ignored, so that nothing need be masked.
         logp, logp_y: (B, K) log-probabilities of the first view and (B,) their entries at the labels, computed when
             first asked for. Half precision is converted inside the log-softmax: in bfloat16 1 - p would have 8 bits.
+        minus_logp_y: (B,) -logp_y, which is cross-entropy.
         other_views: (V - 1) tensors (B, K), the logits of the other views.
 
     Raises `TypeError` for a wrong dtype and `ValueError` for a wrong shape, K < 2 and, for labels on the CPU outside
@@ -124,22 +137,27 @@ class LossInputs:
     """
 
     def __init__(self, logits: Tensor, labels: Tensor, *, views: int = 1, index: Tensor | None = None, epoch: int = 0):
-        check_batch(logits, labels, views)
+        self.all_kept = check_batch(logits, labels, views)
         if index is not None and (index.dtype != torch.int64 or index.shape != labels.shape):
             raise ValueError(
                 f"index must be int64 of shape {tuple(labels.shape)}, got {index.dtype} of {tuple(index.shape)}"
             )
         self.dtype = torch.float64 if logits.dtype == torch.float64 else torch.float32
         self._logits, *self.other_views = logits.chunk(views) if views > 1 else (logits,)
-        self.keep = labels != IGNORE_INDEX
-        self.labels = labels.masked_fill(~self.keep, 0)
+        self._given = labels
+        self.labels = labels if self.all_kept else labels.masked_fill(labels == IGNORE_INDEX, 0)
         self.index, self.epoch = index, epoch
         self._logp: Tensor | None = None
         self._logp_y: Tensor | None = None
+        self._minus_logp_y: Tensor | None = None
 
     @property
     def logits(self) -> Tensor:
         return self._logits.to(self.dtype)
+
+    @property
+    def keep(self) -> Tensor:
+        return self._given != IGNORE_INDEX
 
     def places(self) -> Tensor:
         """`index`, of a batch that has it."""
@@ -159,16 +177,28 @@ class LossInputs:
     @property
     def logp_y(self) -> Tensor:
         if self._logp_y is None:
-            self._logp_y = self.at_labels(self.logp)
+            self._logp_y = -self.minus_logp_y
         return self._logp_y
+
+    @property
+    def minus_logp_y(self) -> Tensor:
+        if self._minus_logp_y is None:
+            # One operator forth and one back; `gather` and the reshaping around it are three each.
+            self._minus_logp_y = F.nll_loss(self.logp, self.labels, reduction="none")
+        return self._minus_logp_y
 
     def at_labels(self, values: Tensor) -> Tensor:  # (B, K) -> (B,)
         """The entries at the labels."""
-        return values.gather(1, self.labels.unsqueeze(1)).squeeze(1)
+        return -F.nll_loss(values, self.labels, reduction="none")
+
+    def without_ignored(self, losses: Tensor) -> Tensor:  # (B,) -> (B,)
+        """`losses`, 0 where a sample is ignored."""
+        return losses if self.all_kept else losses.masked_fill(self._given == IGNORE_INDEX, 0.0)
 
     def refuse_masked(self, loss: str, losses: Tensor) -> Tensor:
         """`losses` (B,) of a loss that is infinite where any class has probability 0; a `ValueError` says so."""
-        if losses.device.type == "cpu" and not torch.compiler.is_compiling():
+        # A sum is finite only if all it adds is, so that most batches need no other look.
+        if losses.device.type == "cpu" and not torch.compiler.is_compiling() and not losses.detach().sum().isfinite():
             bad = self.keep & ~losses.isfinite()
             # Looked at only then, since it is another pass; logits that are NaN give NaN, as for any loss.
             if bad.any() and (masked := bad.unsqueeze(1) & self.logp.isneginf()).any():
@@ -192,7 +222,7 @@ def loss_function(**domains: Domain) -> Callable:
         def loss(logits: Tensor, labels: Tensor, **params: Any) -> Tensor:
             check_params(core.__name__, domains, params)
             x = LossInputs(logits, labels)
-            return core(x, **params).masked_fill(~x.keep, 0.0)
+            return x.without_ignored(core(x, **params))
 
         signature = inspect.signature(core)
         _, *keywords = signature.parameters.values()
@@ -213,11 +243,11 @@ def lowest(dtype: torch.dtype) -> float:
 
 
 def expm1(x: Tensor) -> Tensor:
-    """exp(x) - 1 whose float32 gradient is precise too."""
+    """exp(x) - 1 of x <= 0 whose float32 gradient is precise too; larger x have none here."""
     # torch takes expm1's result + 1 as its derivative, which in float32 rounds exp(x) to a multiple of 6e-8: the
-    # gradient of 1 - p_y, which is p_y, would be up to 3 % off at p_y = 1e-6 and 0 below 3e-8. So expm1 serves near 0,
-    # where its value is needed, and exp elsewhere.
-    return torch.where(x > -1, torch.expm1(x), torch.exp(x) - 1)
+    # gradient of 1 - p_y, which is p_y, would be up to 3 % off at p_y = 1e-6 and 0 below 3e-8. Below 0 ELU is the same
+    # function, and its derivative exp(x).
+    return F.elu(x)
 
 
 def row_blocks(matrix: Tensor) -> list[slice]:

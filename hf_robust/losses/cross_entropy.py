@@ -25,14 +25,14 @@ def focal_weight(rest: Tensor, gamma: float, detach: bool) -> Tensor:
     """rest^gamma, where rest = 1 - p_y; a constant of the gradient if `detach`."""
     # For gamma < 1 the derivative of (1-p)^gamma is infinite at p = 1, and infinity times log p = 0 is NaN. The
     # smallest normal number as lower bound removes that and changes no other value.
-    weight = rest.clamp(min=torch.finfo(rest.dtype).tiny).pow(gamma)
-    return weight.detach() if detach else weight
+    rest = rest.detach() if detach else rest
+    return rest.clamp(min=torch.finfo(rest.dtype).tiny).pow(gamma)
 
 
 @loss_function()
 def ce(x: LossInputs) -> Tensor:
     """Cross-entropy, -log p_y; in [0, inf). The baseline: not robust."""
-    return -x.logp_y
+    return x.minus_logp_y
 
 
 @loss_function(gamma=NON_NEGATIVE, detach=FLAG)
@@ -44,7 +44,7 @@ def fl(x: LossInputs, *, gamma: float = 0.5, detach: bool = False) -> Tensor:
 
     Lin et al. 2017, "Focal Loss for Dense Object Detection", arXiv:1708.02002, eq. 4.
     """
-    return focal_weight(-expm1(x.logp_y), gamma, detach) * -x.logp_y
+    return focal_weight(-expm1(x.logp_y), gamma, detach) * x.minus_logp_y
 
 
 @loss_function(q=UNIT_INTERVAL)

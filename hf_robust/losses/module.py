@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import operator
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -169,8 +171,9 @@ class RobustLoss(nn.Module):
             raise ValueError(f"loss {self.spec!r} needs index, the samples' places in the training set; got None")
         views = 2 if self.training and "views" in self.needs else 1
         x = LossInputs(logits, labels, views=views, index=index, epoch=epoch)
-        losses: Any = sum(weight * self._term(position, x) for position, (weight, _, _) in enumerate(self.terms))
-        losses = losses.masked_fill(~x.keep, 0.0)
+        terms = [self._term(position, x) for position in range(len(self.terms))]
+        losses = functools.reduce(operator.add, terms)
+        losses = x.without_ignored(losses)
         if self.class_weights is not None:
             if len(self.class_weights) != x.num_classes:
                 raise ValueError(
@@ -179,13 +182,16 @@ class RobustLoss(nn.Module):
             losses = losses * self.class_weights.to(losses)[x.labels]
         if reduction == "none":
             return losses
-        return losses.sum() if reduction == "sum" else losses.sum() / self.num_items(labels)
+        if reduction == "sum":
+            return losses.sum()
+        plain = x.all_kept and self.class_weights is None
+        return losses.mean() if plain else losses.sum() / self.num_items(labels)
 
     def _term(self, position: int, x: LossInputs) -> Tensor:
-        _, name, params = self.terms[position]
-        if LOSSES[name].stateful:
-            return self.stateful[str(position)](x)
-        return LOSSES[name].build.core(x, **params)
+        weight, name, params = self.terms[position]
+        stateful = LOSSES[name].stateful
+        losses = self.stateful[str(position)](x) if stateful else LOSSES[name].build.core(x, **params)
+        return losses if weight == 1 else weight * losses
 
 
 def _as_weights(class_weights: Sequence[float] | None) -> Tensor | None:
