@@ -22,11 +22,12 @@ from .cross_entropy import ce, fl, gce, js, ls, phuber_ce, taylor_ce
 from .elr import Elr
 from .epsilon_softmax import ce_eps, fl_eps
 from .gjs import Gjs
-from .logits import bi_tempered, bi_tempered_probabilities, ldr_kl, logit_clip, logit_clip_probabilities
+from .logits import ldr_kl, logit_clip, logit_clip_probabilities
 from .negative import anl_ce, anl_fl, nnce, nnfl
 from .nlnl import Nlnl
 from .normalised import mae, nce, nfl, ngce, nmae, nrce, rce, sce
 from .ogc import OgcCe, OgcFl, OgcGce
+from .tempered import bi_tempered, bi_tempered_probabilities
 
 CITED = r"(.+) (\d{4}), (.+)"  # the form of `LossInfo.paper`: authors, year, where
 SOFTMAX = "softmax(z)"  # the link of most losses, and what a pipeline of transformers takes

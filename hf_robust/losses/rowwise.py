@@ -1,0 +1,39 @@
+"""Losses that form their gradient beside their value, a block of rows at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from .base import row_blocks
+
+
+class Rowwise(torch.autograd.Function):
+    """`function(z (b, K), labels (b, 1), grad (b, K), *params) -> loss (b, 1)`, block of rows by block.
+
+    The function writes the gradient dloss/dz to its place beside the value; that is the one tensor kept.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, z: Tensor, labels: Tensor, function: Callable, *params: float) -> Tensor:
+        ctx.num_params = len(params)
+        grad, at = torch.empty_like(z), labels.unsqueeze(1)
+        blocks = row_blocks(z)
+        if len(blocks) == 1:
+            loss = function(z, at, grad, *params).squeeze(1)
+        else:
+            loss = z.new_empty(len(z))
+            for rows in blocks:
+                loss[rows] = function(z[rows], at[rows], grad[rows], *params).squeeze(1)
+        ctx.save_for_backward(grad)
+        return loss
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_loss: Tensor) -> tuple[Tensor | None, ...]:
+        (grad,) = ctx.saved_tensors
+        return grad * grad_loss.unsqueeze(1), None, None, *[None] * ctx.num_params
