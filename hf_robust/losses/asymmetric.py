@@ -48,11 +48,12 @@ def amse(x: LossInputs, *, a: float = 30.0) -> Tensor:
 
     Wang et al. 2025, "Joint Asymmetric Loss for Learning with Noisy Labels", arXiv:2507.17692.
     """
-    return _amse(x.logp_y, PowerSum.apply(x.logp, 2), x.num_classes, a)
+    squares, logp_y = PowerSum.apply(x.logp, x.labels, 2)
+    return _amse(logp_y, squares, x.num_classes, a)
 
 
 def _amse(logp_y: Tensor, squares: Tensor, num_classes: int, a: float) -> Tensor:
-    return (a**2 - 2 * a * logp_y.exp() + squares) / num_classes
+    return (torch.sub(squares, logp_y.exp(), alpha=2 * a) + a**2) / num_classes
 
 
 @loss_function(alpha=NON_NEGATIVE, beta=NON_NEGATIVE, a=above(1), delta=NON_NEGATIVE)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import inspect
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -93,9 +93,9 @@ def check_batch(logits: Tensor, labels: Tensor, views: int = 1) -> bool:
         raise ValueError(f"labels must have {per_label}: got {len(labels)} for {len(logits)} rows")
     # On an accelerator this would wait for the device at every step, and compiled code cannot branch on values; there
     # `gather` itself stops at an index outside 0..K-1.
-    if labels.device.type != "cpu" or torch.compiler.is_compiling():
+    if not labels.is_cpu or torch.compiler.is_compiling():
         return False
-    if len(labels) == 0:
+    if labels.shape[0] == 0:
         return True
     low, high = torch.aminmax(labels)  # one pass, and of most batches the only one
     if low.item() >= 0 and high.item() < logits.shape[1]:
@@ -198,7 +198,7 @@ class LossInputs:
     def refuse_masked(self, loss: str, losses: Tensor) -> Tensor:
         """`losses` (B,) of a loss that is infinite where any class has probability 0; a `ValueError` says so."""
         # A sum is finite only if all it adds is, so that most batches need no other look.
-        if losses.device.type == "cpu" and not torch.compiler.is_compiling() and not losses.detach().sum().isfinite():
+        if losses.is_cpu and not torch.compiler.is_compiling() and not losses.detach().sum().isfinite():
             bad = self.keep & ~losses.isfinite()
             # Looked at only then, since it is another pass; logits that are NaN give NaN, as for any loss.
             if bad.any() and (masked := bad.unsqueeze(1) & self.logp.isneginf()).any():
@@ -250,15 +250,21 @@ def expm1(x: Tensor) -> Tensor:
     return F.elu(x)
 
 
-def row_blocks(matrix: Tensor) -> list[slice]:
-    """Blocks of rows for several elementwise passes in a row: each fits the cache of the CPU core that works on it.
+def row_blocks(*tensors: Tensor | None) -> Iterator[tuple]:
+    """Blocks of rows of tensors (B, ...), (b, ...) each, for several elementwise passes in a row.
 
-    One block where that does not pay: on an accelerator, and in compiled code, which fuses the passes itself.
+    Each block fits the cache of the CPU core that works on it. The first tensor is (B, K) and says how many rows that
+    are; None stays None. One block where that does not pay: on an accelerator, and in compiled code, which fuses the
+    passes itself.
     """
-    if matrix.device.type != "cpu" or torch.compiler.is_compiling():
-        return [slice(None)]
+    matrix = tensors[0]
+    assert matrix is not None
+    if torch.compiler.is_compiling() or not matrix.is_cpu or matrix.numel() <= BLOCK_ELEMENTS:
+        yield tensors
+        return
     rows = max(1, BLOCK_ELEMENTS * torch.get_num_threads() // matrix.shape[1])
-    return [slice(start, start + rows) for start in range(0, len(matrix), rows)]
+    for start in range(0, len(matrix), rows):
+        yield tuple(None if tensor is None else tensor[start : start + rows] for tensor in tensors)
 
 
 # A block and its two or three temporaries in float32 take about 1 MB of cache.

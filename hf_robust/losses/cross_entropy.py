@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,12 +22,34 @@ from .base import (
 )
 
 
-def focal_weight(rest: Tensor, gamma: float, detach: bool) -> Tensor:
-    """rest^gamma, where rest = 1 - p_y; a constant of the gradient if `detach`."""
+def focal_weight(rest: Tensor, gamma: float) -> Tensor:
+    """rest^gamma, where rest = 1 - p_y."""
     # For gamma < 1 the derivative of (1-p)^gamma is infinite at p = 1, and infinity times log p = 0 is NaN. The
     # smallest normal number as lower bound removes that and changes no other value.
-    rest = rest.detach() if detach else rest
-    return rest.clamp(min=torch.finfo(rest.dtype).tiny).pow(gamma)
+    rest = rest.clamp(min=torch.finfo(rest.dtype).tiny)
+    return rest.sqrt() if gamma == 0.5 else rest.pow(gamma)
+
+
+def focal_term(logp_y: Tensor, gamma: float, detach: bool) -> Tensor:
+    """(1 - p_y)^gamma log p_y, the weight a constant of the gradient if `detach`."""
+    return focal_weight(-expm1(logp_y.detach() if detach else logp_y), gamma) * logp_y
+
+
+class LogSums(torch.autograd.Function):
+    """sum_k log p_k and log p_y, two (B,) tensors of `logp` (B, K) and `labels` (B,), with one gradient of both."""
+
+    @staticmethod
+    def forward(ctx: Any, logp: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        at = labels.unsqueeze(1)
+        ctx.save_for_backward(at)
+        ctx.num_classes = logp.shape[1]
+        return logp.sum(1), logp.gather(1, at).squeeze(1)
+
+    @staticmethod
+    def backward(ctx: Any, grad_total: Tensor, grad_y: Tensor) -> tuple[Tensor, None]:
+        (at,) = ctx.saved_tensors
+        total = grad_total.unsqueeze(1).expand(-1, ctx.num_classes)
+        return total.scatter_add(1, at, grad_y.unsqueeze(1)), None
 
 
 @loss_function()
@@ -44,7 +67,7 @@ def fl(x: LossInputs, *, gamma: float = 0.5, detach: bool = False) -> Tensor:
 
     Lin et al. 2017, "Focal Loss for Dense Object Detection", arXiv:1708.02002, eq. 4.
     """
-    return focal_weight(-expm1(x.logp_y), gamma, detach) * x.minus_logp_y
+    return -focal_term(x.logp_y, gamma, detach)
 
 
 @loss_function(q=UNIT_INTERVAL)
@@ -98,7 +121,8 @@ def ls(x: LossInputs, *, epsilon: float = 0.1) -> Tensor:
     """
     if epsilon == 0:
         return -x.logp_y
-    return x.refuse_masked("ls", -(1 - epsilon) * x.logp_y - epsilon * x.logp.mean(1))
+    total, logp_y = LogSums.apply(x.logp, x.labels)
+    return x.refuse_masked("ls", (epsilon - 1) * logp_y - epsilon / x.num_classes * total)
 
 
 @loss_function(pi=OPEN_UNIT_INTERVAL)

@@ -44,4 +44,4 @@ def fl_eps(x: LossInputs, *, gamma: float = 0.1, m: float = 1e5, detach: bool = 
     Wang et al. 2024, "Epsilon-Softmax: Approximating One-Hot Vectors for Mitigating Label Noise", NeurIPS 2024.
     """
     logp, rest = _epsilon_log_probability(x, m)
-    return focal_weight(rest, gamma, detach) * -logp
+    return focal_weight(rest.detach() if detach else rest, gamma) * -logp

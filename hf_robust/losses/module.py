@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .base import IGNORE_INDEX, LossInputs
@@ -67,6 +68,8 @@ class RobustLoss(nn.Module):
                 + " transition_matrix"
             )
         self.transition_matrix = given.get("transition_matrix")
+        # One operator has all of it: reductions, class weights and labels that are ignored.
+        self._is_cross_entropy = [(term.weight, term.name) for term in self.terms] == [(1, "ce")]
         # By position: a sum may hold a loss twice, with other parameters and a state of its own.
         self.stateful: Any = nn.ModuleDict()
         for position, (_, name, params) in enumerate(self.terms):
@@ -171,14 +174,17 @@ class RobustLoss(nn.Module):
             raise ValueError(f"loss {self.spec!r} needs index, the samples' places in the training set; got None")
         views = 2 if self.training and "views" in self.needs else 1
         x = LossInputs(logits, labels, views=views, index=index, epoch=epoch)
+        if self.class_weights is not None and len(self.class_weights) != x.num_classes:
+            raise ValueError(
+                f"class_weights must have one weight a class: got {len(self.class_weights)} for {x.num_classes}"
+            )
+        if self._is_cross_entropy:
+            weights = None if self.class_weights is None else self.class_weights.to(x.logp)
+            return F.nll_loss(x.logp, labels, weights, ignore_index=IGNORE_INDEX, reduction=reduction)
         terms = [self._term(position, x) for position in range(len(self.terms))]
         losses = functools.reduce(operator.add, terms)
         losses = x.without_ignored(losses)
         if self.class_weights is not None:
-            if len(self.class_weights) != x.num_classes:
-                raise ValueError(
-                    f"class_weights must have one weight a class: got {len(self.class_weights)} for {x.num_classes}"
-                )
             losses = losses * self.class_weights.to(losses)[x.labels]
         if reduction == "none":
             return losses

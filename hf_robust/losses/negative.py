@@ -6,8 +6,8 @@ import math
 
 from torch import Tensor
 
-from .base import FLAG, NON_NEGATIVE, LossInputs, expm1, loss_function
-from .cross_entropy import focal_weight
+from .base import FLAG, NON_NEGATIVE, LossInputs, loss_function
+from .cross_entropy import focal_term
 from .normalised import FocalSums, nce, normalised_focal
 
 # The lowest probability that the losses tell from 0, as in the paper; it bounds cross-entropy at 16.1.
@@ -43,9 +43,7 @@ def nnfl(x: LossInputs, *, gamma: float = 0.5, detach: bool = False) -> Tensor:
 def _nnfl(logp_y: Tensor, gaps: Tensor, gamma: float, detach: bool) -> Tensor:
     # `gaps` is the sum over k of A - FL_k
     most = -((-math.expm1(LOG_P_MIN)) ** gamma) * LOG_P_MIN
-    logp_y = logp_y.clamp(min=LOG_P_MIN)
-    focal_y = focal_weight(-expm1(logp_y), gamma, detach) * -logp_y
-    return 1 - (most - focal_y) / gaps
+    return 1 - (most + focal_term(logp_y.clamp(min=LOG_P_MIN), gamma, detach)) / gaps
 
 
 @loss_function(alpha=NON_NEGATIVE, beta=NON_NEGATIVE, delta=NON_NEGATIVE)

@@ -10,18 +10,18 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from .base import FLAG, NON_NEGATIVE, UNIT_INTERVAL, LossInputs, expm1, loss_function, lowest, row_blocks
-from .cross_entropy import ce, focal_weight
+from .cross_entropy import LogSums, ce, focal_term
 
 # The reference code of RCE clamps the one-hot label to [1e-4, 1] before the logarithm: its "log 0" is ln 1e-4.
 RCE_LOG_ZERO = math.log(1e-4)
 
 
 class FocalSums(torch.autograd.Function):
-    """What focal losses need of log-probabilities, in one pass: four (B,) tensors of `logp` (B, K), `labels` (B,).
+    """What focal losses need of log-probabilities, in one pass: (B,) tensors of `logp` (B, K), `labels` (B,).
 
     - sum_k f(p_k), where f(p) = (1-p)^gamma log p;
-    - sum_k f(max(p_k, low)) - f(low), where low = exp(floor); undefined without a floor;
-    - sum_k p_k^2; undefined unless `squares`;
+    - sum_k f(max(p_k, low)) - f(low), where low = exp(floor); None without a floor;
+    - sum_k p_k^2; None unless `squares`;
     - log p_y.
 
     The gradient is formed beside the values. Left to autograd the first sum would keep five tensors (B, K), and the
@@ -37,78 +37,78 @@ class FocalSums(torch.autograd.Function):
         detach: bool,
         floor: float | None = None,
         squares: bool = False,
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    ) -> tuple[Tensor | None, ...]:
         ctx.set_materialize_grads(False)
         ctx.floor, ctx.squares = floor, squares
-        total, gaps, square_total = logp.new_empty(3, len(logp))
         needs_grad = ctx.needs_input_grad[0]
         grad = torch.empty_like(logp) if needs_grad else None
         probabilities = torch.empty_like(logp) if needs_grad and squares else None
-        for rows in row_blocks(logp):
-            block = logp[rows]
-            p = block.exp() if probabilities is None else torch.exp(block, out=probabilities[rows])
+        sums = [logp.new_empty(len(logp)) if wanted else None for wanted in (True, floor is not None, squares)]
+        for block, weights, p, total, gaps, square_total in row_blocks(logp, grad, probabilities, *sums):
+            p = torch.exp(block, out=p)
             # 1 - p with a rounding error of eps that keeps it above 0, so that log(p) / (1-p), which tends to -1 as
             # p -> 1, is finite. log_softmax rounds at the same place: expm1 would be slower and no better.
             rest = (1 + torch.finfo(p.dtype).eps) - p
-            weight = rest.sqrt() if gamma == 0.5 else rest.pow(gamma)  # `pow` takes ten times as long
+            # `pow` takes ten times as long
+            out = weights if detach else None
+            weight = torch.sqrt(rest, out=out) if gamma == 0.5 else torch.pow(rest, gamma, out=out)
             terms = (weight * block).clamp_(min=lowest(block.dtype))  # times p, 0 for a masked class, it is to be 0
-            total[rows] = terms.sum(1)
+            torch.sum(terms, 1, out=total)
             if floor is not None:  # the terms grow with p
-                gaps[rows] = (terms - (-math.expm1(floor)) ** gamma * floor).relu_().sum(1)
+                torch.sum((terms - (-math.expm1(floor)) ** gamma * floor).relu_(), 1, out=gaps)
             if squares:
-                square_total[rows] = (p * p).sum(1)  # not `vecdot`, which autocast would take to half precision
-            if grad is not None and detach:
-                grad[rows] = weight
-            elif grad is not None:
+                torch.sum(p * p, 1, out=square_total)  # not `vecdot`, which autocast would take to half precision
+            if weights is not None and not detach:
                 # d/dlogp of (1-p)^gamma logp = (1-p)^gamma (1 - gamma p logp / (1-p)); the weight's is the second.
-                torch.addcmul(weight, terms.div_(rest), p, value=-gamma, out=grad[rows])
-        ctx.save_for_backward(labels, logp, grad, *([probabilities] if squares else []))
-        return total, gaps, square_total, logp.gather(1, labels.unsqueeze(1)).squeeze(1)
+                torch.addcmul(weight, terms.div_(rest), p, value=-gamma, out=weights)
+        at = labels.unsqueeze(1)
+        ctx.save_for_backward(at, logp, grad, *([probabilities] if squares else []))
+        return (*sums, logp.gather(1, at).squeeze(1))
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad_total, grad_gaps, grad_squares, grad_y):
-        labels, logp, grad, *probabilities = ctx.saved_tensors
+        at, logp, grad, *probabilities = ctx.saved_tensors
         result = torch.empty_like(grad)
-        for rows in row_blocks(grad):
-            out = result[rows]
-            if grad_total is None:
+        columns = [None if g is None else g.unsqueeze(1) for g in (grad_total, grad_gaps, grad_squares)]
+        p_or_none = probabilities[0] if probabilities else None
+        for out, weights, log, p, by_total, by_gaps, by_squares in row_blocks(result, grad, logp, p_or_none, *columns):
+            if by_total is None:
                 out.zero_()
             else:
-                torch.mul(grad[rows], grad_total[rows].unsqueeze(1), out=out)
-            if ctx.floor is not None and grad_gaps is not None:
+                torch.mul(weights, by_total, out=out)
+            if by_gaps is not None:
                 # 0 where the probability counts as exp(floor); the kernel of ReLU's gradient does it in one pass
-                above = torch.ops.aten.threshold_backward(grad[rows], logp[rows], ctx.floor)
-                out.addcmul_(above, grad_gaps[rows].unsqueeze(1))
-            if ctx.squares and grad_squares is not None:  # d/dlogp of p^2 = 2 p^2
-                p = probabilities[0][rows]
-                out.addcmul_(p * p, grad_squares[rows].unsqueeze(1), value=2)
+                out.addcmul_(torch.ops.aten.threshold_backward(weights, log, ctx.floor), by_gaps)
+            if by_squares is not None:  # d/dlogp of p^2 = 2 p^2
+                out.addcmul_(p * p, by_squares, value=2)
         if grad_y is not None:
-            result.scatter_add_(1, labels.unsqueeze(1), grad_y.unsqueeze(1))
+            result.scatter_add_(1, at, grad_y.unsqueeze(1))
         return result, None, None, None, None, None
 
 
 class PowerSum(torch.autograd.Function):
-    """sum_k p_k^q.  # (B, K) log-probabilities -> (B,)
+    """sum_k p_k^q and log p_y, two (B,) tensors of `logp` (B, K) and `labels` (B,).
 
     Keeps p^q alone and multiplies it once in the gradient, where autograd would keep two tensors and multiply twice.
     """
 
     @staticmethod
-    def forward(ctx: Any, logp: Tensor, q: float) -> Tensor:
+    def forward(ctx: Any, logp: Tensor, labels: Tensor, q: float) -> tuple[Tensor, Tensor]:
         powers, total = torch.empty_like(logp), logp.new_empty(len(logp))
-        for rows in row_blocks(logp):
-            block = torch.mul(logp[rows], q, out=powers[rows]).exp_()
-            total[rows] = block.sum(1)
-        ctx.save_for_backward(powers)
+        for block, out, sums in row_blocks(logp, powers, total):
+            torch.sum(torch.mul(block, q, out=out).exp_(), 1, out=sums)
+        at = labels.unsqueeze(1)
+        ctx.save_for_backward(powers, at)
         ctx.q = q
-        return total
+        return total, logp.gather(1, at).squeeze(1)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad_total: Tensor) -> tuple[Tensor | None, ...]:
-        (powers,) = ctx.saved_tensors
-        return powers * (ctx.q * grad_total).unsqueeze(1), None
+    def backward(ctx: Any, grad_total: Tensor, grad_y: Tensor) -> tuple[Tensor | None, ...]:
+        powers, at = ctx.saved_tensors
+        grad = powers * (ctx.q * grad_total).unsqueeze(1)
+        return grad.scatter_add_(1, at, grad_y.unsqueeze(1)), None, None
 
 
 @loss_function()
@@ -120,7 +120,8 @@ def nce(x: LossInputs) -> Tensor:
 
     Ma et al. 2020, "Normalized Loss Functions for Deep Learning with Noisy Labels", arXiv:2006.13554.
     """
-    return x.logp_y / x.logp.sum(1)
+    total, logp_y = LogSums.apply(x.logp, x.labels)
+    return logp_y / total
 
 
 @loss_function(gamma=NON_NEGATIVE, detach=FLAG)
@@ -138,7 +139,7 @@ def nfl(x: LossInputs, *, gamma: float = 0.5, detach: bool = False) -> Tensor:
 
 def normalised_focal(logp_y: Tensor, total: Tensor, gamma: float, detach: bool) -> Tensor:
     """NFL of log p_y and the first of [`FocalSums`].  # (B,), (B,) -> (B,)"""
-    return focal_weight(-expm1(logp_y), gamma, detach) * logp_y / total
+    return focal_term(logp_y, gamma, detach) / total
 
 
 @loss_function(q=UNIT_INTERVAL)
@@ -150,7 +151,8 @@ def ngce(x: LossInputs, *, q: float = 0.7) -> Tensor:
 
     Ma et al. 2020, "Normalized Loss Functions for Deep Learning with Noisy Labels", arXiv:2006.13554.
     """
-    return -expm1(q * x.logp_y) / (x.num_classes - PowerSum.apply(x.logp, q))
+    total, logp_y = PowerSum.apply(x.logp, x.labels, q)
+    return expm1(q * logp_y) / (total - x.num_classes)
 
 
 @loss_function()

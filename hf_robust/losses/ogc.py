@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from .base import NON_NEGATIVE, POSITIVE, UNIT_INTERVAL, LossInputs, StatefulLoss, expm1, whole_number
-from .cross_entropy import focal_weight
+from .cross_entropy import focal_term
 
 # Probabilities are taken within [1e-7, 1 - 1e-7], as in the paper's code; h = -log p_y then lies in these bounds.
 LOG_P_MIN = math.log(1e-7)
@@ -132,7 +132,7 @@ class OgcFl(_OptimisedGradientClipping):
         self.gamma = gamma
 
     def base(self, logp_y: Tensor) -> Tensor:
-        return focal_weight(-expm1(logp_y), self.gamma, False) * -logp_y
+        return -focal_term(logp_y, self.gamma, False)
 
     def slope(self, p: Any) -> Any:
         return (1 - p) ** self.gamma / p - self.gamma * (1 - p) ** (self.gamma - 1) * np.log(p)

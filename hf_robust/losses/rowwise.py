@@ -21,16 +21,11 @@ class Rowwise(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, z: Tensor, labels: Tensor, function: Callable, *params: float) -> Tensor:
         ctx.num_params = len(params)
-        grad, at = torch.empty_like(z), labels.unsqueeze(1)
-        blocks = row_blocks(z)
-        if len(blocks) == 1:
-            loss = function(z, at, grad, *params).squeeze(1)
-        else:
-            loss = z.new_empty(len(z))
-            for rows in blocks:
-                loss[rows] = function(z[rows], at[rows], grad[rows], *params).squeeze(1)
+        grad, loss = torch.empty_like(z), z.new_empty(len(z), 1)
+        for block, at, grad_block, out in row_blocks(z, labels.unsqueeze(1), grad, loss):
+            out.copy_(function(block, at, grad_block, *params))
         ctx.save_for_backward(grad)
-        return loss
+        return loss.squeeze(1)
 
     @staticmethod
     @once_differentiable

@@ -90,17 +90,15 @@ def _inverse_power(excess: Tensor, exponent: float) -> Tensor:
     whole = round(exponent)
     if whole > MOST_FACTORS or abs(exponent - whole) > 1e-14 * whole:
         return excess.log1p().mul_(-exponent).exp_()
-    if whole == 0:
-        return torch.ones_like(excess)
     factor = (excess + 1).reciprocal_()
-    result = None
+    result: Tensor | None = None
     while whole:  # by the binary digits
         if whole & 1:
             result = factor if result is None else result * factor
         whole >>= 1
         if whole:
             factor = factor * factor
-    return result
+    return torch.ones_like(excess) if result is None else result
 
 
 def tempered_log_softmax(logits: Tensor, t: float) -> Tensor:
