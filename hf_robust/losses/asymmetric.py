@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from .base import FLAG, NON_NEGATIVE, POSITIVE, LossInputs, above, expm1, loss_function
-from .normalised import FocalSums, PowerSum, nce, normalised_focal
+from .normalised import FocalSums, nce, normalised_focal
+from .rowwise import Rowwise
 
 
 @loss_function(a=POSITIVE, q=POSITIVE)
@@ -48,12 +49,21 @@ def amse(x: LossInputs, *, a: float = 30.0) -> Tensor:
 
     Wang et al. 2025, "Joint Asymmetric Loss for Learning with Noisy Labels", arXiv:2507.17692.
     """
-    squares, logp_y = PowerSum.apply(x.logp, x.labels, 2)
-    return _amse(logp_y, squares, x.num_classes, a)
+    return Rowwise.apply(x.logp, x.labels, _amse_rows, a)
 
 
-def _amse(logp_y: Tensor, squares: Tensor, num_classes: int, a: float) -> Tensor:
-    return (torch.sub(squares, logp_y.exp(), alpha=2 * a) + a**2) / num_classes
+def _amse_rows(logp: Tensor, at: Tensor, grad: Tensor, a: float) -> Tensor:  # (b, K), (b, 1), (b, K) -> (b, 1)
+    # d/dlogp of p is p: the gradient is 2 p_k (p_k - a [k = y]) / K, the sum of squares half that of its first part.
+    p = logp.exp()
+    torch.mul(p, p, out=grad).mul_(2 / logp.shape[1])
+    part_y = p.gather(1, at).mul_(-2 * a / logp.shape[1])
+    loss = torch.add(part_y, grad.sum(1, keepdim=True), alpha=0.5).add_(a**2 / logp.shape[1])
+    grad.scatter_add_(1, at, part_y)
+    return loss
+
+
+def _amse(p_y: Tensor, squares: Tensor, num_classes: int, a: float) -> Tensor:
+    return (torch.sub(squares, p_y, alpha=2 * a) + a**2) / num_classes
 
 
 @loss_function(alpha=NON_NEGATIVE, beta=NON_NEGATIVE, a=above(1), delta=NON_NEGATIVE)
@@ -85,4 +95,4 @@ def jal_fl(
     """
     total, _, squares, logp_y = FocalSums.apply(x.logp, x.labels, gamma, detach, None, True)
     active = normalised_focal(logp_y, total, gamma, detach)
-    return alpha * active + beta * _amse(logp_y, squares, x.num_classes, a)
+    return alpha * active + beta * _amse(logp_y.exp(), squares, x.num_classes, a)

@@ -76,38 +76,43 @@ def check_batch(logits: Tensor, labels: Tensor, views: int = 1) -> bool:
         raise TypeError(f"logits must be floating point, got {logits.dtype}")
     if logits.ndim != 2:
         raise ValueError(f"logits must have shape (B, K), got {tuple(logits.shape)}")
-    if logits.shape[1] < 2:
+    rows, num_classes = logits.shape
+    if num_classes < 2:
         raise ValueError(
             f"logits must have K >= 2 columns, got shape {tuple(logits.shape)}; give a binary problem two columns"
         )
+    if labels.dtype != torch.int64 or labels.ndim != 1:
+        _refuse_labels(labels)
+    if labels.shape[0] * views != rows:
+        per_label = "one entry per row of logits" if views == 1 else f"one entry per {views} rows (views) of logits"
+        raise ValueError(f"labels must have {per_label}: got {len(labels)} for {rows} rows")
+    # On an accelerator this would wait for the device at every step, and compiled code cannot branch on values; there
+    # `gather` itself stops at an index outside 0..K-1.
+    if not labels.is_cpu or torch.compiler.is_compiling():
+        return False
+    if rows == 0:
+        return True
+    low, high = torch.aminmax(labels)  # one pass, and of most batches the only one
+    if low.item() >= 0 and high.item() < num_classes:
+        return True
+    outside = ((labels < 0) | (labels >= num_classes)) & (labels != IGNORE_INDEX)
+    if outside.any():
+        index = int(outside.nonzero()[0])
+        raise ValueError(
+            f"labels must be in 0..{num_classes - 1} or {IGNORE_INDEX} (ignored), "
+            f"got {int(labels[index])} at index {index}"
+        )
+    return False
+
+
+def _refuse_labels(labels: Tensor) -> None:
     if labels.is_floating_point() or labels.ndim != 1:
         error = TypeError if labels.is_floating_point() else ValueError
         raise error(
             f"labels must be int64 class indices of shape (B,), got {labels.dtype} of shape {tuple(labels.shape)}; "
             "multi-label and soft targets are not supported"
         )
-    if labels.dtype != torch.int64:
-        raise TypeError(f"labels must be int64, got {labels.dtype}; convert them with labels.long()")
-    if labels.shape[0] * views != logits.shape[0]:
-        per_label = "one entry per row of logits" if views == 1 else f"one entry per {views} rows (views) of logits"
-        raise ValueError(f"labels must have {per_label}: got {len(labels)} for {len(logits)} rows")
-    # On an accelerator this would wait for the device at every step, and compiled code cannot branch on values; there
-    # `gather` itself stops at an index outside 0..K-1.
-    if not labels.is_cpu or torch.compiler.is_compiling():
-        return False
-    if labels.shape[0] == 0:
-        return True
-    low, high = torch.aminmax(labels)  # one pass, and of most batches the only one
-    if low.item() >= 0 and high.item() < logits.shape[1]:
-        return True
-    outside = ((labels < 0) | (labels >= logits.shape[1])) & (labels != IGNORE_INDEX)
-    if outside.any():
-        index = int(outside.nonzero()[0])
-        raise ValueError(
-            f"labels must be in 0..{logits.shape[1] - 1} or {IGNORE_INDEX} (ignored), "
-            f"got {int(labels[index])} at index {index}"
-        )
-    return False
+    raise TypeError(f"labels must be int64, got {labels.dtype}; convert them with labels.long()")
 
 
 class LossInputs:
@@ -130,6 +135,7 @@ class LossInputs:
         logp, logp_y: (B, K) log-probabilities of the first view and (B,) their entries at the labels, computed when
             first asked for. Half precision is converted inside the log-softmax: in bfloat16 1 - p would have 8 bits.
         minus_logp_y: (B,) -logp_y, which is cross-entropy.
+        logp_total: (B,) sum_k log p_k. To be asked for before logp_y by a loss of both: they then have one gradient.
         other_views: (V - 1) tensors (B, K), the logits of the other views.
 
     Raises `TypeError` for a wrong dtype and `ValueError` for a wrong shape, K < 2 and, for labels on the CPU outside
@@ -150,6 +156,7 @@ class LossInputs:
         self._logp: Tensor | None = None
         self._logp_y: Tensor | None = None
         self._minus_logp_y: Tensor | None = None
+        self._logp_total: Tensor | None = None
 
     @property
     def logits(self) -> Tensor:
@@ -184,8 +191,17 @@ class LossInputs:
     def minus_logp_y(self) -> Tensor:
         if self._minus_logp_y is None:
             # One operator forth and one back; `gather` and the reshaping around it are three each.
-            self._minus_logp_y = F.nll_loss(self.logp, self.labels, reduction="none")
+            known = self._logp_y
+            self._minus_logp_y = F.nll_loss(self.logp, self.labels, reduction="none") if known is None else -known
         return self._minus_logp_y
+
+    @property
+    def logp_total(self) -> Tensor:
+        if self._logp_total is None and self._logp_y is None:
+            self._logp_total, self._logp_y = _LogSums.apply(self.logp, self.labels)
+        elif self._logp_total is None:
+            self._logp_total = self.logp.sum(1)
+        return self._logp_total
 
     def at_labels(self, values: Tensor) -> Tensor:  # (B, K) -> (B,)
         """The entries at the labels."""
@@ -208,6 +224,23 @@ class LossInputs:
                     f"got one in row {row}, class {column}"
                 )
         return losses
+
+
+class _LogSums(torch.autograd.Function):
+    """sum_k log p_k and log p_y, two (B,) tensors of `logp` (B, K) and `labels` (B,), with one gradient of both."""
+
+    @staticmethod
+    def forward(ctx: Any, logp: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        at = labels.unsqueeze(1)
+        ctx.save_for_backward(at)
+        ctx.num_classes = logp.shape[1]
+        return logp.sum(1), logp.gather(1, at).squeeze(1)
+
+    @staticmethod
+    def backward(ctx: Any, grad_total: Tensor, grad_y: Tensor) -> tuple[Tensor, None]:
+        (at,) = ctx.saved_tensors
+        total = grad_total.unsqueeze(1).expand(-1, ctx.num_classes)
+        return total.scatter_add(1, at, grad_y.unsqueeze(1)), None
 
 
 def loss_function(**domains: Domain) -> Callable:
@@ -250,16 +283,20 @@ def expm1(x: Tensor) -> Tensor:
     return F.elu(x)
 
 
+def in_one_block(matrix: Tensor) -> bool:
+    """Whether blocks of rows do not pay: few elements, an accelerator, or compiled code, which fuses passes itself."""
+    return matrix.numel() <= BLOCK_ELEMENTS or torch.compiler.is_compiling() or not matrix.is_cpu
+
+
 def row_blocks(*tensors: Tensor | None) -> Iterator[tuple]:
     """Blocks of rows of tensors (B, ...), (b, ...) each, for several elementwise passes in a row.
 
     Each block fits the cache of the CPU core that works on it. The first tensor is (B, K) and says how many rows that
-    are; None stays None. One block where that does not pay: on an accelerator, and in compiled code, which fuses the
-    passes itself.
+    are; None stays None.
     """
     matrix = tensors[0]
     assert matrix is not None
-    if torch.compiler.is_compiling() or not matrix.is_cpu or matrix.numel() <= BLOCK_ELEMENTS:
+    if in_one_block(matrix):
         yield tensors
         return
     rows = max(1, BLOCK_ELEMENTS * torch.get_num_threads() // matrix.shape[1])

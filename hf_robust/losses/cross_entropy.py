@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -33,23 +32,6 @@ def focal_weight(rest: Tensor, gamma: float) -> Tensor:
 def focal_term(logp_y: Tensor, gamma: float, detach: bool) -> Tensor:
     """(1 - p_y)^gamma log p_y, the weight a constant of the gradient if `detach`."""
     return focal_weight(-expm1(logp_y.detach() if detach else logp_y), gamma) * logp_y
-
-
-class LogSums(torch.autograd.Function):
-    """sum_k log p_k and log p_y, two (B,) tensors of `logp` (B, K) and `labels` (B,), with one gradient of both."""
-
-    @staticmethod
-    def forward(ctx: Any, logp: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        at = labels.unsqueeze(1)
-        ctx.save_for_backward(at)
-        ctx.num_classes = logp.shape[1]
-        return logp.sum(1), logp.gather(1, at).squeeze(1)
-
-    @staticmethod
-    def backward(ctx: Any, grad_total: Tensor, grad_y: Tensor) -> tuple[Tensor, None]:
-        (at,) = ctx.saved_tensors
-        total = grad_total.unsqueeze(1).expand(-1, ctx.num_classes)
-        return total.scatter_add(1, at, grad_y.unsqueeze(1)), None
 
 
 @loss_function()
@@ -121,8 +103,8 @@ def ls(x: LossInputs, *, epsilon: float = 0.1) -> Tensor:
     """
     if epsilon == 0:
         return -x.logp_y
-    total, logp_y = LogSums.apply(x.logp, x.labels)
-    return x.refuse_masked("ls", (epsilon - 1) * logp_y - epsilon / x.num_classes * total)
+    total = x.logp_total
+    return x.refuse_masked("ls", (epsilon - 1) * x.logp_y - epsilon / x.num_classes * total)
 
 
 @loss_function(pi=OPEN_UNIT_INTERVAL)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-import operator
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -174,30 +172,29 @@ class RobustLoss(nn.Module):
             raise ValueError(f"loss {self.spec!r} needs index, the samples' places in the training set; got None")
         views = 2 if self.training and "views" in self.needs else 1
         x = LossInputs(logits, labels, views=views, index=index, epoch=epoch)
-        if self.class_weights is not None and len(self.class_weights) != x.num_classes:
-            raise ValueError(
-                f"class_weights must have one weight a class: got {len(self.class_weights)} for {x.num_classes}"
-            )
+        weights = self.class_weights
+        if weights is not None and len(weights) != x.num_classes:
+            raise ValueError(f"class_weights must have one weight a class: got {len(weights)} for {x.num_classes}")
         if self._is_cross_entropy:
-            weights = None if self.class_weights is None else self.class_weights.to(x.logp)
+            weights = None if weights is None else weights.to(x.logp)
             return F.nll_loss(x.logp, labels, weights, ignore_index=IGNORE_INDEX, reduction=reduction)
-        terms = [self._term(position, x) for position in range(len(self.terms))]
-        losses = functools.reduce(operator.add, terms)
-        losses = x.without_ignored(losses)
-        if self.class_weights is not None:
-            losses = losses * self.class_weights.to(losses)[x.labels]
+        losses = x.without_ignored(self._sum_of_terms(x))
+        if weights is not None:
+            losses = losses * weights.to(losses)[x.labels]
         if reduction == "none":
             return losses
         if reduction == "sum":
             return losses.sum()
-        plain = x.all_kept and self.class_weights is None
-        return losses.mean() if plain else losses.sum() / self.num_items(labels)
+        return losses.mean() if x.all_kept and weights is None else losses.sum() / self.num_items(labels)
 
-    def _term(self, position: int, x: LossInputs) -> Tensor:
-        weight, name, params = self.terms[position]
-        stateful = LOSSES[name].stateful
-        losses = self.stateful[str(position)](x) if stateful else LOSSES[name].build.core(x, **params)
-        return losses if weight == 1 else weight * losses
+    def _sum_of_terms(self, x: LossInputs) -> Any:  # -> (B,)
+        total: Any = None
+        for position, (weight, name, params) in enumerate(self.terms):
+            info = LOSSES[name]
+            losses = self.stateful[str(position)](x) if info.stateful else info.build.core(x, **params)
+            losses = losses if weight == 1 else weight * losses
+            total = losses if total is None else total + losses
+        return total
 
 
 def _as_weights(class_weights: Sequence[float] | None) -> Tensor | None:

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from .base import FLAG, NON_NEGATIVE, UNIT_INTERVAL, LossInputs, expm1, loss_function, lowest, row_blocks
-from .cross_entropy import LogSums, ce, focal_term
+from .cross_entropy import ce, focal_term
 
 # The reference code of RCE clamps the one-hot label to [1e-4, 1] before the logarithm: its "log 0" is ln 1e-4.
 RCE_LOG_ZERO = math.log(1e-4)
@@ -120,8 +120,8 @@ def nce(x: LossInputs) -> Tensor:
 
     Ma et al. 2020, "Normalized Loss Functions for Deep Learning with Noisy Labels", arXiv:2006.13554.
     """
-    total, logp_y = LogSums.apply(x.logp, x.labels)
-    return logp_y / total
+    total = x.logp_total
+    return x.logp_y / total
 
 
 @loss_function(gamma=NON_NEGATIVE, detach=FLAG)

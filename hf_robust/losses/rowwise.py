@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from .base import row_blocks
+from .base import in_one_block, row_blocks
 
 
 class Rowwise(torch.autograd.Function):
@@ -21,9 +21,13 @@ class Rowwise(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, z: Tensor, labels: Tensor, function: Callable, *params: float) -> Tensor:
         ctx.num_params = len(params)
-        grad, loss = torch.empty_like(z), z.new_empty(len(z), 1)
-        for block, at, grad_block, out in row_blocks(z, labels.unsqueeze(1), grad, loss):
-            out.copy_(function(block, at, grad_block, *params))
+        grad, at = torch.empty_like(z), labels.unsqueeze(1)
+        if in_one_block(z):
+            loss = function(z, at, grad, *params)
+        else:
+            loss = z.new_empty(len(z), 1)
+            for block, at_block, grad_block, out in row_blocks(z, at, grad, loss):
+                out.copy_(function(block, at_block, grad_block, *params))
         ctx.save_for_backward(grad)
         return loss.squeeze(1)
 
