@@ -1,15 +1,16 @@
 #!/usr/bin/env python
-"""Time and memory of forward and backward of the losses, in units of F.cross_entropy.
+"""Time and memory of forward and backward of the losses, in units of F.cross_entropy and of their textbook form.
 
     python scripts/benchmark_losses.py
-    python scripts/benchmark_losses.py --batch 128 --classes 10 --repeats 200 --threads 1
+    python scripts/benchmark_losses.py --batch 128 --classes 10 --repeats 500 --threads 1
     python scripts/benchmark_losses.py --losses gce "nce + 4*agce(a=6, q=1.5)" --device cuda --dtype bfloat16
 
 Other programs of a machine slow down whatever runs at that moment, so each repeat times F.cross_entropy and, right
-after it, the loss; the table shows the median of the ratios and their range (the first row is F.cross_entropy against
-itself). Counted from the logits to their gradient, without a network; the L1 norm of the parameters of anl_* and jal_*
-is not in it. By default all losses of logits and labels, and a few sums. Under half precision F.cross_entropy stays in
-it, while the losses work in float32.
+after it, the loss, and then its textbook form (scripts/textbook_losses.py: softmax, one-hot labels and autograd, as
+losses are usually released); the table shows the median of the ratios and their range (the first row is
+F.cross_entropy against itself). Counted from the logits to their gradient, without a network; the L1 norm of the
+parameters of anl_* and jal_* is not in it. By default all losses of logits and labels, and a few sums. Under half
+precision F.cross_entropy and the textbook forms stay in it, while the losses work in float32.
 
 Saved: what is kept for the backward beside the logits, as the number of tensors of their size or larger, and in units
 of the logits' bytes. Under CUDA also the peak: all that is allocated beyond logits and labels, the gradient included.
@@ -24,6 +25,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from textbook_losses import FORMS
 from torch import Tensor
 from transformers import HfArgumentParser
 
@@ -118,21 +120,36 @@ def memory(criterion: Criterion, logits: Tensor, labels: Tensor) -> dict:
     return figures
 
 
-def benchmark(criterion: Criterion, logits: Tensor, labels: Tensor, repeats: int) -> dict:
-    """Times of a criterion and of F.cross_entropy in turn, their ratios by repeat, and the criterion's memory."""
-    for warm_up in (F.cross_entropy, criterion):
+def textbook(loss: RobustLoss) -> Criterion | None:
+    """The same sum of textbook forms; None if one of its losses has none."""
+    if not all(term.name in FORMS for term in loss.terms):
+        return None
+
+    def form(logits: Tensor, labels: Tensor) -> Tensor:
+        total = [weight * FORMS[name](logits, labels, **params) for weight, name, params in loss.terms]
+        return torch.stack(total).sum() if len(total) > 1 else total[0]
+
+    return form
+
+
+def benchmark(
+    criterion: Criterion, logits: Tensor, labels: Tensor, repeats: int, form: Criterion | None = None
+) -> dict:
+    """Times of F.cross_entropy, a criterion and its textbook form in turn, their ratios by repeat, and its memory."""
+    in_turn = [F.cross_entropy, criterion, *([] if form is None else [form])]
+    for warm_up in in_turn:
         milliseconds(warm_up, logits, labels)
-    pairs = [
-        (milliseconds(F.cross_entropy, logits, labels), milliseconds(criterion, logits, labels))
-        for _ in range(repeats)
-    ]
-    ratios = [own / baseline for baseline, own in pairs]
+    rounds = [[milliseconds(each, logits, labels) for each in in_turn] for _ in range(repeats)]
+    baseline, own, *other = zip(*rounds, strict=True)
+    ratios = [mine / reference for mine, reference in zip(own, baseline, strict=True)]
+    of_form = [mine / reference for mine, reference in zip(own, *other, strict=True)] if other else None
     return {
         "ratio": statistics.median(ratios),
         "ratio_min": min(ratios),
         "ratio_max": max(ratios),
-        "ms": statistics.median(own for _, own in pairs),
-        "cross_entropy_ms": statistics.median(baseline for baseline, _ in pairs),
+        "of_textbook": None if of_form is None else statistics.median(of_form),
+        "ms": statistics.median(own),
+        "cross_entropy_ms": statistics.median(baseline),
         **memory(criterion, logits, labels),
     }
 
@@ -140,11 +157,13 @@ def benchmark(criterion: Criterion, logits: Tensor, labels: Tensor, repeats: int
 def to_markdown(figures: dict[str, dict]) -> str:
     """A row a loss of what [`benchmark`] gives."""
     peak = any(row["peak"] is not None for row in figures.values())
-    heads = ["loss", "ms", "of F.cross_entropy (median)", "range", "saved (B, K) tensors", "saved / logits"]
+    heads = ["loss", "ms", "of F.cross_entropy (median)", "range", "of its textbook form"]
+    heads += ["saved (B, K) tensors", "saved / logits"]
     heads += ["peak / logits"] * peak
     rows = []
     for name, row in figures.items():
         cells = [name, f"{row['ms']:.3g}", f"{row['ratio']:.2f}", f"{row['ratio_min']:.2f}-{row['ratio_max']:.2f}"]
+        cells += ["" if row["of_textbook"] is None else f"{row['of_textbook']:.2f}"]
         cells += [str(row["saved_tensors"]), f"{row['saved']:.2f}"]
         cells += [f"{row['peak']:.2f}"] if peak else []
         rows.append(cells)
@@ -171,7 +190,7 @@ def main() -> None:
     logits, labels = make_inputs(args)
     figures = {"F.cross_entropy": benchmark(F.cross_entropy, logits, labels, args.repeats)}
     for loss in losses:
-        figures[loss.spec] = benchmark(loss, logits, labels, args.repeats)
+        figures[loss.spec] = benchmark(loss, logits, labels, args.repeats, textbook(loss))
     device = logits.device
     print(
         f"logits ({args.batch}, {args.classes}) {args.dtype}, {args.repeats} repeats, {hardware(device)}, "

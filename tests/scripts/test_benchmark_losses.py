@@ -10,11 +10,17 @@ from hf_robust.losses import get_loss, list_losses
 from tests import ROOT
 
 SCRIPT = ROOT / "scripts" / "benchmark_losses.py"
+sys.path.insert(0, str(ROOT / "scripts"))
+from textbook_losses import FORMS  # noqa: E402
+
+sys.path.remove(str(ROOT / "scripts"))
 
 
 @pytest.fixture(scope="module")
 def script():
-    return runpy.run_path(str(SCRIPT))
+    sys.path.insert(0, str(SCRIPT.parent))  # as for `python scripts/...`
+    yield runpy.run_path(str(SCRIPT))
+    sys.path.remove(str(SCRIPT.parent))
 
 
 @pytest.fixture
@@ -39,6 +45,7 @@ def test_every_closed_form_loss_is_measured_and_written(run, tmp_path):
         assert 0 < row["ratio_min"] <= row["ratio"] <= row["ratio_max"] and row["ms"] > 0
         assert row["peak"] is None and row["saved"] > 0
         assert f"| {name} | {row['ms']:.3g} | {row['ratio']:.2f} |" in text
+        assert (row["of_textbook"] is None) == (name == "F.cross_entropy") and (row["of_textbook"] or 1) > 0
     assert str(output) in text and "logits (8, 5) float32, 2 repeats" in text
     assert report["settings"]["batch"] == 8 and report["settings"]["threads"] == torch.get_num_threads()
 
@@ -68,8 +75,9 @@ def test_the_losses_are_called_with_gradient_and_in_turn_with_cross_entropy(scri
         return call
 
     monkeypatch.setattr(F, "cross_entropy", noted("baseline", F.cross_entropy))
-    script["benchmark"](noted("loss", get_loss("nce+rce")), logits, labels, 3)
-    assert calls == ["baseline", "loss"] * 4 + ["loss"]  # warm-up, three repeats, memory
+    loss = get_loss("nce+rce")
+    script["benchmark"](noted("loss", loss), logits, labels, 3, noted("form", script["textbook"](loss)))
+    assert calls == ["baseline", "loss", "form"] * 4 + ["loss"]  # warm-up, three repeats, memory
     assert logits.grad.abs().sum() > 0
 
 
@@ -98,3 +106,25 @@ def test_what_can_not_be_measured_is_refused(run, tmp_path, capsys, flags, words
     with pytest.raises(SystemExit) as stopped:
         run(*flags, "--output", str(tmp_path / "figures.json"))
     assert stopped.value.code == 2 and words in capsys.readouterr().err and not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "spec", [*FORMS, "2*nce + 4*agce(a=6, q=1.5)", "fl(detach=true)", "nfl(gamma=2, detach=true)"]
+)
+def test_textbook_forms_are_the_losses(script, spec):
+    """Two implementations: values and gradients of `hf_robust.losses` and of autograd on the formula."""
+    logits = torch.randn(16, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64).requires_grad_()
+    labels = torch.arange(16) % 5
+    loss = get_loss(spec)
+    form = script["textbook"](loss)
+    # The paper's iteration has not converged after 5 steps; the clipping's textbook form adds 1e-7 to the norm.
+    tolerance = 1e-5 if spec == "bi_tempered" else 1e-6 if spec == "logit_clip" else 1e-12
+    own, other = loss(logits, labels), form(logits, labels)
+    torch.testing.assert_close(own, other, rtol=tolerance, atol=0)
+    gradients = [torch.autograd.grad(value, logits)[0] for value in (own, other)]
+    torch.testing.assert_close(*gradients, rtol=0, atol=tolerance * gradients[1].abs().max().item())
+
+
+def test_a_loss_without_textbook_form_has_none(script, monkeypatch):
+    monkeypatch.delitem(FORMS, "nce")
+    assert script["textbook"](get_loss("nce + rce")) is None
