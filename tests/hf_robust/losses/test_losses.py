@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from hf_robust.losses import RobustLoss, functional, get_loss, list_losses
+from hf_robust.losses import RobustLoss, functional, get_loss, list_losses, tempered
 from hf_robust.losses.base import LossInputs
 from hf_robust.losses.normalised import FocalSums
 
@@ -61,6 +61,8 @@ SPECS = [
     "bi_tempered(t1=0, t2=1)",
     "bi_tempered(t1=1, t2=4)",
     "bi_tempered(t1=1, t2=1)",
+    "bi_tempered(t1=0.5, t2=1.3)",
+    "bi_tempered(t1=0.9, t2=1.001)",
     "logit_clip(tau=0.4, delta=2.5)",
     "logit_clip(tau=20)",
     "ldr_kl(c=0, lam=1)",
@@ -616,11 +618,60 @@ def test_inputs_are_not_changed_and_backward_repeats(spec):
         assert get_loss(spec)(logits, labels) == loss
 
 
-def test_nfl_refuses_a_second_derivative_rather_than_giving_a_wrong_one():
+@pytest.mark.parametrize(
+    "spec, words",
+    [("nfl", "once_differentiable"), ("bi_tempered", "does not require"), ("ldr_kl", "does not require")],
+)
+def test_second_derivatives_are_refused_rather_than_wrong(spec, words):
     logits, labels = random_batch(4, 10, 3)
-    (grad,) = torch.autograd.grad(get_loss("nfl")(logits.requires_grad_(), labels), logits, create_graph=True)
-    with pytest.raises(RuntimeError, match="once_differentiable"):
+    (grad,) = torch.autograd.grad(get_loss(spec)(logits.requires_grad_(), labels), logits, create_graph=True)
+    with pytest.raises(RuntimeError, match=words):
         grad.sum().backward()
+
+
+@pytest.mark.parametrize(
+    "spec", ["ce", "fl", "nce", "ls", "gce", "agce", "aul", "js", "nnce", "rce + nce", "nce + rce"]
+)
+def test_second_derivatives_of_the_others_are_those_of_their_gradients(spec):
+    logits, labels = random_batch(3, 4, 2, dtype=torch.float64)
+    loss = get_loss(spec)
+    assert torch.autograd.gradgradcheck(lambda z: loss(z, labels, "none"), logits.requires_grad_())
+
+
+def test_one_ignored_label_changes_nothing_for_the_others():
+    logits, labels = random_batch(9, 10, 3, dtype=torch.float64)
+    with_one = torch.cat([labels[:8], torch.tensor([-100])])
+    assert LossInputs(logits, labels).all_kept and not LossInputs(logits, with_one).all_kept
+    assert LossInputs(logits[:0], labels[:0]).all_kept
+    for spec in SPECS:
+        loss = get_loss(spec)
+        torch.testing.assert_close(loss(logits, with_one), loss(logits[:8], labels[:8]), rtol=1e-14, atol=0)
+        (masked,) = torch.autograd.grad(loss(z := logits.clone().requires_grad_(), with_one), z)
+        (kept,) = torch.autograd.grad(loss(z := logits[:8].clone().requires_grad_(), labels[:8]), z)
+        assert not masked[8].any()
+        torch.testing.assert_close(masked[:8], kept, rtol=1e-12, atol=1e-15)
+
+
+@pytest.mark.parametrize("t2", [1.001, 1.2, 1.7, 2, 5])
+@pytest.mark.parametrize("scale", [0.1, 3, 1e4])
+def test_normaliser_of_bi_tempered_has_converged_when_it_stops(t2, scale, monkeypatch):
+    logits = random_batch(8, 1000, scale, dtype=torch.float64)[0]
+    logits[0] = logits[0, 0]  # ties
+    logits[1, 1:] = logits[1, 0] - 1e-3
+    gaps = (t2 - 1) * (logits.amax(1, keepdim=True) - logits)
+    shift = tempered._normaliser(gaps, t2 - 1)
+    total = (1 + shift + gaps).pow(-1 / (t2 - 1)).sum(1)
+    torch.testing.assert_close(total, torch.ones_like(total), rtol=1e-11, atol=0)
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)  # where nobody looks: all steps
+    torch.testing.assert_close(tempered._normaliser(gaps, t2 - 1), shift, rtol=1e-13, atol=1e-15)
+
+
+def test_bi_tempered_does_not_depend_on_blocks_of_rows():
+    logits, labels = random_batch(200, 1000, 3, dtype=torch.float64)
+    loss = get_loss("bi_tempered(t1=0.7, t2=1.4)")
+    together = loss(logits, labels, "none")
+    parts = [loss(logits[i : i + 10], labels[i : i + 10], "none") for i in range(0, 200, 10)]
+    torch.testing.assert_close(together, torch.cat(parts), rtol=1e-12, atol=0)
 
 
 def test_compiles_into_one_graph():
@@ -635,6 +686,19 @@ def test_compiles_into_one_graph():
         torch.testing.assert_close(compiled(logits, labels), loss(logits, labels))
         grads = [torch.autograd.grad(run(logits, labels), logits)[0] for run in (compiled, loss)]
         torch.testing.assert_close(*grads)
+
+
+@pytest.mark.parametrize("spec", ["bi_tempered", "amse + ls"])
+def test_these_compile_into_one_graph(spec, monkeypatch):
+    monkeypatch.setattr(tempered, "NEWTON_STEPS", 4)  # enough for ten classes, and a third of the graph
+    torch.compiler.reset()
+    loss = get_loss(spec)
+    compiled = torch.compile(loss, fullgraph=True, backend="aot_eager")
+    logits, labels = random_batch(4, 10, 3)
+    labels[0] = -100
+    logits.requires_grad_()
+    torch.testing.assert_close(compiled(logits, labels), loss(logits, labels))
+    torch.testing.assert_close(*(torch.autograd.grad(run(logits, labels), logits)[0] for run in (compiled, loss)))
 
 
 def test_module_is_plain():
