@@ -304,8 +304,8 @@ def row_blocks(*tensors: Tensor | None) -> Iterator[tuple]:
         yield tuple(None if tensor is None else tensor[start : start + rows] for tensor in tensors)
 
 
-# A block and its two or three temporaries in float32 take about 1 MB of cache.
-BLOCK_ELEMENTS = 65536
+# A block and its two or three temporaries in float32 take about 2 MB of cache; smaller ones would be more calls.
+BLOCK_ELEMENTS = 131072
 
 
 class StatefulLoss(nn.Module):

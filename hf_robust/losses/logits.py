@@ -36,23 +36,25 @@ def logit_clip_probabilities(logits: Tensor, *, tau: float = 1.0, delta: float |
 def _clipped_cross_entropy(
     z: Tensor, at: Tensor, grad: Tensor, tau: float, delta: float
 ) -> Tensor:  # (b, K), (b, 1), (b, K) -> (b, 1)
-    z, scale, clipped = _clip(z, tau, delta)
+    z, scale, clipped, finite = _clip(z, tau, delta)
     z_y = z.gather(1, at)
     loss = _log_mean_exp(z, grad) + math.log(z.shape[1]) - z_y
     grad.scatter_add_(1, at, torch.full_like(loss, -1))
     # Along z itself the loss of a clipped row does not change: that part of the gradient is taken out.
-    z = z.masked_fill_(z.isneginf(), 0)
-    along = (grad * z).sum(1, keepdim=True) / delta**2
-    grad.addcmul_(z, torch.where(clipped, -along, 0.0)).mul_(scale)
+    finite.mul_(scale)
+    along = (grad * finite).sum(1, keepdim=True) / delta**2
+    grad.addcmul_(finite, torch.where(clipped, -along, 0.0)).mul_(scale)
     return loss
 
 
-def _clip(z: Tensor, tau: float, delta: float) -> tuple[Tensor, Tensor, Tensor]:
-    # (b, K) -> the clipped logits (b, K), and (b, 1) each: their factors, and whether there was anything to clip
-    norm = torch.linalg.vector_norm(z.masked_fill(z.isneginf(), 0), dim=1, keepdim=True)
+def _clip(z: Tensor, tau: float, delta: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    # (b, K) -> the clipped logits (b, K); (b, 1) each: their factors, and whether there was anything to clip; and z
+    # with 0 for -inf
+    finite = z.masked_fill(z.isneginf(), 0)
+    norm = torch.linalg.vector_norm(finite, dim=1, keepdim=True)
     clipped = norm > tau
     scale = torch.where(clipped, delta / norm.clamp(min=tau), 1.0)
-    return z * scale, scale, clipped
+    return z * scale, scale, clipped, finite
 
 
 def _log_mean_exp(z: Tensor, softmax: Tensor) -> Tensor:  # (b, K) -> (b, 1), and the softmax written to its place
