@@ -128,3 +128,14 @@ def test_textbook_forms_are_the_losses(script, spec):
 def test_a_loss_without_textbook_form_has_none(script, monkeypatch):
     monkeypatch.delitem(FORMS, "nce")
     assert script["textbook"](get_loss("nce + rce")) is None
+
+
+def test_what_readme_says_was_measured():
+    text = (ROOT / "hf_robust" / "README.md").read_text(encoding="utf-8").split("### What a loss costs")[1]
+    results = ROOT / "model_cards" / "results"
+    large, small = (json.loads((results / f"loss_speed{name}.json").read_text())["losses"] for name in ("", "_small"))
+    closed_form = {info.name for info in list_losses() if not info.stateful}
+    assert closed_form < set(large) and set(large) == set(small)
+    for name in large.keys() - {"F.cross_entropy"}:
+        cells = [f"{report[name][key]:.2f}" for report in (large, small) for key in ("ratio", "of_textbook")]
+        assert f"| `{name}` | {' | '.join(cells)} |" in text
