@@ -50,8 +50,8 @@ def load_stream(
     image_column = check_columns(dataset, loaded, splits, image_column, label_column)
     if not isinstance(loaded["train"].features[label_column], datasets.ClassLabel):
         raise ValueError(
-            f"column {label_column!r} of a stream must be of the type ClassLabel, which says how many classes there are; "
-            f"it is {loaded['train'].features[label_column]}. Load the data set without streaming"
+            f"column {label_column!r} of a stream must be of the type ClassLabel, which says how many classes there "
+            f"are; it is {loaded['train'].features[label_column]}. Load the data set without streaming"
         )
     names = label_names_of([loaded["train"]], label_column)
     raw = {split: loaded[split].cast_column(image_column, datasets.Image(decode=False)) for split in splits}

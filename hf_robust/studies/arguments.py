@@ -3,6 +3,7 @@
 import copy
 import hashlib
 import math
+from collections.abc import Collection
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Literal
@@ -104,10 +105,27 @@ def check_arguments(data: DataArguments, model: ModelArguments, args: Experiment
             f"loss={args.loss!r:.120} compares two augmented views of an image, augmentation={data.augmentation!r} "
             f"makes none; allowed: {[name for name in AUGMENTATIONS if name != 'none']}"
         )
+    if data.streaming:
+        _check_stream(needs, args)
     if model.model not in NETWORKS:
         from ..models import saved_config  # AutoModel with it, which other checks need not wait for
 
         saved_config(model.model, trust_remote_code=model.trust_remote_code)  # a wrong name is said before any work
+
+
+def _check_stream(needs: Collection[str], args: ExperimentArguments) -> None:
+    """Raise a `ValueError` for what a stream can't give: its length, and images that are met again by their number."""
+    if args.do_train and args.max_steps <= 0:
+        raise ValueError(
+            f"max_steps must be 1 or more where images are streamed, of unknown number; got {args.max_steps}"
+        )
+    if "index" in needs:
+        raise ValueError(
+            f"loss={args.loss!r:.120} remembers something of each training image, of which a stream does not tell one "
+            "from another; allowed without streaming"
+        )
+    if args.transition_matrix == "true":
+        raise ValueError("transition_matrix='true' needs the clean labels of all images; allowed without streaming")
 
 
 def _check_recipe(args: ExperimentArguments) -> None:

@@ -19,7 +19,7 @@ AUGMENTATIONS = {
 }
 RESIZED_CROP = "random_resized_crop"  # drawn from each image before it is resized
 # Flags that came after results without them had been written; they are part of a run's settings where they are given.
-LATER_FLAGS = ("resolution", "keep_in_memory", "validation_split", "skip_corrupt")
+LATER_FLAGS = ("resolution", "keep_in_memory", "validation_split", "skip_corrupt", "streaming", "shuffle_buffer")
 
 
 # Flags of one run that a sweep replaces, and by what.
@@ -59,6 +59,8 @@ class DataArguments:
         metadata={"help": "Decode all at once. Default: if they have one size and fit."},
     )
     skip_corrupt: bool = field(default=False, metadata={"help": "Leave out images that cannot be read."})
+    streaming: bool = field(default=False, metadata={"help": "Read training images as they come; with --max_steps."})
+    shuffle_buffer: int = field(default=1000, metadata={"help": "Streamed images that the next one is drawn from."})
     noise: NoiseSpec | str | None = field(  # read once: from then on a NoiseSpec
         default=None,
         metadata={
@@ -96,6 +98,7 @@ class DataArguments:
             raise ValueError(f"noise_seed must be 0 or more; got {self.noise_seed}")
         if self.augmentation is None:
             usual = "crop_flip" if self.resolution is None else RESIZED_CROP
+            usual = "none" if self.streaming and self.resolution is None else usual
             self.augmentation = "none" if self.dataset == "digits" else usual
         if self.resolution is not None and self.resolution < 1:
             raise ValueError(f"resolution must be 1 or more; got {self.resolution}")
@@ -103,6 +106,24 @@ class DataArguments:
             raise ValueError(f"validation_split must be a share in (0, 1); got {self.validation_split}")
         if self.augmentation not in AUGMENTATIONS:
             raise ValueError(f"augmentation must be one of {list(AUGMENTATIONS)}; got {self.augmentation!r:.120}")
+        if self.streaming:
+            self._check_stream()
+
+    def _check_stream(self) -> None:
+        """A `ValueError` for what needs all training images at once."""
+        if self.shuffle_buffer < 1:
+            raise ValueError(f"shuffle_buffer must be 1 or more; got {self.shuffle_buffer}")
+        for name in ("noise", "validation_split", "max_train_samples", "keep_in_memory", "skip_corrupt"):
+            if (value := getattr(self, name)) not in (None, False):
+                raise ValueError(
+                    f"{name}={str(value)!r:.80} needs all training images beforehand; allowed without streaming"
+                )
+        if self.augmentation not in ("none", RESIZED_CROP):
+            raise ValueError(
+                f"augmentation must be none or {RESIZED_CROP} where images are streamed; got {self.augmentation!r}"
+            )
+        if self.dataset == "digits":
+            raise ValueError("dataset='digits' is not streamed: it lies in memory")
 
     @property
     def noise_name(self) -> str:
@@ -142,8 +163,8 @@ class MatrixFlags:
     transition_matrix: str | None = field(
         default=None,
         metadata={
-            "help": "For the losses forward and backward: a noise (symmetric_40), true (from the clean labels), a "
-            ".npy or .json file, or a run's results.json, whose estimate is taken."
+            "help": "For forward and backward: a noise, true (by the clean labels), .npy, .json, or a run's "
+            "results.json, whose estimate is taken."
         },
     )
 
@@ -165,7 +186,7 @@ class RunFlags:
     save_total_limit: int | None = field(default=1, metadata={"help": "Checkpoints kept; one is enough to resume."})
     resume_from_checkpoint: str | None = field(
         default=None,
-        metadata={"help": "last: from the newest complete checkpoint in output_dir; or a checkpoint folder in it."},
+        metadata={"help": "last: the newest complete checkpoint in output_dir; or a folder there."},
     )
     # Batches are small uint8 tensors: pinning costs more than it saves, and warns where there is no accelerator.
     dataloader_pin_memory: bool = field(default=False, metadata={"help": "Pin memory in data loaders."})
@@ -179,9 +200,7 @@ class HubFlags:
 
     push_to_hub: bool = field(
         default=False,
-        metadata={
-            "help": "Upload the finished run to --hub_model_id as one commit, also one that was finished before."
-        },
+        metadata={"help": "Upload the run to --hub_model_id when it is finished, or was before."},
     )
     hub_model_id: str | None = field(default=None, metadata={"help": "user/name of the model on the Hub."})
     hub_private_repo: bool | None = field(

@@ -61,7 +61,7 @@ def cross_validate(
     take: Callable[[], None],
 ) -> tuple[ImageSplits, np.ndarray]:
     """[`out_of_fold_probabilities`] for callers that hold the lock of the folder themselves, from `take()` on."""
-    check_fold_arguments(args, num_folds)
+    check_fold_arguments(data, args, num_folds)
     check_arguments(data, model, args)
     output_dir = Path(args.output_dir)
     settings = folds_settings(data, model, args, num_folds)
@@ -126,7 +126,9 @@ def folds_settings(data: DataArguments, model: ModelArguments, args: ExperimentA
     return run_settings(data, model, args) | {"num_folds": num_folds}
 
 
-def check_fold_arguments(args: ExperimentArguments, num_folds: int) -> None:
+def check_fold_arguments(data: DataArguments, args: ExperimentArguments, num_folds: int) -> None:
+    if data.streaming:
+        raise ValueError("streaming=True: each image is judged by what was learned from others; allowed: False")
     if num_folds < 2:
         raise ValueError(f"num_folds must be at least 2; got {num_folds}")
     for name, allowed, why in (

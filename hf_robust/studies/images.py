@@ -1,6 +1,7 @@
 """The images of a run as its network takes them: in memory and prepared by whole batches, or each by itself."""
 
 import os
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from transformers import BaseImageProcessor
@@ -12,7 +13,9 @@ from ..data.files import ImageFileDataset
 from ..data.geometry import Geometry, geometry_of
 from ..data.labelled import LabelledImages
 from ..data.load import ImageSplits
+from ..data.load_stream import StreamedSplits
 from ..data.memory import ImageTensorDataset
+from ..data.stream import StreamedImages
 from ..data.transform import ImageTransform, image_transform
 from ..models import MODELS, make_image_processor
 from .flags import AUGMENTATIONS, RESIZED_CROP, DataArguments, ModelArguments
@@ -28,12 +31,14 @@ class Prepared(NamedTuple):
         processor: what is saved with the network.
         transform: from a batch to the input of the network.
         side: of the images that a network is made for, if it has to be told.
+        collator: what makes batches, where it is not the trainer's own.
     """
 
-    splits: ImageSplits
+    splits: ImageSplits | StreamedSplits
     processor: BaseImageProcessor
     transform: ImageTransform
     side: int
+    collator: Callable | None = None
 
 
 def prepared_images(
@@ -66,7 +71,7 @@ def prepared_images(
         transform = image_transform(processor, seed=seed, **steps)
         return Prepared(splits, processor, transform, data.resolution or splits.train.size[1])
     geometry = geometry_of(processor)
-    train, test = (_as_files(part).prepared(geometry) for part in parts)
+    train, test = (as_files(part).prepared(geometry) for part in parts)
     train = train.prepared(geometry, augment=augment, views=views if augment else 1, seed=seed)
     given: Any = processor
     transform = ImageTransform(given.image_mean, given.image_std, seed=seed, **steps)
@@ -76,16 +81,16 @@ def prepared_images(
 def as_evaluated(images: LabelledImages, like: LabelledImages) -> LabelledImages:
     """Images as the network takes those of a prepared data set, without augmentation."""
     if isinstance(like, ImageFileDataset):
-        return _as_files(images).prepared(like.geometry)
+        return as_files(images).prepared(like.geometry)
     return images
 
 
-def decoding_workers(images: LabelledImages) -> int:
+def decoding_workers(images: LabelledImages | StreamedImages) -> int:
     """How many processes read images, where no one says how many: none for those in memory."""
-    return min(MOST_WORKERS, os.cpu_count() or 1) if isinstance(images, ImageFileDataset) else 0
+    return min(MOST_WORKERS, os.cpu_count() or 1) if isinstance(images, (ImageFileDataset, StreamedImages)) else 0
 
 
-def _as_files(images: LabelledImages) -> ImageFileDataset:
+def as_files(images: LabelledImages) -> ImageFileDataset:
     if isinstance(images, ImageFileDataset):
         return images
     assert isinstance(images, ImageTensorDataset)
@@ -97,8 +102,7 @@ def _processor(
 ) -> BaseImageProcessor:
     """The model's own processor where it brings one; else one of the training images' statistics and size."""
     if model.model not in MODELS:
-        processor: Any = AutoImageProcessor.from_pretrained(model.model, trust_remote_code=model.trust_remote_code)
-        return processor if data.resolution is None else _at_resolution(processor, data.resolution)
+        return own_processor(data, model)
     if data.resolution is None:
         if isinstance(train, ImageFileDataset) and train.one_size is False:
             raise ValueError("the images differ in size: --resolution says to which square they are brought")
@@ -111,10 +115,21 @@ def _processor(
         side, measured = width, train
     else:
         side = data.resolution
-        measured = _as_files(train).prepared(Geometry.square(side)) if by_itself else train
-    mean, std = measured.channel_statistics()
+        measured = as_files(train).prepared(Geometry.square(side)) if by_itself else train
+    return measured_processor(measured, side, crop=data.resolution is not None)
+
+
+def measured_processor(images: LabelledImages | StreamedImages, side: int, crop: bool) -> BaseImageProcessor:
+    """One that normalises by what images of that side have."""
+    mean, std = images.channel_statistics()
     # A constant channel has no spread to divide by.
-    return make_image_processor(mean, [s if s > 0 else 1.0 for s in std], side, crop=data.resolution is not None)
+    return make_image_processor(mean, [s if s > 0 else 1.0 for s in std], side, crop=crop)
+
+
+def own_processor(data: DataArguments, model: ModelArguments) -> BaseImageProcessor:
+    """That of a saved model, for the resolution that `data` asks for, if any."""
+    processor: Any = AutoImageProcessor.from_pretrained(model.model, trust_remote_code=model.trust_remote_code)
+    return processor if data.resolution is None else _at_resolution(processor, data.resolution)
 
 
 def _at_resolution(processor: Any, side: int) -> BaseImageProcessor:

@@ -11,6 +11,7 @@ from hf_common.arguments import parse_overrides
 
 from ..data.labelled import LabelledImages
 from ..data.load import ImageSplits, add_noise, load_image_splits
+from ..data.load_stream import StreamedSplits, load_stream
 from ..losses import RobustLoss, get_loss, loss_needs
 from ..models import MODELS, load_model, saved_config
 from ..noise.draw import transition_matrix
@@ -21,10 +22,24 @@ from ..training.arguments import DEFAULT_LOSS
 from ..training.trainer import RobustTrainer
 from .arguments import DataArguments, ExperimentArguments, ModelArguments, matrix_source
 from .images import Prepared, decoding_workers, prepared_images
+from .streams import prepared_stream
 
 
-def load_splits(data: DataArguments, train: bool = True, test: bool = True) -> ImageSplits:
-    """The images that `data` names, without the noise that it names; of training or test images one, if not asked."""
+def load_splits(data: DataArguments, train: bool = True, test: bool = True) -> Any:
+    """The images that `data` names, without the noise that it names; of training or test images one, if not asked.
+
+    [`ImageSplits`], or [`StreamedSplits`] where they are streamed.
+    """
+    if data.streaming:
+        return load_stream(
+            data.dataset,
+            data.dataset_config,
+            image_column=data.image_column_name,
+            label_column=data.label_column_name,
+            test_split=data.test_split_name if test else None,
+            max_test_samples=data.max_test_samples,
+            buffer=data.shuffle_buffer,
+        )
     return load_image_splits(
         data.dataset,
         data.dataset_config,
@@ -57,20 +72,30 @@ def make_trainer(
     data: DataArguments,
     model: ModelArguments,
     args: ExperimentArguments,
-    splits: ImageSplits,
+    splits: ImageSplits | StreamedSplits,
     *,
     weights: str | None = None,
     evaluates: bool = True,
+    skipped: int = 0,
 ) -> RobustTrainer:
     """The trainer of a run on `splits`, whose training labels have their noise.
 
     Args:
         weights: the checkpoint whose weights the network has; by default those that `model` says.
         evaluates: whether it has the test images.
+        skipped: batches of a stream that a resumed training throws away.
     """
     named = model if weights is None else replace(model, model=weights)
     views = 2 if "views" in loss_needs(args.loss or DEFAULT_LOSS) else 1
-    images = prepared_images(data, model, splits, views=views, seed=args.seed)
+    if isinstance(splits, StreamedSplits):
+        group = args.world_size * args.per_device_train_batch_size
+        images = prepared_stream(
+            data, model, splits, views=views, seed=args.seed, group=group, skipped=skipped * group
+        )
+        # Each process reads the stream by itself and decodes its own images, in place of the first one for all.
+        args.accelerator_config.dispatch_batches = False  # type: ignore[union-attr]
+    else:
+        images = prepared_images(data, model, splits, views=views, seed=args.seed)
     if args.dataloader_num_workers == 0 and "dataloader_num_workers" not in args.not_default:
         args.dataloader_num_workers = decoding_workers(images.splits.train)
     set_seed(args.seed)  # the initial weights' seed
@@ -78,6 +103,7 @@ def make_trainer(
     return RobustTrainer(
         model=network,
         args=args,
+        data_collator=images.collator,
         train_dataset=images.splits.train if args.do_train else None,
         eval_dataset=images.splits.test if evaluates else None,
         processing_class=images.processor,
@@ -122,7 +148,7 @@ def network_for(model: ModelArguments, images: Prepared, do_train: bool) -> PreT
     )
 
 
-def make_loss(args: ExperimentArguments, network: PreTrainedModel, train: LabelledImages) -> RobustLoss:
+def make_loss(args: ExperimentArguments, network: PreTrainedModel, train: Any) -> RobustLoss:
     """The loss that `args` names; of a trained network that is only scored, the one that it was trained with."""
     trained_with = network.config.to_dict().get("robust_loss")
     if not args.do_train and trained_with is not None and "loss" not in args.not_default:

@@ -84,7 +84,8 @@ def run_figures(result: dict) -> list[str]:
     history = result["history"]
     if not (result["settings"]["do_train"] and history):
         return []
-    return ["curves", "noise"] + ["losses"] * any("loss_histogram" in row for row in history)
+    noise = any(result["noise"].get(name) is not None for name in ("matrix", "estimated_matrix"))  # none of a stream
+    return ["curves"] + ["noise"] * noise + ["losses"] * any("loss_histogram" in row for row in history)
 
 
 def draw_figures(results: Sequence[dict], baseline: Sequence[dict] = ()) -> "dict[str, Figure]":

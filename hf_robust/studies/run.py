@@ -19,6 +19,7 @@ from hf_common.run_folder import RESULTS, SETTINGS, HeldFolder
 from .. import LIBRARIES
 from ..data.labelled import LabelledImages
 from ..data.load import ImageSplits
+from ..data.load_stream import StreamedSplits
 from ..noise.labels import realised_matrix, realised_rate
 from ..noise.summary import noise_summary
 from ..reports.card import FIGURES
@@ -43,7 +44,10 @@ MOST_JUDGED = 50_000  # training images that are predicted to see what is memori
 
 
 def run_experiment(
-    data: DataArguments, model: ModelArguments, args: ExperimentArguments, splits: ImageSplits | None = None
+    data: DataArguments,
+    model: ModelArguments,
+    args: ExperimentArguments,
+    splits: ImageSplits | StreamedSplits | None = None,
 ) -> dict:
     """Run one experiment in `args.output_dir` and return what it writes to `results.json`.
 
@@ -56,7 +60,7 @@ def run_experiment(
     the same call.
 
     Args:
-        splits (`ImageSplits`, *optional*): what `load_splits(data)` gives, for callers that run several experiments.
+        splits (*optional*): what `load_splits(data)` gives, for callers that run several experiments.
 
     Raises:
         ValueError: bad arguments, or an output folder that holds another run, a finished one, or other files, or that
@@ -70,8 +74,11 @@ def run_experiment(
         results = _finished_before(data, model, args)
         if results is None:
             claim_run(data, model, args)  # a refusal comes before the images are read, and leaves no file
-            splits = load_splits(data, train=args.do_train) if splits is None else splits
-            splits = replace(splits, train=noisy_train(data, splits))
+            # Of a stream that is not scored, no test split is asked for.
+            test = args.do_eval or not data.streaming
+            splits = load_splits(data, train=args.do_train, test=test) if splits is None else splits
+            if isinstance(splits, ImageSplits):
+                splits = replace(splits, train=noisy_train(data, splits))
             held.take()
             results = run_claimed(data, model, args, splits)
         if args.push_to_hub and args.process_index == 0:
@@ -101,7 +108,7 @@ def run_claimed(
     data: DataArguments,
     model: ModelArguments,
     args: ExperimentArguments,
-    splits: ImageSplits,
+    splits: ImageSplits | StreamedSplits,
     begin: Callable[[], None] | None = None,
 ) -> dict:
     """Train, evaluate, summarise and write, for callers that hold the folder's lock.
@@ -110,23 +117,27 @@ def run_claimed(
         splits: `train` has its noise.
         begin: writes the `settings.json`, and what belongs with it; called when all that may be refused was looked at.
     """
-    output_dir, train, settings = Path(args.output_dir), splits.train, run_settings(data, model, args)
+    output_dir, settings = Path(args.output_dir), run_settings(data, model, args)
+    train = splits.train if isinstance(splits, ImageSplits) else None  # of a stream, nothing is looked at afterwards
     checkpoint = claim_run(data, model, args)
     if checkpoint is None and args.resume_from_checkpoint is not None and args.process_index == 0:
         print(f"{output_dir} has no complete checkpoint yet: starting at step 0")
     state = None if checkpoint is None else TrainerState.load_from_json(str(Path(checkpoint) / "trainer_state.json"))
     # Trainer would make one step more where the last checkpoint was written at the very end.
     trained = state is not None and _at_end(state, args)
-    trainer = make_trainer(data, model, args, splits, weights=checkpoint if trained else None)
-    if args.do_train:
+    skipped = 0 if state is None else state.global_step * args.gradient_accumulation_steps
+    trainer = make_trainer(data, model, args, splits, weights=checkpoint if trained else None, skipped=skipped)
+    if args.do_train and train is not None:
         check_last_batch(trainer.model, len(train), args)
     begin = begin or (lambda: write_json(output_dir / SETTINGS, settings))
     from_first_process(begin, args.process_index, args.world_size)
 
-    if args.do_train:
+    if args.do_train and train is not None:
         shown: Any = trainer.train_dataset
         train = shown.still()
-    looked_at = train if len(train) <= MOST_JUDGED else train.subset(evenly_spaced(len(train), MOST_JUDGED))
+    looked_at = train
+    if train is not None and len(train) > MOST_JUDGED:
+        looked_at = train.subset(evenly_spaced(len(train), MOST_JUDGED))
     throughput, memorised = _watch(trainer, train, looked_at)
     if args.do_train:
         if state is not None and checkpoint is not None and trained:
@@ -138,7 +149,9 @@ def run_claimed(
     evaluated = {entry["step"] for entry in trainer.state.log_history if "eval_accuracy" in entry}
     if args.do_eval and trainer.state.global_step not in evaluated:
         trainer.evaluate()
-    noise = _noise(trainer, train, looked_at, memorised) if args.do_train else {"rate": None}
+    noise: dict[str, Any] = {"rate": None}
+    if args.do_train and train is not None and looked_at is not None:
+        noise = _noise(trainer, train, looked_at, memorised)
     if splits.test.clean_labels is None and data.noise is None:
         noise |= {"test_labels": GIVEN}
     results = _summarise(trainer, settings, splits, noise, throughput)
@@ -163,13 +176,16 @@ def evenly_spaced(size: int, count: int) -> np.ndarray:
 
 
 def _watch(
-    trainer: RobustTrainer, train: LabelledImages, looked_at: LabelledImages
+    trainer: RobustTrainer, train: LabelledImages | None, looked_at: LabelledImages | None
 ) -> tuple[ThroughputCallback, MemorisationCallback | None]:
     """What looks on while it trains; what is memorised can be told where the clean labels are known."""
     args = trainer.args
     batch = args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size
-    throughput = ThroughputCallback(len(train), -(-len(train) // batch))
-    memorised = None if train.clean_labels is None else MemorisationCallback(trainer, looked_at)
+    size = batch if train is None else len(train)  # a stream has as many in each step
+    throughput = ThroughputCallback(size, -(-size // batch))
+    memorised = None
+    if looked_at is not None and looked_at.clean_labels is not None:
+        memorised = MemorisationCallback(trainer, looked_at)
     if args.do_train:
         for callback in (throughput, memorised):
             if callback is not None:
@@ -197,8 +213,16 @@ def _noise(
     return noise
 
 
+def _count(splits: ImageSplits | StreamedSplits) -> int | None:
+    return len(splits.train) if isinstance(splits, ImageSplits) else None  # no one counts a stream
+
+
 def _summarise(
-    trainer: RobustTrainer, settings: dict, splits: ImageSplits, noise: dict, throughput: ThroughputCallback
+    trainer: RobustTrainer,
+    settings: dict,
+    splits: ImageSplits | StreamedSplits,
+    noise: dict,
+    throughput: ThroughputCallback,
 ) -> dict:
     """What `results.json` says."""
     history = epoch_history(trainer.state.log_history)
@@ -209,7 +233,7 @@ def _summarise(
         "memorisation": {key: value for key, value in last_row(history).items() if key.startswith("train_")},
         "history": history,
         "images_per_second": throughput.images_per_second,  # of this call; None if it trained nothing
-        "train_images": len(splits.train) if trainer.args.do_train else 0,
+        "train_images": _count(splits) if trainer.args.do_train else 0,
         "test_images": len(splits.test),
         "label_names": splits.label_names,
         "parameters": sum(p.numel() for p in trainer.model.parameters()),

@@ -14,6 +14,7 @@ from transformers import PreTrainedModel, TrainerCallback
 
 from ..data.labelled import LabelledImages
 from ..data.memory import Positions
+from ..data.stream import StreamedImages
 from ..data.transform import ImageTransform
 from ..losses import RobustLoss
 from ..losses.base import IGNORE_INDEX
@@ -89,7 +90,9 @@ def check_train_dataset(
         )
     if "index" in loss.needs and isinstance(dataset, datasets.Dataset):
         _check_places(dataset, loss)
-    drawn = isinstance(dataset, LabelledImages) and dataset.random
+    drawn = (isinstance(dataset, LabelledImages) and dataset.random) or (
+        isinstance(dataset, StreamedImages) and dataset.augment
+    )
     if "views" in loss.needs and not (random or drawn):
         raise ValueError(
             f"loss {loss.spec!r} needs two augmented views of each image: give an image_transform with "

@@ -59,8 +59,8 @@ def photos(tmp_path_factory):
     return folder
 
 
-def run(output, photos, *flags, processes=1, kill_at=None, status=0):
-    words = ["--dataset", photos, "--output_dir", output, *COMMON, *flags]
+def run(output, photos, *flags, processes=1, kill_at=None, status=0, common=COMMON):
+    words = ["--dataset", photos, "--output_dir", output, *common, *flags]
     command = [sys.executable, ROOT / "scripts/train_robust.py"]
     if kill_at is not None:
         command = [sys.executable, "-c", KILLED]
