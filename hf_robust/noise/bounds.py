@@ -22,6 +22,7 @@ FEWEST = 25  # images that a share is given of: with fewer, its 95 % interval is
 # (Landis and Koch 1977, doi:10.2307/2529310).
 LEAST_KAPPA = 0.4
 RESAMPLES = 200
+MOST_CLASSES = 200  # of a matrix with bounds: its resamples take 8 bytes x 200 x K x K, three times
 LEVEL = 0.95
 
 OK, TOO_FEW, CANNOT_TELL, IN_SAMPLE = "ok", "too few", "cannot tell", "in sample"
@@ -48,7 +49,7 @@ def noise_bounds(
         - `given_per_class`, `confident_per_class`: K counts, of given labels and of images that are confidently of a
           class, see [`~hf_robust.noise.estimate.confident_joint`];
         - `low`, `high`: K rows of K shares, or None in place of a row that rests on fewer than 25 images (and of all
-          unless the verdict is ok): P(given = j | clean = i).
+          unless the verdict is ok, or of more than 200 classes): P(given = j | clean = i).
 
     Raises:
         ValueError: an argument is wrong.
@@ -76,9 +77,12 @@ def noise_bounds(
     if verdict == OK:
         sure, groups = probabilities.max(axis=1), [predicted, cells]
         groups.append(np.where(_surest_of_each(sure, predicted, num_classes), predicted, -1))
+        groups = groups if num_classes <= MOST_CLASSES else []
         tail = (1 - level) / 2
         rates, matrices = _resampled(given, predicted, _surest(sure), groups, num_classes, resamples, seed)
         bounds["rate_interval"] = [float(np.quantile(rates[0], tail)), float(np.quantile(rates[1], 1 - tail))]
+        if not groups:
+            return bounds
         low = np.min([np.quantile(matrix, tail, axis=0) for matrix in matrices], axis=0)
         high = np.max([np.quantile(matrix, 1 - tail, axis=0) for matrix in matrices], axis=0)
         for row in range(num_classes):

@@ -149,7 +149,7 @@ def read_run(path: str | os.PathLike) -> dict:
         parse_loss_spec(results["settings"]["loss"])
     except ValueError as error:
         raise refuse(path, f"settings.loss: {error}") from None
-    check_fields(results, {"hardware": str, "versions": dict, "train_images": whole(1)}, path)
+    check_fields(results, {"hardware": str, "versions": dict, "train_images?": whole(1)}, path)
     return results
 
 

@@ -87,6 +87,12 @@ def test_few_images_and_few_of_a_class_are_said():
     assert bounds["given_per_class"] == [400, 400, 400, 400, FEWEST - 5]
 
 
+def test_of_very_many_classes_the_rate_alone_is_told():
+    labels = np.arange(402) % 201
+    bounds = noise_bounds(np.eye(201)[labels], labels)
+    assert bounds["rate_interval"] == [0, 0] and bounds["low"] == bounds["high"] == [None] * 201
+
+
 def test_counts_are_those_of_the_confident_joint_and_equal_calls_agree():
     bounds, _, _, probabilities, given = next(trials("symmetric_20", 3.0, count=1))
     assert bounds["confident_per_class"] == confident_joint(probabilities, given).sum(axis=0).tolist()
