@@ -1,6 +1,7 @@
 """The transition matrix of a run's labels as a figure: counted, and between what bounds it is estimated."""
 
 import math
+import textwrap
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,11 +20,12 @@ MOST_NUMBERED = 20  # classes: with more, a matrix's cells are too small for num
 
 
 class Panel(NamedTuple):
-    """One matrix: shares in percent (K, K), NaN where nothing is known, and the words of each cell."""
+    """One matrix: shares in percent (K, K), NaN where nothing is known, the words of each cell, or of them all."""
 
     title: str
     shares: np.ndarray
     words: list[list[str]]
+    note: str | None = None
 
 
 def plot_transition_matrices(result: dict) -> Figure:
@@ -86,7 +88,7 @@ def _estimated(noise: dict[str, Any], shares: np.ndarray) -> Panel:
         title = "estimated" if words is None else f"estimated: {words}".replace(" %", " % wrong labels", 1)
         return _counted(title, shares)
     if estimate["verdict"] != OK:
-        return Panel(f"estimated: {words}", np.full(shares.shape, np.nan), [[""] * len(shares)] * len(shares))
+        return Panel("estimated", np.full(shares.shape, np.nan), [[""] * len(shares)] * len(shares), words)
     return _between(f"estimated: {words} wrong labels", estimate, len(shares))
 
 
@@ -105,12 +107,15 @@ def _between(title: str, estimate: dict[str, Any], size: int) -> Panel:
 
 def _draw(axes: Axes, panel: Panel, names: Any, numbered: bool) -> AxesImage:
     image = axes.imshow(panel.shares, cmap="Blues", norm=PowerNorm(0.5, 0, 100))
-    axes.set_title(panel.title, fontsize="medium", wrap=True)
+    axes.set_title(panel.title, fontsize="medium")
     axes.set_xlabel("Given label")
     ticks = range(0, len(names), math.ceil(len(names) / 50))  # names that do not overlap
     size = "small" if numbered else "xx-small"
     axes.set_xticks(ticks, [in_figure(names[k], 30) for k in ticks], rotation=90, fontsize=size)
     axes.set_yticks(ticks, [in_figure(names[k], 30) for k in ticks], fontsize=size)
+    if panel.note is not None:
+        note = textwrap.fill(panel.note, 30)
+        axes.text(0.5, 0.5, note, transform=axes.transAxes, ha="center", va="center")
     for row, words in enumerate(panel.words if numbered else ()):
         for column, word in enumerate(words):
             share = panel.shares[row, column]
