@@ -75,20 +75,36 @@ def noise_bounds(
         "high": [None] * num_classes,
     }
     if verdict == OK:
-        sure, groups = probabilities.max(axis=1), [predicted, cells]
-        groups.append(np.where(_surest_of_each(sure, predicted, num_classes), predicted, -1))
-        groups = groups if num_classes <= MOST_CLASSES else []
-        tail = (1 - level) / 2
-        rates, matrices = _resampled(given, predicted, _surest(sure), groups, num_classes, resamples, seed)
-        bounds["rate_interval"] = [float(np.quantile(rates[0], tail)), float(np.quantile(rates[1], 1 - tail))]
-        if not groups:
-            return bounds
-        low = np.min([np.quantile(matrix, tail, axis=0) for matrix in matrices], axis=0)
-        high = np.max([np.quantile(matrix, 1 - tail, axis=0) for matrix in matrices], axis=0)
-        for row in range(num_classes):
-            if min(np.count_nonzero(group == row) for group in groups) >= FEWEST:
-                bounds["low"][row], bounds["high"][row] = low[row].tolist(), high[row].tolist()
+        bounds |= _intervals(probabilities.max(axis=1), predicted, cells, given, num_classes, resamples, level, seed)
     return bounds
+
+
+def _intervals(
+    sure: np.ndarray,
+    predicted: np.ndarray,
+    cells: np.ndarray,
+    given: np.ndarray,
+    num_classes: int,
+    resamples: int,
+    level: float,
+    seed: int,
+) -> dict[str, Any]:
+    """`rate_interval`, and `low` and `high` of what has enough images."""
+    surest_of_each = np.where(_surest_of_each(sure, predicted, num_classes), predicted, -1)
+    groups = [predicted, cells, surest_of_each] if num_classes <= MOST_CLASSES else []
+    rates, matrices = _resampled(given, predicted, _surest(sure), groups, num_classes, resamples, seed)
+    tail = (1 - level) / 2
+    found: dict[str, Any] = {
+        "rate_interval": [float(np.quantile(rates[0], tail)), float(np.quantile(rates[1], 1 - tail))]
+    }
+    if not groups:
+        return found
+    low = np.min([np.quantile(matrix, tail, axis=0) for matrix in matrices], axis=0)
+    high = np.max([np.quantile(matrix, 1 - tail, axis=0) for matrix in matrices], axis=0)
+    enough = [min(np.count_nonzero(group == row) for group in groups) >= FEWEST for row in range(num_classes)]
+    for name, rows in (("low", low), ("high", high)):
+        found[name] = [row.tolist() if told else None for row, told in zip(rows, enough, strict=True)]
+    return found
 
 
 def cohens_kappa(predicted: np.ndarray, given: np.ndarray, num_classes: int) -> tuple[float, float]:
