@@ -2,15 +2,14 @@
 
     accelerate launch scripts/train_robust.py --noise symmetric_40 --loss nce+rce --num_train_epochs 10 \\
         --output_dir runs/digits-sym40
-    accelerate launch scripts/train_robust.py --recipe cifar10-cnn8 --noise symmetric_40 \\
-        --loss nce+agce --output_dir runs/cifar10-sym40
+    accelerate launch scripts/train_robust.py --recipe cifar10-cnn8 --noise symmetric_40 --output_dir runs/sym40
 
 Further examples:
 
     accelerate launch scripts/train_robust.py --dataset USER/noisy-cifar10 --dataset_config human_worst --loss gce \\
         --output_dir runs/cifar10-human
-    accelerate launch scripts/train_robust.py --model runs/cifar10-sym40 --dataset uoft-cs/cifar10 --do_train false \\
-        --output_dir runs/cifar10-sym40-score
+    accelerate launch scripts/train_robust.py --model runs/sym40 --dataset uoft-cs/cifar10 --do_train false \\
+        --output_dir runs/sym40-score
     accelerate launch scripts/train_robust.py --noise symmetric_40 --loss nce+rce --output_dir runs/digits-sym40 \\
         --push_to_hub --hub_model_id USER/digits-sym40
 

@@ -13,7 +13,6 @@ from tqdm.auto import tqdm
 from hf_common.images import image_column as find_image_column
 
 from ..noise.draw import make_noisy_labels
-from ..noise.kinds import KINDS
 from ..noise.labels import check_labels
 from ..noise.spec import NoiseSpec
 from .files import EncodedImages, ImageFileDataset
@@ -130,13 +129,13 @@ def add_noise(
             [`make_noisy_labels`] refuses, such as `contaminated` with any other noise.
     """
     spec = NoiseSpec.parse(spec)
-    KINDS[spec.kind].check_classes(spec, label_names)
+    spec.noise.check_classes(spec, label_names)
     if train.clean_labels is not None and not torch.equal(train.labels, train.clean_labels):
         raise ValueError(
             f"noise={str(spec)!r} was asked for a data set whose labels are noisy already (they differ from its "
             "clean_label column); take its clean config, or leave the noise out"
         )
-    if KINDS[spec.kind].needs_images and not isinstance(train, ImageTensorDataset):
+    if spec.noise.needs_images and not isinstance(train, ImageTensorDataset):
         raise ValueError(
             f"noise={str(spec)!r} looks at the pixels of all images, which must share one size and be kept in memory"
         )

@@ -11,7 +11,6 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from .base import SAMPLINGS, ClassNoise
-from .kinds import KINDS
 from .labels import check_labels, check_num_classes
 from .semantic import contaminated_labels, contaminated_matrix
 from .spec import NoiseSpec
@@ -44,7 +43,7 @@ def transition_matrix(spec: str | NoiseSpec, num_classes: int, *, contaminated: 
     """
     spec = NoiseSpec.parse(spec)
     check_num_classes(num_classes)
-    kind = KINDS[spec.kind]
+    kind = spec.noise
     if contaminated and spec.kind != "semantic":
         raise ValueError(f"contaminated: True is allowed with semantic_RR alone, got spec {spec}")
     if not isinstance(kind, ClassNoise):
@@ -101,7 +100,7 @@ def make_noisy_labels(
     check_num_classes(num_classes)
     labels = check_labels("labels", labels, num_classes)
     generator = noise_generator(f"{spec} contaminated" if contaminated else str(spec), seed)
-    kind: Any = KINDS[spec.kind]  # one that is drawn, not recorded
+    kind: Any = spec.noise  # one that is drawn, not recorded
     kind.check_num_classes(spec, num_classes)
     if contaminated:
         return contaminated_labels(labels, spec.rate, generator)

@@ -24,6 +24,8 @@ KINDS: dict[str, NoiseKind] = {
     "block5": Block5(),
     "human": Human(),
 }
+# Those of matrices that were read, by their names.
+FROM_FILES: dict[str, NoiseKind] = {}
 
 
 def register_noise(kind: NoiseKind) -> NoiseKind:
@@ -64,4 +66,4 @@ def register_noise(kind: NoiseKind) -> NoiseKind:
 
 def kind_of(name: str) -> NoiseKind | None:
     """The kind that a config or a result is named after: semantic of `semantic_40` and `contaminated_semantic_40`."""
-    return KINDS.get(name.removeprefix(CONTAMINATED).partition("_")[0])
+    return FROM_FILES.get(name) or KINDS.get(name.removeprefix(CONTAMINATED).partition("_")[0])

@@ -10,12 +10,14 @@ from hf_common.foreign import list_of, number, read_array, read_json, refuse
 SUM_TOLERANCE = 1e-4  # of a row, as the losses take it
 
 
-def read_transition_matrix(path: str | os.PathLike, num_classes: int) -> np.ndarray:
+def read_transition_matrix(path: str | os.PathLike, num_classes: int | None) -> np.ndarray:
     """The (K, K) float64 matrix of a file; rows are clean classes.
 
     Args:
         path: `.npy` with the matrix; or `.json` with it as a list of rows, or as `noise.estimated_matrix`, where
             `results.json` of a run has it.
+
+        num_classes: K; None: as many as the file has, two or more.
 
     Raises:
         ValueError: naming the file: no such matrix, another size, entries outside [0, 1], rows that do not sum to 1.
@@ -23,15 +25,19 @@ def read_transition_matrix(path: str | os.PathLike, num_classes: int) -> np.ndar
     path = Path(path)
     if path.suffix == ".npy":
         matrix = read_array(path, (num_classes, num_classes)).astype(np.float64)
+        if matrix.shape[0] != matrix.shape[1] or len(matrix) < 2:
+            raise refuse(path, f"transition_matrix: it must be K x K with K of 2 or more, is {matrix.shape}")
     else:
         content = read_json(path, object)  # what it must be is said below
         if isinstance(content, dict):
             noise = content.get("noise")
             content = noise.get("estimated_matrix") if isinstance(noise, dict) else None
-        if not list_of(list_of(number(), num_classes), num_classes)(content):
+        if num_classes is None and isinstance(content, list):
+            num_classes = max(2, len(content))
+        if num_classes is None or not list_of(list_of(number(), num_classes), num_classes)(content):
+            size = num_classes or "K"
             raise refuse(
-                path,
-                f"transition_matrix: it holds neither a matrix of {num_classes} classes nor a run's results with one",
+                path, f"transition_matrix: it holds neither a matrix of {size} classes nor a run's results with one"
             )
         matrix = np.asarray(content, np.float64)
     if not ((matrix >= 0) & (matrix <= 1)).all():  # NaN is in no range

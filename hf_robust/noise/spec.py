@@ -1,7 +1,7 @@
 """A noise by name: a kind and a rate in percent.
 
-`clean`, `symmetric_40`, `asymmetric_12.5`, `semantic_20`, `instance_60`. A name is read once, where it comes in; from
-there on the `NoiseSpec` is handed on.
+`clean`, `symmetric_40`, `asymmetric_12.5`, `semantic_20`, `instance_60`; or `matrix:T.npy`, a file. A name is read
+once, where it comes in; from there on the `NoiseSpec` is handed on.
 """
 
 import warnings
@@ -11,7 +11,10 @@ from numbers import Real
 from hf_common.foreign import short
 from hf_common.names import did_you_mean
 
-from .kinds import KINDS
+from .base import NoiseKind
+from .from_matrix import PREFIX, MatrixNoise
+from .kinds import FROM_FILES, KINDS
+from .matrix_file import read_transition_matrix
 
 
 def _drawn_kinds():
@@ -20,7 +23,7 @@ def _drawn_kinds():
 
 def spec_patterns() -> str:
     """The forms of the names that [`NoiseSpec.parse`] reads, in one line."""
-    return ", ".join(kind.pattern for kind in _drawn_kinds())
+    return ", ".join([*(kind.pattern for kind in _drawn_kinds()), f"{PREFIX}FILE"])
 
 
 def quoted(value: object) -> str:
@@ -47,13 +50,13 @@ class NoiseSpec:
 
     def __post_init__(self):
         allowed = [kind.name for kind in _drawn_kinds()]
-        if self.kind not in allowed:
+        if self.kind not in allowed and self.kind not in FROM_FILES:
             raise ValueError(f"kind: unknown noise {quoted(self.kind)}; allowed are {', '.join(allowed)}")
         if isinstance(self.rate, bool) or not isinstance(self.rate, Real):
             raise TypeError(f"rate: expected a number (percent), got {quoted(self.rate)}")
         if not 0 <= self.rate <= 100:  # written so that nan fails too
             raise ValueError(f"rate: expected percent in 0..100, got {self.rate!r:.120}")
-        if not KINDS[self.kind].rated and self.rate != 0:
+        if not self.noise.rated and self.rate != 0:
             raise ValueError(f"rate: {self.kind} labels have rate 0, got {self.rate!r:.120}")
         if 0 < self.rate < 1:
             warnings.warn(
@@ -62,19 +65,30 @@ class NoiseSpec:
                 stacklevel=3,
             )
 
+    @property
+    def noise(self) -> NoiseKind:
+        """The kind, with all that belongs to it."""
+        return FROM_FILES.get(self.kind) or KINDS[self.kind]
+
     @classmethod
     def parse(cls, spec: "str | NoiseSpec") -> "NoiseSpec":
-        """Read `"clean"` or `"<kind>_<percent>"`; a `NoiseSpec` is returned as it is.
+        """Read `"clean"`, `"<kind>_<percent>"` or `"matrix:<file>"`; a `NoiseSpec` is returned as it is.
+
+        The file is what [`read_transition_matrix`] reads; its noise is a kind of its own, named after its numbers.
 
         Raises:
-            ValueError: not of this form, unknown kind, rate outside 0..100, or a `human_*` name: those labels were
-                recorded, not drawn.
+            ValueError: not of this form, a file without such a matrix, unknown kind, rate outside 0..100, or a
+                `human_*` name: those labels were recorded, not drawn.
             TypeError: neither `str` nor `NoiseSpec`.
         """
         if isinstance(spec, NoiseSpec):
             return spec
         if not isinstance(spec, str):
             raise TypeError(f"spec: expected a str such as 'symmetric_40' or a NoiseSpec, got {quoted(spec)}")
+        if spec.startswith(PREFIX):
+            noise = MatrixNoise(read_transition_matrix(spec.removeprefix(PREFIX), None))
+            FROM_FILES[noise.name] = noise
+            return cls(noise.name)
         if spec in KINDS and not KINDS[spec].rated and not KINDS[spec].recorded:
             return cls(spec)
         first, underscore, _ = spec.partition("_")
@@ -83,6 +97,8 @@ class NoiseSpec:
                 f"spec: {quoted(spec)} names recorded {first} labels, which cannot be drawn; "
                 "read them from a data set config of that name"
             )
+        if first == "matrix" and underscore:
+            raise ValueError(f"spec: {quoted(spec)} was drawn from a matrix; give its file, as {PREFIX}FILE")
         kind, _, percent = spec.rpartition("_")
         try:
             # `float` takes blanks, line ends and digits of other scripts too: one noise would have several names.
@@ -98,7 +114,7 @@ class NoiseSpec:
 
     def __str__(self) -> str:
         """The canonical name: `parse(str(spec)) == spec`, and equal specs have equal names."""
-        if not KINDS[self.kind].rated:
+        if not self.noise.rated:
             return self.kind
         rate = float(self.rate)
         return f"{self.kind}_{int(rate) if rate.is_integer() else rate!r}"

@@ -30,7 +30,6 @@ from ..noise.base import NOISE_VERSION, whole_shares
 from ..noise.cifar10n import check_same_order, read_human_labels
 from ..noise.draw import make_noisy_labels
 from ..noise.human import HUMAN_CONFIGS
-from ..noise.kinds import KINDS
 from ..noise.labels import realised_matrix, realised_rate
 from ..noise.spec import NoiseSpec
 from .card import dataset_card
@@ -131,7 +130,7 @@ def _read_given(source: str, human_file: str | os.PathLike | None, noises: dict[
         check_same_order(human_file, human.pop("clean"), train["labels"])
     for spec in noises.values():
         if spec is not None:
-            KINDS[spec.kind].check_classes(spec, train["class_names"])
+            spec.noise.check_classes(spec, train["class_names"])
     return _Given(source, train, test, source_fingerprint(train, test), human, human_file)
 
 
@@ -253,7 +252,7 @@ def _check_free(output_dir: Path, manifest: dict, todo: Iterable[str]) -> None:
 
 def _pixels(given: _Given, todo: dict[str, NoiseSpec | None]) -> np.ndarray | None:
     """The training images, where what is to be drawn depends on them."""
-    drawn = [KINDS[spec.kind] for spec in todo.values() if spec is not None]
+    drawn = [spec.noise for spec in todo.values() if spec is not None]
     return decode_all(given.train["bytes"]) if any(kind.needs_images for kind in drawn) else None
 
 

@@ -25,6 +25,7 @@ from ..losses import parse_loss_spec
 from ..losses.spec import link_words
 from ..losses.table import SOFTMAX
 from ..models import MODELS
+from ..noise.from_matrix import PREFIX
 from ..noise.semantic import CONTAMINATED
 from ..reports.card import FIGURES, drawn_by_rule, is_hub_id, render_card, same_setting
 from ..reports.order import compact
@@ -49,6 +50,7 @@ RUN_FILES = (
     "processor_config.json",
     *FIGURES.values(),
 )
+NOISE_FILE = "noise.npy"  # stands for the file of a noise, of which the name has the digest
 MATRIX_FILE = "matrix.json"  # stands for the file of a transition matrix, of which the settings have the digest
 
 
@@ -213,7 +215,9 @@ def _reproduce(results: Sequence[dict], output_dir: str) -> str:
     for name, known in (("dataset", ("digits",)), ("model", MODELS)):
         if settings[name] not in known and not is_hub_id(settings[name]):
             text += f"\n\nThe {name} {code(settings[name])} was a folder: give the path of yours."
-    if MATRIX_FILE in text:
+    if NOISE_FILE in text:
+        text += f"\n\n`{NOISE_FILE}` stands for the file of the noise's transition matrix, {settings['noise']}."
+    if f" {MATRIX_FILE}" in text:
         digest = settings["other_arguments"]["transition_matrix"]
         text += f'\n\n`{MATRIX_FILE}`: `robust_loss["transition_matrix"]` of `config.json`; the file was {digest}.'
     return text
@@ -230,6 +234,8 @@ def _data_flags(settings: Mapping) -> dict:
     }
     # The settings have the noise under which a run is known: also that of a config, which is not added.
     noise = settings["noise"].removeprefix(CONTAMINATED)
-    if drawn_by_rule(noise) and noise != settings["dataset_config"]:
+    if noise.startswith("matrix_") and noise != settings["dataset_config"]:
+        given["noise"] = f"{PREFIX}{NOISE_FILE}"
+    elif drawn_by_rule(noise) and noise != settings["dataset_config"]:
         given["noise"] = noise
     return given

@@ -1,0 +1,76 @@
+"""`matrix:FILE`: noise by any transition matrix, of a file or of another run's estimate."""
+
+import hashlib
+
+import numpy as np
+
+from .base import ClassNoise
+from .labels import check_num_classes
+
+PREFIX = "matrix:"
+DIGEST_LETTERS = "abcdefghijklmnop"  # one a hexadecimal digit: eight digits could be taken for a rate
+
+
+class MatrixNoise(ClassNoise):
+    """Noise with the transition matrix T[i, j] = P(noisy = j | clean = i), of any rows.
+
+    By quota, class i with n_i samples gets n_i T[i, j] labels j, rounded down or up so that all are n_i: up where most
+    was cut off, and of equals in an order that is drawn.
+
+    Args:
+        matrix: (K, K) float64, entries in [0, 1], rows sum to 1.
+    """
+
+    rated = False
+    colour = "#882255"
+
+    def __init__(self, matrix: np.ndarray):
+        self._matrix = matrix
+        self.name = matrix_name(matrix)
+        kept = 100 * np.diag(matrix)
+        span = f"{kept.min():.1f} to {kept.max():.1f} %"
+        self.words = f"each label by the row of its clean class in a transition matrix, which keeps {span} of a class"
+        self.entry = f"{self.words[0].upper()}{self.words[1:]}."
+
+    def check_num_classes(self, spec, num_classes):
+        """K has to be that of the matrix."""
+        if num_classes != len(self._matrix):
+            raise ValueError(
+                f"num_classes: {spec} has a matrix of {len(self._matrix)} classes, the data set has {num_classes}"
+            )
+
+    def check_classes(self, spec, names):
+        """As many as the matrix has rows."""
+        self.check_num_classes(spec, len(names))
+
+    def matrix(self, rate, num_classes):
+        """The one that was given."""
+        return self._matrix.copy()
+
+    def draw(self, labels, rate, num_classes, generator, *, sampling, images):
+        """Noisy labels; `images` are not looked at."""
+        if sampling == "bernoulli":
+            return super().draw(labels, rate, num_classes, generator, sampling=sampling, images=images)
+        noisy = labels.copy()
+        for clean_class, row in enumerate(self._matrix):
+            members = np.flatnonzero(labels == clean_class)
+            if len(members):
+                noisy[generator.permutation(members)] = np.repeat(
+                    np.arange(num_classes), _whole(len(members) * row / row.sum(), len(members), generator)
+                )
+        return noisy
+
+
+def matrix_name(matrix: np.ndarray) -> str:
+    """`matrix_` and eight letters of the SHA-256 of its numbers."""
+    check_num_classes(len(matrix))
+    digest = hashlib.sha256(np.ascontiguousarray(matrix, "<f8").tobytes()).hexdigest()[:8]
+    return "matrix_" + "".join(DIGEST_LETTERS[int(digit, 16)] for digit in digest)
+
+
+def _whole(shares: np.ndarray, total: int, generator: np.random.Generator) -> np.ndarray:
+    """(K,) whole numbers with that sum, the shares rounded down or up (largest remainder)."""
+    counts = np.floor(shares + 1e-9).astype(np.int64)  # 0.1 * 30 is a bit less than 3
+    order = np.lexsort((generator.random(len(shares)), counts - shares))
+    counts[order[: total - counts.sum()]] += 1
+    return counts
