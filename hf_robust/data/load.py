@@ -2,8 +2,9 @@
 
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import datasets
 import numpy as np
@@ -16,7 +17,7 @@ from ..noise.draw import make_noisy_labels
 from ..noise.labels import check_labels
 from ..noise.spec import NoiseSpec
 from .files import EncodedImages, ImageFileDataset
-from .labelled import LabelledImages
+from .labelled import LabelledImages, LabelledSamples, LabelledSplits
 from .memory import ImageTensorDataset
 from .sources import open_data
 
@@ -27,12 +28,11 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class ImageSplits:
+class ImageSplits(LabelledSplits):
     """Training and test images of a data set, and the names of its K classes."""
 
     train: LabelledImages
     test: LabelledImages
-    label_names: list[str]
 
 
 def load_image_splits(
@@ -40,7 +40,7 @@ def load_image_splits(
     config: str | None = None,
     *,
     image_column: str | None = None,
-    label_column: str = "label",
+    label_column: str | None = "label",
     test_split: str | None = "test",
     validation_split: float | None = None,
     max_train_samples: int | None = None,
@@ -55,7 +55,8 @@ def load_image_splits(
             embedded, as 32x32 RGB, the last 20 % for testing.
         config (`str`, *optional*): the configuration, such as `"symmetric_40"`.
         image_column (`str`, *optional*): by default the only column of type `Image`.
-        label_column (`str`, defaults to `"label"`): the given labels: classes, whole numbers or text. Where a column
+        label_column (`str`, defaults to `"label"`): the given labels: classes, whole numbers or text. None: `label`,
+            if there is no `labels` beside it. Where a column
             `clean_label` stands beside them, the test split is scored against that.
         test_split (`str`, defaults to `"test"`): None where nothing is scored: one training image stands for it.
         validation_split (`float`, *optional*): instead, hold out this share of each class, drawn with seed 0.
@@ -77,23 +78,65 @@ def load_image_splits(
         return _digits(config, validation_split, max_train_samples, max_test_samples)
     loaded = open_data(dataset, config, image_column)
     splits = ("train",) if validation_split is not None or test_split is None else ("train", test_split)
+    label_column = label_column_of(loaded["train"].column_names if "train" in loaded else (), label_column)
     image_column = check_columns(dataset, loaded, splits, image_column, label_column)
+
+    def make(rows: datasets.Dataset, split: str, *labels: Any) -> LabelledImages:
+        return images_of_rows(rows, image_column, keep_in_memory, f"{split} images", *labels)
+
+    return ImageSplits(
+        *labelled_splits(
+            loaded,
+            splits,
+            label_column,
+            make,
+            validation_split=validation_split,
+            max_train_samples=max_train_samples,
+            max_test_samples=max_test_samples,
+            readable=(lambda found: _without_corrupt(found, splits, image_column)) if skip_corrupt else None,
+        )
+    )
+
+
+def labelled_splits(
+    loaded: datasets.DatasetDict,
+    splits: Sequence[str],
+    label_column: str,
+    make: Callable[[datasets.Dataset, str, torch.Tensor, torch.Tensor | None], Any],
+    *,
+    validation_split: float | None,
+    max_train_samples: int | None,
+    max_test_samples: int | None,
+    readable: Callable[[datasets.DatasetDict], datasets.DatasetDict] | None = None,
+    what: str = "images",
+) -> tuple[Any, Any, list[str]]:
+    """Training and test samples with their labels, and the K classes' names: what [`load_image_splits`] ends with.
+
+    Args:
+        splits: of `loaded`: that of training, and that of testing, if it is none of the training's.
+        make: samples of rows, the name of their split, given labels int64 (N,) and the clean ones, if known.
+        readable: keeps the rows that can be read.
+        what: errors call the samples.
+    """
     loaded = _with_classes(loaded, splits, label_column)
     label_names = label_names_of([loaded[split] for split in splits], label_column)
-    if skip_corrupt:
-        loaded = _without_corrupt(loaded, splits, image_column)
-    train, test = _train_and_test(loaded, splits, label_column, validation_split)
-    train, test = _first_rows(train, max_train_samples), _first_rows(test, max_test_samples)
+    if readable is not None:
+        loaded = readable(loaded)
+    train, test = _train_and_test(loaded, splits, label_column, validation_split, what)
+    train, test = _first_rows(train, max_train_samples, what), _first_rows(test, max_test_samples, what)
     labels = label_tensor(train, label_column, len(label_names))
     clean = label_tensor(train, CLEAN_LABEL_COLUMN, len(label_names)) if _has_clean(train) else None
     test_labels = label_tensor(test, label_to_score(test, label_column), len(label_names))
+    # Of labels that were held out nobody says that they are right.
     known = test_labels if _has_clean(test) or len(splits) > 1 else None
-    return ImageSplits(
-        images_of_rows(train, image_column, keep_in_memory, "train images", labels, clean),
-        # Of labels that were held out nobody says that they are right.
-        images_of_rows(test, image_column, keep_in_memory, f"{splits[-1]} images", test_labels, known),
-        label_names,
-    )
+    return make(train, "train", labels, clean), make(test, splits[-1], test_labels, known), label_names
+
+
+def label_column_of(columns: Sequence[str], asked: str | None) -> str:
+    """The column of given labels; a `ValueError` where it was not asked for and may be one of two."""
+    if asked is None and {"label", "labels"} <= set(columns):
+        raise ValueError("label_column_name must say which: the data set has both 'label' and 'labels'")
+    return asked or "label"
 
 
 def check_limits(train: int | None, test: int | None, share: float | None) -> None:
@@ -105,18 +148,18 @@ def check_limits(train: int | None, test: int | None, share: float | None) -> No
 
 
 def add_noise(
-    train: LabelledImages,
+    train: LabelledSamples,
     spec: str | NoiseSpec,
     label_names: Sequence[str],
     *,
     seed: int = 0,
     sampling: str = "quota",
     contaminated: bool = False,
-) -> LabelledImages:
-    """The same images with labels made noisy by `spec`, and the labels they had as `clean_labels`.
+) -> LabelledSamples:
+    """The same samples with labels made noisy by `spec`, and the labels they had as `clean_labels`.
 
     Args:
-        train (`LabelledImages`): images with clean labels; in memory for `instance` noise, which looks at the pixels.
+        train (`LabelledSamples`): with clean labels; images in memory for `instance` noise, which looks at the pixels.
         spec, seed, sampling: as for [`make_noisy_labels`].
         contaminated (`bool`, *optional*, defaults to `False`): `semantic` noise with the flips back of the code of Ma
             et al. (2020) and their successors, for comparisons with their tables; the default is the exact noise. As
@@ -193,14 +236,27 @@ def check_columns(
 
 
 def _with_classes(loaded: datasets.DatasetDict, splits: Sequence[str], column: str) -> datasets.DatasetDict:
-    """Labels that are text as classes, in the order of the alphabet over all splits."""
+    """Labels that are text as classes, given and clean ones, in the order of the alphabet over all splits."""
     if "string" not in str(getattr(loaded["train"].features[column], "dtype", "")):
         return loaded
-    names = sorted({name for split in splits for name in loaded[split].unique(column)}, key=str)
-    if None in names:
-        raise ValueError(f"label column {column!r} has rows without a label")
-    classes = datasets.ClassLabel(names=names)
-    return datasets.DatasetDict({split: loaded[split].cast_column(column, classes) for split in splits})
+    names: set = set()
+    columns = [name for name in (column, CLEAN_LABEL_COLUMN) if name in loaded["train"].features]
+    if not _is_text(loaded["train"], columns[-1]):
+        kind = loaded["train"].features[columns[-1]]
+        raise ValueError(f"column {columns[-1]!r} must hold text as {column!r:.120} does; it is {kind!s:.120}")
+    found = [(split, name) for split in splits for name in columns if _is_text(loaded[split], name)]
+    for split, name in found:
+        names |= set(own := loaded[split].unique(name))
+        if None in own:
+            raise ValueError(f"label column {name!r} has rows without a label")
+    classes, parts = datasets.ClassLabel(names=sorted(names, key=str)), {split: loaded[split] for split in splits}
+    for split, name in found:
+        parts[split] = parts[split].cast_column(name, classes)
+    return datasets.DatasetDict(parts)
+
+
+def _is_text(rows: datasets.Dataset, column: str) -> bool:
+    return "string" in str(getattr(rows.features.get(column), "dtype", ""))
 
 
 def _without_corrupt(loaded: datasets.DatasetDict, splits: Sequence[str], column: str) -> datasets.DatasetDict:
@@ -223,7 +279,7 @@ def _without_corrupt(loaded: datasets.DatasetDict, splits: Sequence[str], column
 
 
 def _train_and_test(
-    loaded: datasets.DatasetDict, splits: Sequence[str], column: str, share: float | None
+    loaded: datasets.DatasetDict, splits: Sequence[str], column: str, share: float | None, what: str
 ) -> tuple[datasets.Dataset, datasets.Dataset]:
     if share is None:
         return loaded["train"], loaded[splits[1]] if len(splits) > 1 else loaded["train"].select([0])
@@ -233,13 +289,13 @@ def _train_and_test(
     labels = np.asarray(rows.with_format("numpy")[column][:])
     counts = np.bincount(labels)
     if (few := np.flatnonzero(counts == 1)).size:
-        raise ValueError(f"validation_split needs two images or more of each class; class {few[0]} has one")
+        raise ValueError(f"validation_split needs two {what} or more of each class; class {few[0]} has one")
     try:
         train, test = train_test_split(np.arange(len(rows)), test_size=share, random_state=0, stratify=labels)
     except ValueError as error:  # too few images for one of each class on both sides
-        raise ValueError(f"validation_split={share} of {len(rows)} images: {error}") from None
+        raise ValueError(f"validation_split={share} of {len(rows)} {what}: {error}") from None
     logger.warning(
-        "no test split: %d of the %d training images, drawn by class with seed 0, are held out", len(test), len(rows)
+        "no test split: %d of the %d training %s, drawn by class with seed 0, are held out", len(test), len(rows), what
     )
     return rows.select(np.sort(train)), rows.select(np.sort(test))
 
@@ -253,11 +309,11 @@ def _has_clean(rows: datasets.Dataset) -> bool:
     return CLEAN_LABEL_COLUMN in rows.column_names
 
 
-def _first_rows(rows: datasets.Dataset, limit: int | None) -> datasets.Dataset:
+def _first_rows(rows: datasets.Dataset, limit: int | None, what: str) -> datasets.Dataset:
     if limit is None:
         return rows
     if limit > len(rows):
-        raise ValueError(f"{limit} images were asked for, the split has {len(rows)}")
+        raise ValueError(f"{limit} {what} were asked for, the split has {len(rows)}")
     return rows.select(range(limit))
 
 

@@ -6,7 +6,15 @@ from typing import Any
 import datasets
 
 from .labelled import LabelledImages
-from .load import check_columns, check_limits, images_of_rows, label_names_of, label_tensor, label_to_score
+from .load import (
+    check_columns,
+    check_limits,
+    images_of_rows,
+    label_column_of,
+    label_names_of,
+    label_tensor,
+    label_to_score,
+)
 from .sources import open_data
 from .stream import StreamedImages
 
@@ -25,7 +33,7 @@ def load_stream(
     config: str | None = None,
     *,
     image_column: str | None = None,
-    label_column: str = "label",
+    label_column: str | None = "label",
     test_split: str | None = "test",
     max_test_samples: int | None = None,
     buffer: int = 1000,
@@ -47,6 +55,7 @@ def load_stream(
     check_limits(None, max_test_samples, None)
     loaded: Any = open_data(dataset, config, image_column, streaming=True)
     splits = ["train"] if test_split is None else ["train", test_split]
+    label_column = label_column_of(loaded["train"].column_names or () if "train" in loaded else (), label_column)
     image_column = check_columns(dataset, loaded, splits, image_column, label_column)
     if not isinstance(loaded["train"].features[label_column], datasets.ClassLabel):
         raise ValueError(

@@ -22,7 +22,12 @@ PATH_COLUMNS = ("image", "file", "file_name", "filename", "path", "image_path") 
 
 
 def open_data(
-    name: str, config: str | None = None, image_column: str | None = None, *, streaming: bool = False
+    name: str,
+    config: str | None = None,
+    image_column: str | None = None,
+    *,
+    streaming: bool = False,
+    images: bool = True,
 ) -> Any:
     """The splits that a name stands for.
 
@@ -32,6 +37,7 @@ def open_data(
         config: of a Hub id or of a folder with configurations.
         image_column: of a table: the column of the paths.
         streaming: not loaded before it is read.
+        images: whether the data are images; if not, a table is taken as it is, and a folder as `datasets` knows it.
 
     Returns:
         `datasets.DatasetDict`, or `datasets.IterableDatasetDict` where it is streamed.
@@ -43,8 +49,8 @@ def open_data(
     """
     path = Path(name)
     if path.suffix.lower() in TABLES and path.is_file():
-        return _table(path, image_column, streaming)
-    if path.is_dir() and config is None and (found := _class_folders(path)):
+        return _table(path, image_column, streaming) if images else _read_table(path)
+    if images and path.is_dir() and config is None and (found := _class_folders(path)):
         return _images_of_folders(path, found, streaming)
     with data_source(name, "dataset"):
         return datasets.load_dataset(name, config, streaming=streaming)
@@ -88,10 +94,14 @@ def _images_of_folders(folder: Path, patterns: dict[str, str], streaming: bool) 
     return loaded
 
 
-def _table(path: Path, image_column: str | None, streaming: bool) -> Any:
+def _read_table(path: Path, streaming: bool = False) -> Any:
     kind = TABLES[path.suffix.lower()]
     options: dict[str, Any] = {"sep": "\t"} if path.suffix.lower() == ".tsv" else {}
-    loaded = datasets.load_dataset(kind, data_files={"train": str(path)}, streaming=streaming, **options)
+    return datasets.load_dataset(kind, data_files={"train": str(path)}, streaming=streaming, **options)
+
+
+def _table(path: Path, image_column: str | None, streaming: bool) -> Any:
+    loaded = _read_table(path, streaming)
     features = loaded["train"].features or {}
     if any(isinstance(feature, datasets.Image) for feature in features.values()):
         return loaded

@@ -8,7 +8,13 @@ from numbers import Integral
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForImageClassification, PreTrainedConfig, PreTrainedModel
+from transformers import (
+    AutoConfig,
+    AutoModelForImageClassification,
+    AutoModelForSequenceClassification,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
 
 from hf_common.foreign import dict_of, first_line, list_of, short, whole
 from hf_common.names import did_you_mean
@@ -32,6 +38,7 @@ def load_model(
     image_size: int | None = None,
     trust_remote_code: bool = False,
     fresh_head: bool = True,
+    text: bool = False,
     **config_overrides: Any,
 ) -> PreTrainedModel:
     """A classifier for `num_labels` classes: a fresh network of `MODELS`, or one from a folder or the Hub.
@@ -50,6 +57,7 @@ def load_model(
             `cnn8`; default 32). The others take any size, and loaded models bring theirs.
         trust_remote_code: as in `from_pretrained`.
         fresh_head: whether the head of a saved model may be drawn afresh; False for a model that is only scored.
+        text: whether it classifies texts, as `AutoModelForSequenceClassification` does; those of `MODELS` do not.
         config_overrides: further fields of the config, e.g. `batch_norm=False` for `cnn_small`.
 
     Returns:
@@ -64,16 +72,19 @@ def load_model(
     labels = _check_labels(name_or_path, num_labels, id2label)
     name = os.fspath(name_or_path)
     if name in MODELS:
+        if text:
+            raise ValueError(f"model {name!r} takes images; of texts give a folder or Hub id")
         return _fresh_model(name, labels, image_size, config_overrides)
-    return _saved_model(name, labels, fresh_head, trust_remote_code, config_overrides)
+    kind = AutoModelForSequenceClassification if text else AutoModelForImageClassification
+    return _saved_model(kind, name, labels, fresh_head, trust_remote_code, config_overrides)
 
 
 def _saved_model(
-    name: str, labels: dict, fresh_head: bool, trust_remote_code: bool, overrides: dict
+    kind: Any, name: str, labels: dict, fresh_head: bool, trust_remote_code: bool, overrides: dict
 ) -> PreTrainedModel:
     saved, num_labels = saved_config(name, trust_remote_code=trust_remote_code), labels["num_labels"]
     try:
-        model, info = AutoModelForImageClassification.from_pretrained(
+        model, info = kind.from_pretrained(
             name,
             **labels,
             **{"dtype": torch.float32} | overrides,  # a file in half precision is no wish to train in it

@@ -100,6 +100,8 @@ def check_arguments(data: DataArguments, model: ModelArguments, args: Experiment
         )
     if matrix is not None and isinstance(path := matrix_source(matrix), Path) and not path.is_file():
         raise ValueError(f"transition_matrix: there is no file {matrix!r:.120}")
+    if "views" in needs and args.do_train and data.text_column_name:
+        raise ValueError(f"loss={args.loss!r:.120} compares two augmented views of an image; texts have none")
     if "views" in needs and args.do_train and data.augmentation in (None, "none"):
         raise ValueError(
             f"loss={args.loss!r:.120} compares two augmented views of an image, augmentation={data.augmentation!r} "
@@ -107,6 +109,11 @@ def check_arguments(data: DataArguments, model: ModelArguments, args: Experiment
         )
     if data.streaming:
         _check_stream(needs, args)
+    if model.model in NETWORKS and data.text_column_name:
+        raise ValueError(
+            f"model={model.model!r} takes images; with text_column_name={data.text_column_name!r:.120} give a folder "
+            "or Hub id of a model of texts"
+        )
     if model.model not in NETWORKS:
         from ..models import saved_config  # AutoModel with it, which other checks need not wait for
 

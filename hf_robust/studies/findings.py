@@ -10,18 +10,22 @@ import numpy as np
 from PIL import Image
 
 from ..data.features import picture
+from ..data.labelled import LabelledSamples, LabelledSplits
 from ..data.load import ImageSplits
+from ..data.text import LabelledTexts
 from ..reports.contact_sheet import Suspect
 
 CLEANED = ("drop", "relabel")
 SHARD = 5000  # images of a Parquet file
 
 
-def found_rows(splits: ImageSplits, probabilities: np.ndarray, issues: np.ndarray) -> list[dict]:
-    """One row an issue, in their order; `file` where the images have names, `is_flipped` where the truth is known.
+def found_rows(splits: LabelledSplits, probabilities: np.ndarray, issues: np.ndarray) -> list[dict]:
+    """One row an issue, in their order; `file` or `text` as [`~LabelledSamples.described`] has it.
+
+    `is_flipped` where the truth is known.
 
     Args:
-        probabilities: (N, K), of all training images.
+        probabilities: (N, K), of all training samples.
         issues: (n,), places of labels that look wrong, the most suspicious first.
     """
     train, names = splits.train, splits.label_names
@@ -31,7 +35,7 @@ def found_rows(splits: ImageSplits, probabilities: np.ndarray, issues: np.ndarra
         row = {
             "rank": rank,
             "index": place,
-            "file": None if train.source is None else train.source.name(place),
+            **train.described(place),
             "given_label": names[given[place]],
             "suggested_label": names[int(probabilities[place].argmax())],
             "self_confidence": float(probabilities[place, given[place]]),
@@ -40,7 +44,7 @@ def found_rows(splits: ImageSplits, probabilities: np.ndarray, issues: np.ndarra
         if clean is not None:
             row["is_flipped"] = bool(given[place] != clean[place])
         rows.append(row)
-    if all(row["file"] is None for row in rows):
+    if all(row.get("file", "") is None for row in rows):
         for row in rows:
             del row["file"]
     return rows
@@ -73,13 +77,13 @@ def suspects(splits: ImageSplits, rows: Sequence[dict]) -> list[Suspect]:
     ]
 
 
-def save_cleaned_images(
-    splits: ImageSplits, probabilities: np.ndarray, issues: np.ndarray, folder: Path, how: str
+def save_cleaned_samples(
+    splits: LabelledSplits, probabilities: np.ndarray, issues: np.ndarray, folder: Path, how: str
 ) -> None:
-    """Write the training images as a data set of Parquet files, without the issues or with other labels.
+    """Write the training samples as a data set of Parquet files, without the issues or with other labels.
 
-    Files keep their bytes; images that were made in memory become PNG. `label` is the label to train on, `given_label`
-    what it was, `index` the place in the data set that was read.
+    Files keep their bytes; images that were made in memory become PNG. Texts keep the names of their columns. `label`
+    is the label to train on, `given_label` what it was, `index` the place in the data set that was read.
     """
     given = splits.train.labels.numpy()
     labels = given.copy()
@@ -87,14 +91,14 @@ def save_cleaned_images(
     kept = np.arange(len(given)) if how == "relabel" else np.setdiff1d(np.arange(len(given)), issues)
     classes = datasets.ClassLabel(names=splits.label_names)
     features = datasets.Features(
-        {"image": datasets.Image(), "label": classes, "given_label": classes, "index": datasets.Value("int64")}
+        {**_features(splits.train), "label": classes, "given_label": classes, "index": datasets.Value("int64")}
     )
     making = folder.with_name(f".{folder.name}.making")
     shards = range(0, len(kept), SHARD)
     for number, start in enumerate(shards):
         places = kept[start : start + SHARD].tolist()
         columns = {
-            "image": [_file(splits, place) for place in places],
+            **_columns(splits, places),
             "label": labels[places].tolist(),
             "given_label": given[places].tolist(),
             "index": places,
@@ -102,6 +106,19 @@ def save_cleaned_images(
         name = f"train-{number:05d}-of-{len(shards):05d}.parquet"
         datasets.Dataset.from_dict(columns, features=features).to_parquet(making / "data" / name)
     making.rename(folder)
+
+
+def _features(samples: LabelledSamples) -> dict:
+    if isinstance(samples, LabelledTexts):
+        return {name: datasets.Value("string") for name in samples.columns}
+    return {"image": datasets.Image()}
+
+
+def _columns(splits: LabelledSplits, places: list[int]) -> dict[str, list]:
+    if isinstance(splits.train, LabelledTexts):
+        return splits.train.subset(np.asarray(places)).columns
+    assert isinstance(splits, ImageSplits)
+    return {"image": [_file(splits, place) for place in places]}
 
 
 def _file(splits: ImageSplits, place: int) -> dict:

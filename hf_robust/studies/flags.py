@@ -19,7 +19,10 @@ AUGMENTATIONS = {
 }
 RESIZED_CROP = "random_resized_crop"  # drawn from each image before it is resized
 # Flags that came after results without them had been written; they are part of a run's settings where they are given.
-LATER_FLAGS = ("resolution", "keep_in_memory", "validation_split", "skip_corrupt", "streaming", "shuffle_buffer")
+LATER_FLAGS = (
+    "resolution", "keep_in_memory", "validation_split", "skip_corrupt", "streaming", "shuffle_buffer",
+    "text_column_name", "max_seq_length",
+)  # fmt: skip
 
 
 # Flags of one run that a sweep replaces, and by what.
@@ -35,17 +38,26 @@ REPLACED_FLAGS = {
 
 @dataclass
 class DataArguments:
-    """Which images, and which labels are made wrong."""
+    """Which images or texts, and which labels are made wrong."""
 
     _argument_group_name = "images and labels"
 
     dataset: str = field(
         default="digits",
-        metadata={"help": "Hub id, class folders, table of image paths, or 'digits'."},
+        metadata={"help": "Hub id, class folders, table of image paths or texts, or 'digits'."},
     )
     dataset_config: str | None = field(default=None, metadata={"help": "Config of the data set, e.g. symmetric_40."})
     image_column_name: str | None = field(default=None, metadata={"help": "Default: the only image column."})
-    label_column_name: str = field(default="label", metadata={"help": "Column of the given labels."})
+    text_column_name: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "Texts in place of images: their column, or the two of pairs.",
+            "aliases": ["--text_column"],
+        },
+    )
+    label_column_name: str | None = field(
+        default=None, metadata={"help": "Column of the given labels. Default: label."}
+    )
     test_split_name: str = field(default="test", metadata={"help": "Split with clean labels to score on."})
     validation_split: float | None = field(
         default=None, metadata={"help": "Score on this share of the training images."}
@@ -59,6 +71,9 @@ class DataArguments:
         metadata={"help": "Decode all at once. Default: if they have one size and fit."},
     )
     skip_corrupt: bool = field(default=False, metadata={"help": "Leave out images that cannot be read."})
+    max_seq_length: int | None = field(
+        default=None, metadata={"help": "Tokens of a text. Default: the tokenizer's limit, at most the model's."}
+    )
     streaming: bool = field(default=False, metadata={"help": "Read training images as they come; with --max_steps."})
     shuffle_buffer: int = field(default=1000, metadata={"help": "Streamed images that the next one is drawn from."})
     noise: NoiseSpec | str | None = field(  # read once: from then on a NoiseSpec
@@ -96,10 +111,13 @@ class DataArguments:
             )
         if self.noise_seed < 0:
             raise ValueError(f"noise_seed must be 0 or more; got {self.noise_seed}")
+        self.asked_label_column = self.label_column_name
+        self.label_column_name = self.label_column_name or "label"
+        self._check_text()
         if self.augmentation is None:
             usual = "crop_flip" if self.resolution is None else RESIZED_CROP
             usual = "none" if self.streaming and self.resolution is None else usual
-            self.augmentation = "none" if self.dataset == "digits" else usual
+            self.augmentation = "none" if self.dataset == "digits" or self.text_column_name else usual
         if self.resolution is not None and self.resolution < 1:
             raise ValueError(f"resolution must be 1 or more; got {self.resolution}")
         if self.validation_split is not None and not 0 < self.validation_split < 1:
@@ -125,6 +143,27 @@ class DataArguments:
         if self.dataset == "digits":
             raise ValueError("dataset='digits' is not streamed: it lies in memory")
 
+    def _check_text(self) -> None:
+        """Raise a `ValueError` for what texts have not, or images."""
+        if self.max_seq_length is not None and self.max_seq_length < 1:
+            raise ValueError(f"max_seq_length must be 1 or more; got {self.max_seq_length}")
+        if self.text_column_name is None:
+            if self.max_seq_length is not None:
+                raise ValueError(f"max_seq_length={self.max_seq_length} is of texts; text_column_name says which")
+            return
+        columns = self.text_column_name
+        if len(columns) not in (1, 2) or len(set(columns)) < len(columns):
+            raise ValueError(f"text_column_name must be one column or two; got {columns!r:.120}")
+        if self.dataset == "digits":
+            raise ValueError("dataset='digits' are images; text_column_name needs a data set of texts")
+        for name in ("augmentation", "resolution", "image_column_name", "keep_in_memory", "skip_corrupt"):
+            if (value := getattr(self, name)) not in (None, False, "none"):
+                raise ValueError(f"{name}={value!r:.80} is of images; text_column_name={columns!r:.80} asks for texts")
+        if self.keep_in_memory is False:
+            raise ValueError("keep_in_memory=False is of images; texts are kept as they are")
+        if isinstance(self.noise, NoiseSpec) and KINDS[self.noise.kind].needs_images:
+            raise ValueError(f"noise={str(self.noise)!r} looks at the pixels of images; texts have none")
+
     @property
     def noise_name(self) -> str:
         """What the results call the noise: the one that was added, or else the one that the config is named after."""
@@ -146,7 +185,7 @@ class ModelArguments:
 
     model: str = field(
         default="cnn_small",
-        metadata={"help": f"One of {', '.join(NETWORKS)}, or a folder or Hub id of an image classifier."},
+        metadata={"help": f"One of {', '.join(NETWORKS)}, or a folder or Hub id of a classifier of images or texts."},
     )
     config_overrides: str | None = field(
         default=None, metadata={"help": "Fields of the model config, e.g. batch_norm=false."}

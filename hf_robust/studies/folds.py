@@ -1,4 +1,4 @@
-"""Cross-validation on noisy labels: each training image is judged by a network that has not seen it."""
+"""Cross-validation on noisy labels: each training sample is judged by a network that has not seen it."""
 
 import copy
 import io
@@ -17,7 +17,7 @@ from hf_common.foreign import read_tensors
 from hf_common.processes import from_first_process
 from hf_common.run_folder import SETTINGS, HeldFolder, check_same_run
 
-from ..data.load import ImageSplits
+from ..data.labelled import LabelledSplits
 from ..training.diagnostics import first_array
 from .arguments import DataArguments, ExperimentArguments, ModelArguments, check_arguments, run_settings
 from .folder import claim_output_dir
@@ -27,7 +27,7 @@ from .prepare import check_last_batch, load_splits, make_trainer, noisy_train
 
 def out_of_fold_probabilities(
     data: DataArguments, model: ModelArguments, args: ExperimentArguments, num_folds: int = 5
-) -> tuple[ImageSplits, np.ndarray]:
+) -> tuple[LabelledSplits, np.ndarray]:
     """Class probabilities of every training image, by a network trained on the folds that it is not in.
 
     Writes `labels.npy` ((N,) int64, the given labels), `pred_probs.npy` ((N, K) float64) and `settings.json` to
@@ -59,7 +59,7 @@ def cross_validate(
     args: ExperimentArguments,
     num_folds: int,
     take: Callable[[], None],
-) -> tuple[ImageSplits, np.ndarray]:
+) -> tuple[LabelledSplits, np.ndarray]:
     """[`out_of_fold_probabilities`] for callers that hold the lock of the folder themselves, from `take()` on."""
     check_fold_arguments(data, args, num_folds)
     check_arguments(data, model, args)
@@ -182,7 +182,7 @@ def _are_probabilities(array: np.ndarray) -> bool:
 def _train_fold(
     fold: int,
     folds: np.ndarray,
-    splits: ImageSplits,
+    splits: LabelledSplits,
     data: DataArguments,
     model: ModelArguments,
     args: ExperimentArguments,

@@ -11,11 +11,12 @@ from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
 from ..data.files import ImageFileDataset
 from ..data.geometry import Geometry, geometry_of
-from ..data.labelled import LabelledImages
+from ..data.labelled import LabelledImages, LabelledSamples
 from ..data.load import ImageSplits
 from ..data.load_stream import StreamedSplits
 from ..data.memory import ImageTensorDataset
 from ..data.stream import StreamedImages
+from ..data.text import LabelledTexts
 from ..data.transform import ImageTransform, image_transform
 from ..models import MODELS, make_image_processor
 from .flags import AUGMENTATIONS, RESIZED_CROP, DataArguments, ModelArguments
@@ -78,9 +79,11 @@ def prepared_images(
     return Prepared(ImageSplits(train, test, splits.label_names), processor, transform, geometry.output[1])
 
 
-def as_evaluated(images: LabelledImages, like: LabelledImages) -> LabelledImages:
-    """Images as the network takes those of a prepared data set, without augmentation."""
-    if isinstance(like, ImageFileDataset):
+def as_evaluated(images: LabelledSamples, like: LabelledSamples) -> LabelledSamples:
+    """Samples as the network takes those of a prepared data set, without augmentation."""
+    if isinstance(images, LabelledTexts) and isinstance(like, LabelledTexts):
+        return images.tokenized(like.tokenizer, like.max_length)
+    if isinstance(like, ImageFileDataset) and isinstance(images, LabelledImages):
         return as_files(images).prepared(like.geometry)
     return images
 

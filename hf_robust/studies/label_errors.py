@@ -17,12 +17,13 @@ from hf_common.tables import markdown_table
 
 from .. import LIBRARIES
 from ..data.features import image_encoder, image_features
+from ..data.labelled import LabelledSplits
 from ..data.load import ImageSplits
 from ..noise.summary import estimate_in_words, noise_summary
 from ..reports.contact_sheet import sheet_of_suspects
 from ..reports.matrix_plot import plot_transition_matrices
 from .arguments import DataArguments, ExperimentArguments, ModelArguments
-from .findings import CLEANED, found_rows, rows_csv, save_cleaned_images, suspects
+from .findings import CLEANED, found_rows, rows_csv, save_cleaned_samples, suspects
 from .folds import check_fold_arguments, claim_folds, cross_validate, folds_settings, write_probabilities
 from .frozen import linear_probabilities
 from .prepare import load_splits, noisy_train
@@ -40,16 +41,16 @@ def find_label_errors(
     save_cleaned: str | None = None,
     cleaned: str = "drop",
 ) -> dict:
-    """Find the training images whose labels look wrong and return what it writes to `results.json`.
+    """Find the training samples whose labels look wrong and return what it writes to `results.json`.
 
     Writes `labels.npy` and `pred_probs.npy`, as [`out_of_fold_probabilities`] does; `label_errors.csv` and
     `label_errors.json`, the most suspicious label first, in the order and number that
     `cleanlab.filter.find_label_issues(labels, pred_probs, return_indices_ranked_by="self_confidence")` gives;
-    `label_errors.png`, the worst of them as pictures; `noise.png`, the transition matrix; and `results.json` with the
-    number found, intervals for the share of wrong labels and each entry of the transition matrix (see `bounds.py`),
-    both by confident learning besides (see `estimate.py`; `transition_matrix="<folder>/results.json"` takes it), and
-    where the clean labels are known the true ones, precision and recall of what was found, and the accuracy of the
-    out-of-fold predictions. No test split is needed.
+    `label_errors.png`, the worst of them as pictures, if they are images; `noise.png`, the transition matrix; and
+    `results.json` with the number found, intervals for the share of wrong labels and each entry of the transition
+    matrix (see `bounds.py`), both by confident learning besides (see `estimate.py`;
+    `transition_matrix="<folder>/results.json"` takes it), and where the clean labels are known the true ones,
+    precision and recall of what was found, and the accuracy of the out-of-fold predictions. No test split is needed.
 
     Args:
         data, model, args, num_folds: as for [`out_of_fold_probabilities`].
@@ -71,13 +72,16 @@ def find_label_errors(
     if save_cleaned is not None and Path(save_cleaned).exists():
         raise ValueError(f"save_cleaned must be a new folder; {save_cleaned!r:.120} is there")
 
-    def report(splits: ImageSplits, probabilities: np.ndarray) -> dict:
+    if features is not None and data.text_column_name is not None:
+        raise ValueError(f"features={features!r:.120} are of images; texts are judged by networks, without it")
+
+    def report(splits: LabelledSplits, probabilities: np.ndarray) -> dict:
         # One job: it would fork this process, whose threads of torch (and CUDA) do not survive that.
         issues = find_label_issues(
             splits.train.labels.numpy(), probabilities, return_indices_ranked_by="self_confidence", n_jobs=1
         )
         if save_cleaned is not None:
-            save_cleaned_images(splits, probabilities, issues, Path(save_cleaned), cleaned)
+            save_cleaned_samples(splits, probabilities, issues, Path(save_cleaned), cleaned)
         settings = folds_settings(data, model, args, num_folds) | ({"features": features} if features else {})
         return _write_findings(Path(args.output_dir), settings, splits, probabilities, issues, args.device)
 
@@ -92,7 +96,7 @@ def find_label_errors(
 def _write_findings(
     output_dir: Path,
     settings: dict,
-    splits: ImageSplits,
+    splits: LabelledSplits,
     probabilities: np.ndarray,
     issues: np.ndarray,
     device: torch.device,
@@ -101,7 +105,7 @@ def _write_findings(
     rows = found_rows(splits, probabilities, issues)
     replace_text(output_dir / "label_errors.csv", rows_csv(rows))
     write_json(output_dir / "label_errors.json", rows)
-    if rows:
+    if rows and isinstance(splits, ImageSplits):
         save_figure(sheet_of_suspects(suspects(splits, rows[:MOST_PICTURES])), output_dir / "label_errors.png")
     results = {
         "settings": settings,
@@ -122,7 +126,7 @@ def _judge_features(
     num_folds: int,
     features: str,
     take: Callable,
-) -> tuple[ImageSplits, np.ndarray]:
+) -> tuple[LabelledSplits, np.ndarray]:
     """The images, and their probabilities by a linear classifier on features, on every process."""
     check_fold_arguments(data, args, num_folds)
     settings = folds_settings(data, model, args, num_folds) | {"features": features}
@@ -135,6 +139,7 @@ def _judge_features(
 
     def judge() -> np.ndarray:
         given = splits.train.labels.numpy()
+        assert isinstance(splits, ImageSplits)
         found = linear_probabilities(image_features(splits.train, encode), given, num_folds, args.seed)
         probabilities = np.zeros((len(given), len(splits.label_names)))
         probabilities[:, : found.shape[1]] = found
@@ -153,7 +158,7 @@ def label_errors_table(results: dict) -> str:
 
     found, noise = results["label_errors"], results["noise"]
     columns = {
-        "images": results["train_images"],
+        "texts" if results["settings"].get("text_column_name") else "images": results["train_images"],
         "label errors found": found["found"],
         "known": "-" if found["known"] is None else found["known"],
         "precision": percent(found["precision"]),
@@ -167,7 +172,7 @@ def label_errors_table(results: dict) -> str:
     return f"Shares in percent.\n\n{markdown_table(list(columns), [[str(value) for value in columns.values()]])}"
 
 
-def _findings(splits: ImageSplits, probabilities: np.ndarray, issues: np.ndarray) -> dict:
+def _findings(splits: LabelledSplits, probabilities: np.ndarray, issues: np.ndarray) -> dict:
     """What `results.json` says of `issues`, (n,) indices of labels that look wrong, and of the probabilities."""
     train = splits.train
     given, clean = train.given_and_clean()

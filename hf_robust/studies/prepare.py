@@ -1,4 +1,4 @@
-"""What a run is made of, from its arguments: images, network, image processor, loss, trainer."""
+"""What a run is made of, from its arguments: images or texts, network, processor, loss, trainer."""
 
 from dataclasses import replace
 from typing import Any
@@ -9,9 +9,10 @@ from transformers import PreTrainedModel, set_seed
 
 from hf_common.arguments import parse_overrides
 
-from ..data.labelled import LabelledImages
+from ..data.labelled import LabelledSamples, LabelledSplits
 from ..data.load import ImageSplits, add_noise, load_image_splits
 from ..data.load_stream import StreamedSplits, load_stream
+from ..data.text import TextSplits, load_text_splits, one_batch
 from ..losses import RobustLoss, get_loss, loss_needs
 from ..models import MODELS, load_model, saved_config
 from ..noise.draw import transition_matrix
@@ -21,30 +22,42 @@ from ..noise.spec import NoiseSpec
 from ..training.arguments import DEFAULT_LOSS
 from ..training.trainer import RobustTrainer
 from .arguments import DataArguments, ExperimentArguments, ModelArguments, matrix_source
-from .images import Prepared, decoding_workers, prepared_images
+from .images import decoding_workers, prepared_images
 from .streams import prepared_stream
+from .texts import make_tokenizer, tokenized_splits
 
 
 def load_splits(data: DataArguments, train: bool = True, test: bool = True) -> Any:
-    """The images that `data` names, without the noise that it names; of training or test images one, if not asked.
+    """The samples that `data` names, without its noise; of training or test samples one, if not asked.
 
-    [`ImageSplits`], or [`StreamedSplits`] where they are streamed.
+    [`LabelledSplits`], or [`StreamedSplits`] where they are streamed.
     """
     if data.streaming:
         return load_stream(
             data.dataset,
             data.dataset_config,
             image_column=data.image_column_name,
-            label_column=data.label_column_name,
+            label_column=data.asked_label_column,
             test_split=data.test_split_name if test else None,
             max_test_samples=data.max_test_samples,
             buffer=data.shuffle_buffer,
+        )
+    if data.text_column_name is not None:
+        return load_text_splits(
+            data.dataset,
+            data.dataset_config,
+            text_columns=data.text_column_name,
+            label_column=data.asked_label_column,
+            test_split=data.test_split_name if test else None,
+            validation_split=data.validation_split if test else None,
+            max_train_samples=data.max_train_samples if train else 1,
+            max_test_samples=data.max_test_samples,
         )
     return load_image_splits(
         data.dataset,
         data.dataset_config,
         image_column=data.image_column_name,
-        label_column=data.label_column_name,
+        label_column=data.asked_label_column,
         test_split=data.test_split_name if test else None,
         validation_split=data.validation_split if test else None,
         keep_in_memory=data.keep_in_memory,
@@ -54,8 +67,8 @@ def load_splits(data: DataArguments, train: bool = True, test: bool = True) -> A
     )
 
 
-def noisy_train(data: DataArguments, splits: ImageSplits) -> LabelledImages:
-    """The training images with the noise that `data` names, if any."""
+def noisy_train(data: DataArguments, splits: LabelledSplits) -> LabelledSamples:
+    """The training samples with the noise that `data` names, if any."""
     if data.noise is None:
         return splits.train
     return add_noise(
@@ -72,7 +85,7 @@ def make_trainer(
     data: DataArguments,
     model: ModelArguments,
     args: ExperimentArguments,
-    splits: ImageSplits | StreamedSplits,
+    splits: LabelledSplits | StreamedSplits,
     *,
     weights: str | None = None,
     evaluates: bool = True,
@@ -82,10 +95,12 @@ def make_trainer(
 
     Args:
         weights: the checkpoint whose weights the network has; by default those that `model` says.
-        evaluates: whether it has the test images.
+        evaluates: whether it has the test samples.
         skipped: batches of a stream that a resumed training throws away.
     """
     named = model if weights is None else replace(model, model=weights)
+    if isinstance(splits, TextSplits):
+        return _text_trainer(data, model, named, args, splits, evaluates)
     views = 2 if "views" in loss_needs(args.loss or DEFAULT_LOSS) else 1
     if isinstance(splits, StreamedSplits):
         group = args.world_size * args.per_device_train_batch_size
@@ -93,13 +108,15 @@ def make_trainer(
             data, model, splits, views=views, seed=args.seed, group=group, skipped=skipped * group
         )
         # Each process reads the stream by itself and decodes its own images, in place of the first one for all.
-        args.accelerator_config.dispatch_batches = False  # type: ignore[union-attr]
+        accelerator: Any = args.accelerator_config
+        accelerator.dispatch_batches = False
     else:
+        assert isinstance(splits, ImageSplits)
         images = prepared_images(data, model, splits, views=views, seed=args.seed)
     if args.dataloader_num_workers == 0 and "dataloader_num_workers" not in args.not_default:
         args.dataloader_num_workers = decoding_workers(images.splits.train)
     set_seed(args.seed)  # the initial weights' seed
-    network = network_for(named, images, args.do_train)
+    network = network_for(named, splits.label_names, args.do_train, image_size=images.side)
     return RobustTrainer(
         model=network,
         args=args,
@@ -108,6 +125,29 @@ def make_trainer(
         eval_dataset=images.splits.test if evaluates else None,
         processing_class=images.processor,
         image_transform=images.transform,
+        loss=make_loss(args, network, splits.train),
+    )
+
+
+def _text_trainer(
+    data: DataArguments,
+    model: ModelArguments,
+    named: ModelArguments,
+    args: ExperimentArguments,
+    splits: TextSplits,
+    evaluates: bool,
+) -> RobustTrainer:
+    tokenizer = make_tokenizer(model)
+    set_seed(args.seed)  # the initial weights' seed
+    network = network_for(named, splits.label_names, args.do_train, text=True)
+    texts = tokenized_splits(data, splits, tokenizer, network)
+    return RobustTrainer(
+        model=network,
+        args=args,
+        data_collator=one_batch,
+        train_dataset=texts.train if args.do_train else None,
+        eval_dataset=texts.test if evaluates else None,
+        processing_class=tokenizer,
         loss=make_loss(args, network, splits.train),
     )
 
@@ -123,13 +163,16 @@ def check_last_batch(network: nn.Module, num_images: int, args: ExperimentArgume
         )
 
 
-def network_for(model: ModelArguments, images: Prepared, do_train: bool) -> PreTrainedModel:
+def network_for(
+    model: ModelArguments, names: list[str], do_train: bool, *, image_size: int | None = None, text: bool = False
+) -> PreTrainedModel:
     """The network that `model` names for the classes; a `ValueError` where it can't be scored on them."""
     overrides = parse_overrides(model.config_overrides)
+    if text:  # else a pipeline makes of each class a yes or no by itself, where a model was saved for that
+        overrides = {"problem_type": "single_label_classification"} | overrides
     fixed = sorted({"image_size", "num_labels", "id2label", "label2id"} & set(overrides))
     if fixed:
         raise ValueError(f"config_overrides can't set {fixed}, which the data set gives")
-    names = images.splits.label_names
     if model.model not in MODELS:
         config: Any = saved_config(model.model, trust_remote_code=model.trust_remote_code)
         own_names = [config.id2label[label] for label in range(config.num_labels)]
@@ -141,9 +184,10 @@ def network_for(model: ModelArguments, images: Prepared, do_train: bool) -> PreT
         model.model,
         num_labels=len(names),
         id2label=dict(enumerate(names)),
-        image_size=images.side,
+        image_size=image_size,
         trust_remote_code=model.trust_remote_code,
         fresh_head=do_train,
+        text=text,
         **overrides,
     )
 
@@ -159,7 +203,7 @@ def make_loss(args: ExperimentArguments, network: PreTrainedModel, train: Any) -
     return get_loss(args.loss or DEFAULT_LOSS, class_weights=args.class_weights, transition_matrix=matrix)
 
 
-def resolve_transition_matrix(name: str, train: LabelledImages, num_classes: int) -> np.ndarray:
+def resolve_transition_matrix(name: str, train: LabelledSamples, num_classes: int) -> np.ndarray:
     """The (K, K) matrix that `--transition_matrix` names: see its help.
 
     Raises:

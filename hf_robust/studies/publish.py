@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from types import NoneType
-from typing import TYPE_CHECKING, get_args, get_type_hints
+from typing import TYPE_CHECKING, get_args, get_origin, get_type_hints
 
 from huggingface_hub import CommitInfo
 from transformers.dynamic_module_utils import get_relative_import_files
@@ -41,6 +41,11 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 WIDTH = 90  # of a line of a command
+# What `save_pretrained` of a tokenizer writes, as far as it is needed to load it.
+TOKENIZER_FILES = (
+    "tokenizer_config.json", "tokenizer.json", "special_tokens_map.json", "added_tokens.json", "vocab.txt",
+    "vocab.json", "merges.txt", "*.model", "*.spm",
+)  # fmt: skip
 # Of a run's folder, beside the code: what is pushed.
 RUN_FILES = (
     "config.json",
@@ -48,6 +53,7 @@ RUN_FILES = (
     "*.safetensors.index.json",
     "preprocessor_config.json",
     "processor_config.json",
+    *TOKENIZER_FILES,
     *FIGURES.values(),
 )
 NOISE_FILE = "noise.npy"  # stands for the file of a noise, of which the name has the digest
@@ -75,6 +81,7 @@ def run_card(
     return render_card(
         results,
         repo_id=repo_id,
+        task="text-classification" if first["settings"].get("text_column_name") else "image-classification",
         reproduce=_reproduce(results, f"runs/{repo_id.split('/')[-1]}"),
         figures=figures,
         baseline=baseline,
@@ -157,7 +164,8 @@ def read_run(path: str | os.PathLike) -> dict:
 
 def _json_kind(hint: object) -> Check:
     """Of the values of a flag with this annotation, as JSON has them."""
-    kinds = [kind for kind in get_args(hint) or (hint,) if kind in (str, int, float, bool, dict, list, NoneType)]
+    plain = [get_origin(kind) or kind for kind in get_args(hint) or (hint,)]  # list[str] is a list
+    kinds = [kind for kind in plain if kind in (str, int, float, bool, dict, list, NoneType)]
     # An enum is its text.
     return tuple(kinds) if len(kinds) == len(get_args(hint) or (hint,)) else (*kinds, str, NoneType)
 
@@ -182,8 +190,11 @@ def push_run(args: ExperimentArguments) -> CommitInfo:
             link,
         )
     names = local_files(run, RUN_FILES).keys() | _code_files(run)
-    if not {"config.json", "preprocessor_config.json"} <= names or not any(n.endswith(".safetensors") for n in names):
-        raise ValueError(f"output_dir {str(run)!r} can't be pushed: it lacks the model or its image processor")
+    text = bool(results["settings"].get("text_column_name"))
+    processor = "tokenizer_config.json" if text else "preprocessor_config.json"
+    if not {"config.json", processor} <= names or not any(n.endswith(".safetensors") for n in names):
+        lacking = "tokenizer" if text else "image processor"
+        raise ValueError(f"output_dir {str(run)!r} can't be pushed: it lacks the model or its {lacking}")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         for file in sorted(names):
@@ -225,8 +236,13 @@ def _reproduce(results: Sequence[dict], output_dir: str) -> str:
 
 def _data_flags(settings: Mapping) -> dict:
     defaults = {field.name: field.default for field in fields(DataArguments)}
-    usual = DataArguments(dataset=settings["dataset"], resolution=settings.get("resolution"))
+    usual = DataArguments(
+        dataset=settings["dataset"],
+        resolution=settings.get("resolution"),
+        text_column_name=settings.get("text_column_name"),
+    )
     defaults["augmentation"] = usual.augmentation
+    defaults["label_column_name"] = usual.label_column_name
     given = {
         name: settings[name]
         for name in defaults

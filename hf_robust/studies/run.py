@@ -17,8 +17,7 @@ from hf_common.processes import from_first_process
 from hf_common.run_folder import RESULTS, SETTINGS, HeldFolder
 
 from .. import LIBRARIES
-from ..data.labelled import LabelledImages
-from ..data.load import ImageSplits
+from ..data.labelled import LabelledSamples, LabelledSplits
 from ..data.load_stream import StreamedSplits
 from ..noise.labels import realised_matrix, realised_rate
 from ..noise.summary import noise_summary
@@ -47,13 +46,13 @@ def run_experiment(
     data: DataArguments,
     model: ModelArguments,
     args: ExperimentArguments,
-    splits: ImageSplits | StreamedSplits | None = None,
+    splits: LabelledSplits | StreamedSplits | None = None,
 ) -> dict:
     """Run one experiment in `args.output_dir` and return what it writes to `results.json`.
 
-    Writes `settings.json` and `results.json`, and if it trains the model (safetensors), its image processor,
-    checkpoints, and if it evaluates the figures `curves.png`, `noise.png` and, where wrong labels are known,
-    `loss_histograms.png`. Where several processes run, each calls this; the first one decides and writes.
+    Writes `settings.json` and `results.json`, and if it trains the model (safetensors), its image processor or
+    tokenizer, checkpoints, and if it evaluates the figures `curves.png`, `noise.png` and, where wrong labels are
+    known, `loss_histograms.png`. Where several processes run, each calls this; the first one decides and writes.
 
     With `args.push_to_hub` the run is uploaded at the end, see [`push_run`]; what would make that fail is said before
     anything else. A run that is finished already is then uploaded as it is, so that a failed upload is made good by
@@ -77,7 +76,7 @@ def run_experiment(
             # Of a stream that is not scored, no test split is asked for.
             test = args.do_eval or not data.streaming
             splits = load_splits(data, train=args.do_train, test=test) if splits is None else splits
-            if isinstance(splits, ImageSplits):
+            if isinstance(splits, LabelledSplits):
                 splits = replace(splits, train=noisy_train(data, splits))
             held.take()
             results = run_claimed(data, model, args, splits)
@@ -108,7 +107,7 @@ def run_claimed(
     data: DataArguments,
     model: ModelArguments,
     args: ExperimentArguments,
-    splits: ImageSplits | StreamedSplits,
+    splits: LabelledSplits | StreamedSplits,
     begin: Callable[[], None] | None = None,
 ) -> dict:
     """Train, evaluate, summarise and write, for callers that hold the folder's lock.
@@ -118,7 +117,9 @@ def run_claimed(
         begin: writes the `settings.json`, and what belongs with it; called when all that may be refused was looked at.
     """
     output_dir, settings = Path(args.output_dir), run_settings(data, model, args)
-    train = splits.train if isinstance(splits, ImageSplits) else None  # of a stream, nothing is looked at afterwards
+    train = (
+        splits.train if isinstance(splits, LabelledSplits) else None
+    )  # of a stream, nothing is looked at afterwards
     checkpoint = claim_run(data, model, args)
     if checkpoint is None and args.resume_from_checkpoint is not None and args.process_index == 0:
         print(f"{output_dir} has no complete checkpoint yet: starting at step 0")
@@ -176,7 +177,7 @@ def evenly_spaced(size: int, count: int) -> np.ndarray:
 
 
 def _watch(
-    trainer: RobustTrainer, train: LabelledImages | None, looked_at: LabelledImages | None
+    trainer: RobustTrainer, train: LabelledSamples | None, looked_at: LabelledSamples | None
 ) -> tuple[ThroughputCallback, MemorisationCallback | None]:
     """What looks on while it trains; what is memorised can be told where the clean labels are known."""
     args = trainer.args
@@ -195,8 +196,8 @@ def _watch(
 
 def _noise(
     trainer: RobustTrainer,
-    train: LabelledImages,
-    looked_at: LabelledImages,
+    train: LabelledSamples,
+    looked_at: LabelledSamples,
     memorised: MemorisationCallback | None,
 ) -> dict:
     logits = None if memorised is None else memorised.logits
@@ -213,14 +214,14 @@ def _noise(
     return noise
 
 
-def _count(splits: ImageSplits | StreamedSplits) -> int | None:
-    return len(splits.train) if isinstance(splits, ImageSplits) else None  # no one counts a stream
+def _count(splits: LabelledSplits | StreamedSplits) -> int | None:
+    return len(splits.train) if isinstance(splits, LabelledSplits) else None  # no one counts a stream
 
 
 def _summarise(
     trainer: RobustTrainer,
     settings: dict,
-    splits: ImageSplits | StreamedSplits,
+    splits: LabelledSplits | StreamedSplits,
     noise: dict,
     throughput: ThroughputCallback,
 ) -> dict:

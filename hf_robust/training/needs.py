@@ -12,7 +12,7 @@ from torch.distributed.tensor import DTensor
 from torch.utils.data import ConcatDataset, Subset
 from transformers import PreTrainedModel, TrainerCallback
 
-from ..data.labelled import LabelledImages
+from ..data.labelled import LabelledSamples
 from ..data.memory import Positions
 from ..data.stream import StreamedImages
 from ..data.transform import ImageTransform
@@ -45,7 +45,7 @@ def with_index(train_dataset):
 
 def has_index(dataset: Any) -> bool:
     """Whether the samples of a data set have their place in it, `index`; of a stream, whether its columns say so."""
-    if isinstance(dataset, LabelledImages):
+    if isinstance(dataset, LabelledSamples):
         return True
     if isinstance(dataset, (datasets.Dataset, datasets.IterableDataset)):
         return "index" in (dataset.column_names or [])
@@ -90,7 +90,7 @@ def check_train_dataset(
         )
     if "index" in loss.needs and isinstance(dataset, datasets.Dataset):
         _check_places(dataset, loss)
-    drawn = (isinstance(dataset, LabelledImages) and dataset.random) or (
+    drawn = (isinstance(dataset, LabelledSamples) and dataset.random) or (
         isinstance(dataset, StreamedImages) and dataset.augment
     )
     if "views" in loss.needs and not (random or drawn):
@@ -144,7 +144,7 @@ def _labels(dataset: Any, name: str) -> np.ndarray | None:
     if isinstance(dataset, Subset):
         whole = _labels(dataset.dataset, name)
         return None if whole is None else whole[np.asarray(dataset.indices, dtype=np.int64)]
-    if isinstance(dataset, LabelledImages):
+    if isinstance(dataset, LabelledSamples):
         return dataset.labels.numpy()
     if not isinstance(dataset, datasets.Dataset):
         return None
@@ -163,7 +163,7 @@ def _check_dropped(dataset: Sized, args: RobustTrainingArguments) -> None:
         raise ValueError(
             f"dataloader_drop_last=True would drop all of the {len(dataset)} training samples: a step takes {step}"
         )
-    cut = isinstance(dataset, LabelledImages) and args.train_sampling_strategy == "random"  # by EpochShuffleSampler
+    cut = isinstance(dataset, LabelledSamples) and args.train_sampling_strategy == "random"  # by EpochShuffleSampler
     if not cut and len(dataset) // batch % args.gradient_accumulation_steps:
         raise ValueError(
             f"dataloader_drop_last=True drops what is left of a batch of {batch}, and the last of an epoch's steps of "

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch.utils.data import IterableDataset
 
-from ..data.labelled import LabelledImages
+from ..data.labelled import LabelledSamples
 from ..data.memory import EpochShuffleSampler
 from ..data.padded import PaddedSamples
 from .arguments import RobustTrainingArguments
@@ -19,7 +19,7 @@ def needs_padding(dataset: Any, args: RobustTrainingArguments) -> bool:
         and args.train_sampling_strategy == "random"
         and not args.dataloader_drop_last
         and isinstance(dataset, Sized)
-        and not isinstance(dataset, (LabelledImages, IterableDataset))
+        and not isinstance(dataset, (LabelledSamples, IterableDataset))
     )
 
 
@@ -38,7 +38,7 @@ def train_sampler(
     if isinstance(dataset, PaddedSamples):  # in the order of one process, which is Trainer's own
         seed = torch.initial_seed() if args.data_seed is None else seed
         return EpochShuffleSampler(len(dataset), seed, epoch, multiple, stock=True)
-    if not isinstance(dataset, LabelledImages):
+    if not isinstance(dataset, LabelledSamples):
         return None
     if args.dataloader_drop_last:  # what is left of an optimizer step, however it is made up of batches
         multiple *= args.gradient_accumulation_steps
