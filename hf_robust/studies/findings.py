@@ -20,9 +20,8 @@ SHARD = 5000  # images of a Parquet file
 
 
 def found_rows(splits: LabelledSplits, probabilities: np.ndarray, issues: np.ndarray) -> list[dict]:
-    """One row an issue, in their order; `file` or `text` as [`~LabelledSamples.described`] has it.
-
-    `is_flipped` where the truth is known.
+    """One row an issue, in their order; `file` or `text` as the samples are described, `is_flipped` where the truth is
+    known.
 
     Args:
         probabilities: (N, K), of all training samples.

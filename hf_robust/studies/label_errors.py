@@ -46,11 +46,11 @@ def find_label_errors(
     Writes `labels.npy` and `pred_probs.npy`, as [`out_of_fold_probabilities`] does; `label_errors.csv` and
     `label_errors.json`, the most suspicious label first, in the order and number that
     `cleanlab.filter.find_label_issues(labels, pred_probs, return_indices_ranked_by="self_confidence")` gives;
-    `label_errors.png`, the worst of them as pictures, if they are images; `noise.png`, the transition matrix; and
-    `results.json` with the number found, intervals for the share of wrong labels and each entry of the transition
-    matrix (see `bounds.py`), both by confident learning besides (see `estimate.py`;
-    `transition_matrix="<folder>/results.json"` takes it), and where the clean labels are known the true ones,
-    precision and recall of what was found, and the accuracy of the out-of-fold predictions. No test split is needed.
+    `label_errors.png`, of images, the worst of them; `noise.png`, the transition matrix; and `results.json` with the
+    number found, intervals for the share of wrong labels and each entry of the transition matrix (see `bounds.py`),
+    both by confident learning besides (see `estimate.py`; `transition_matrix="<folder>/results.json"` takes it), and
+    where the clean labels are known the true ones, precision and recall of what was found, and the accuracy of the
+    out-of-fold predictions. No test split is needed.
 
     Args:
         data, model, args, num_folds: as for [`out_of_fold_probabilities`].
@@ -128,7 +128,7 @@ def _judge_features(
     take: Callable,
 ) -> tuple[LabelledSplits, np.ndarray]:
     """The images, and their probabilities by a linear classifier on features, on every process."""
-    check_fold_arguments(data, args, num_folds)
+    check_fold_arguments(args, num_folds)
     settings = folds_settings(data, model, args, num_folds) | {"features": features}
     process = args.process_index, args.world_size
     from_first_process(lambda: claim_folds(Path(args.output_dir), settings), *process)
