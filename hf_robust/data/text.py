@@ -133,7 +133,7 @@ def load_text_splits(
     label_column = _check_columns_of_text(dataset, loaded, splits, text_columns, label_column)
 
     def make(rows: datasets.Dataset, split: str, labels: Tensor, clean: Tensor | None) -> LabelledTexts:
-        return LabelledTexts({name: _texts(rows, name, split) for name in text_columns}, labels, clean)
+        return LabelledTexts({name: rows[name][:] for name in text_columns}, labels, clean)
 
     return TextSplits(
         *labelled_splits(
@@ -170,17 +170,13 @@ def _check_columns_of_text(
         for column in text_columns:
             if "string" not in str(getattr(features[column], "dtype", "")):
                 raise ValueError(f"text column {column!r:.120} must hold text; it is {features[column]!s:.120}")
+            missing = loaded[split].with_format("arrow")[column][:].is_null().to_numpy()
+            if missing.any():
+                raise ValueError(
+                    f"text column {column!r:.120} of split {split!r:.120} has {missing.sum()} rows without text, the "
+                    f"first is row {missing.argmax()}"
+                )
     return label_column
-
-
-def _texts(rows: datasets.Dataset, column: str, split: str) -> list[str]:
-    texts = rows[column][:]
-    if None in texts:
-        raise ValueError(
-            f"text column {column!r:.120} of split {split!r:.120} has {texts.count(None)} rows without text, the "
-            f"first is row {texts.index(None)}"
-        )
-    return texts
 
 
 def token_limit(tokenizer: Any, model: torch.nn.Module, asked: int | None = None) -> int | None:
