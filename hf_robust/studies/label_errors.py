@@ -128,7 +128,7 @@ def _judge_features(
     take: Callable,
 ) -> tuple[LabelledSplits, np.ndarray]:
     """The images, and their probabilities by a linear classifier on features, on every process."""
-    check_fold_arguments(args, num_folds)
+    check_fold_arguments(data, args, num_folds)
     settings = folds_settings(data, model, args, num_folds) | {"features": features}
     process = args.process_index, args.world_size
     from_first_process(lambda: claim_folds(Path(args.output_dir), settings), *process)

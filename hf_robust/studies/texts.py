@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from torch import nn
 from transformers import AutoTokenizer, PreTrainedModel
 
 from hf_common.foreign import first_line, short
@@ -14,7 +15,7 @@ def make_tokenizer(model: ModelArguments) -> Any:
     """The tokenizer in the folder or repository of a model.
 
     Raises:
-        ValueError: there is none, or it has no token for padding.
+        ValueError: there is none, or it knows no words, or has no token for padding.
     """
     try:
         tokenizer = AutoTokenizer.from_pretrained(model.model, trust_remote_code=model.trust_remote_code)
@@ -24,6 +25,8 @@ def make_tokenizer(model: ModelArguments) -> Any:
         raise ValueError(
             f"model {short(repr(model.model), 120)} has no tokenizer that loads: {short(first_line(error), 160)}"
         ) from error
+    if not set(tokenizer.get_vocab()) - set(tokenizer.all_special_tokens):  # what the library makes of no files at all
+        raise ValueError(f"model {short(repr(model.model), 120)} has no tokenizer: save one in its folder")
     if tokenizer.pad_token_id is None:
         raise ValueError(
             f"the tokenizer of model {short(repr(model.model), 120)} has no token for padding: set its pad_token, "
@@ -37,6 +40,12 @@ def tokenized_splits(data: DataArguments, splits: TextSplits, tokenizer: Any, ne
     config: Any = network.config
     if getattr(config, "pad_token_id", None) is None:  # by which decoders find the last token
         config.pad_token_id = tokenizer.pad_token_id
+    words = network.get_input_embeddings()
+    if isinstance(words, nn.Embedding) and len(tokenizer) > words.num_embeddings:
+        raise ValueError(
+            f"the tokenizer has {len(tokenizer)} tokens, the model knows {words.num_embeddings}: they are of different "
+            "models"
+        )
     limit = token_limit(tokenizer, network, data.max_seq_length)
     if (
         len(splits.train.columns) == 2

@@ -125,9 +125,7 @@ def test_noise_is_that_of_the_labels_alone():
 )
 def test_what_can_not_be_trained_on_is_one_line(tmp_path, change, message):
     hole = [*TEXTS[:2], None, *TEXTS[3:]]
-    path = saved(
-        tmp_path, "parquet", {"words": TEXTS, "score": np.linspace(0, 1, 20), "hole": hole, "label": TOPICS}
-    )
+    path = saved(tmp_path, "parquet", {"words": TEXTS, "score": np.linspace(0, 1, 20), "hole": hole, "label": TOPICS})
     with pytest.raises(ValueError, match=message) as raised:
         load_text_splits(path, **{"text_columns": ["words"], "validation_split": 0.2} | change)
     assert "\n" not in str(raised.value)
