@@ -43,8 +43,8 @@ def tokenized_splits(data: DataArguments, splits: TextSplits, tokenizer: Any, ne
     words = network.get_input_embeddings()
     if isinstance(words, nn.Embedding) and len(tokenizer) > words.num_embeddings:
         raise ValueError(
-            f"the tokenizer has {len(tokenizer)} tokens, the model knows {words.num_embeddings}: they are of different "
-            "models"
+            f"the tokenizer has {len(tokenizer)} tokens, the model knows {words.num_embeddings}: they do not belong "
+            "together"
         )
     limit = token_limit(tokenizer, network, data.max_seq_length)
     if (

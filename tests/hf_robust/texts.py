@@ -37,7 +37,7 @@ def with_wrong(topics, share, seed=0):
 
 
 def write_csv(path, columns):
-    with open(path, "w", newline="", encoding="utf-8") as file:
+    with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, delimiter="\t" if path.suffix == ".tsv" else ",")
         writer.writerow(list(columns))
         writer.writerows(zip(*columns.values(), strict=True))

@@ -235,7 +235,7 @@ def test_a_model_without_a_tokenizer_or_without_padding(tmp_path, folder):
     tokenizer.pad_token = "[PAD]"
     tokenizer.add_tokens(["another"])
     tokenizer.save_pretrained(tmp_path / "bare")
-    with pytest.raises(ValueError, match=r"has \d+ tokens, the model knows \d+: they are of different"):
+    with pytest.raises(ValueError, match=r"has \d+ tokens, the model knows \d+: they do not belong"):
         run_experiment(data, ModelArguments(model=str(tmp_path / "bare")), args)
 
 

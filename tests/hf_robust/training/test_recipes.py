@@ -9,7 +9,14 @@ import pytest
 from hf_robust.commands.sweep import SweepArguments
 from hf_robust.studies.arguments import DataArguments, ExperimentArguments, ModelArguments
 from hf_robust.training.arguments import RobustTrainingArguments
-from hf_robust.training.recipes import RECIPES, RecipeParser, recipe_arguments, recipe_flags, recipe_loss
+from hf_robust.training.recipes import (
+    RECIPES,
+    RecipeParser,
+    auto_recipe,
+    recipe_arguments,
+    recipe_flags,
+    recipe_loss,
+)
 from tests import ROOT
 
 SCRIPTS = ROOT / "scripts"
@@ -117,6 +124,67 @@ def test_unknown_names_are_one_error_with_the_valid_ones(capsys):
         assert message.count("error:") == 1
     with pytest.raises(ValueError, match="cifar10-cnn8.*cifar11"):
         recipe_arguments("cifar11", loss="ce")
+
+
+def test_resnets_on_cifar_are_trained_as_in_the_released_codes():
+    _, model, args = parse("--recipe", "cifar-resnet", "--dataset", "uoft-cs/cifar100")
+    assert (model.model, args.optim, args.learning_rate, args.num_train_epochs) == ("resnet18_cifar", "sgd", 0.1, 200)
+    assert (args.weight_decay, args.max_grad_norm, args.lr_scheduler_type) == (1e-5, 5.0, "cosine")
+    assert args.optim_args == "momentum=0.9"
+    assert parse("--recipe", "cifar-resnet")[0].dataset == "digits"  # a family says nothing of the data set
+
+
+@pytest.mark.parametrize("recipe, rate, batch", [("finetune-text", 2e-5, 32), ("finetune-vision", 5e-5, 64)])
+def test_fine_tuning_is_that_of_transformers_examples(recipe, rate, batch):
+    _, model, args = parse("--recipe", recipe, "--model", "someone/model", "--loss", "nce+agce")
+    assert (args.optim, args.learning_rate, args.per_device_train_batch_size) == ("adamw_torch", rate, batch)
+    assert (args.lr_scheduler_type, args.num_train_epochs, args.max_grad_norm) == ("linear", 3, 1.0)
+    assert (args.weight_decay, args.optim_args, args.get_warmup_steps(100)) == (0.0, None, 10)
+    assert (args.loss, model.model) == ("nce+agce", "someone/model")  # as given: of no data set
+    assert recipe_arguments(recipe, "gce")["learning_rate"] == rate
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_a_loss_with_a_norm_of_its_own_has_no_weight_decay(recipe, tmp_path):
+    assert parse("--recipe", recipe, "--loss", "anl_ce")[2].weight_decay == 0.0
+    assert parse("--recipe", recipe, "--loss", "anl_ce", "--weight_decay", "1e-5")[2].weight_decay == 1e-5
+    args = RobustTrainingArguments(output_dir=str(tmp_path), use_cpu=True, **recipe_arguments(recipe, "anl_ce"))
+    assert args.weight_decay == 0.0
+
+
+def test_a_sweep_of_losses_with_and_without_such_a_norm(capsys):
+    assert parse_sweep("--recipe", "cifar-resnet", "--losses", "ce", "gce")[3].weight_decay == 1e-5
+    assert "weight_decay" not in parse_sweep("--recipe", "cifar-resnet", "--losses", "anl_ce")[3].not_default
+    with pytest.raises(SystemExit):
+        parse_sweep("--recipe", "cifar-resnet", "--losses", "ce", "anl_ce")
+    assert "sweep them one by one" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "flags, recipe, rate",
+    [
+        ([], "cifar10-cnn8", 0.01),
+        (["--model", "cnn8"], "cifar10-cnn8", 0.01),
+        (["--model", "resnet20_cifar"], "cifar-resnet", 0.1),
+        (["--model", "google/vit-base-patch16-224"], "finetune-vision", 5e-5),
+        (["--model", "bert-base-cased", "--dataset", "x.csv", "--text_column", "a", "b"], "finetune-text", 2e-5),
+    ],
+)
+def test_auto_chooses_by_the_network_and_says_so(flags, recipe, rate, capsys):
+    data, model, args = parse("--recipe", "auto", *flags, "--loss", "nce+agce")
+    assert capsys.readouterr().out == f"--recipe auto: {recipe}\n"
+    assert args.learning_rate == rate and args.loss == "nce+agce"
+    plain = parse(*flags)
+    assert (data, model) == (plain[0], plain[1])  # only the training is the recipe's
+    assert parse("--recipe", "auto", *flags, "--learning_rate", "0.5")[2].learning_rate == 0.5
+
+
+def test_auto_of_a_sweep_is_one_recipe(capsys):
+    assert parse_sweep("--recipe", "auto", "--models", "resnet18_cifar", "resnet20_cifar")[3].learning_rate == 0.1
+    with pytest.raises(SystemExit):
+        parse_sweep("--recipe", "auto", "--models", "cnn8", "resnet20_cifar")
+    assert "stands for cifar-resnet and cifar10-cnn8" in capsys.readouterr().err
+    assert auto_recipe("cnn8", True) == "finetune-text"
 
 
 def run_script(name, *flags):
