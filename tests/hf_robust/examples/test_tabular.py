@@ -30,7 +30,8 @@ def rows(features, labels):
 def accuracy(folder, train, given, test, labels, seed):
     torch.manual_seed(seed)
     args = RobustTrainingArguments(
-        output_dir=str(folder), loss="nce+rce", optim="adamw_torch", learning_rate=3e-3, weight_decay=5.0, num_train_epochs=40,
+        output_dir=str(folder), loss="nce+rce", optim="adamw_torch", learning_rate=3e-3, weight_decay=5.0,
+        num_train_epochs=40,
         per_device_train_batch_size=32, seed=seed, use_cpu=True, save_strategy="no", report_to="none",
         disable_tqdm=True,
     )  # fmt: skip
