@@ -7,11 +7,13 @@
 
     python scripts/find_label_errors.py --dataset my_photos --features facebook/dinov2-base \\
         --save_cleaned my_photos_cleaned --output_dir runs/my_photos
+    python scripts/find_label_errors.py --dataset my_texts.csv --text_column_name sentence --model bert-base-cased \\
+        --recipe auto --loss gce --output_dir runs/my_texts
 
 Finished folds are skipped: run the same command again after a kill.
-Writes label_errors.csv and .json (file, given and suggested label, the most suspicious first), label_errors.png (the
-worst as pictures), pred_probs.npy and labels.npy (as cleanlab reads them) and results.json to --output_dir. No test
-split is needed. Every flag of train_robust.py is taken too. Needs cleanlab: pip install 'cleanlab>=2.9'
+Writes label_errors.csv and .json (file or text, given and suggested label, the most suspicious first),
+label_errors.png (of images, the worst), pred_probs.npy and labels.npy (as cleanlab reads them) and results.json to
+--output_dir. No test split is needed. Every flag of train_robust.py is taken too. Needs cleanlab: pip install 'cleanlab>=2.9'
 """
 
 from dataclasses import asdict, dataclass, field, fields

@@ -12,12 +12,14 @@ Further examples:
         --output_dir runs/sym40-score
     accelerate launch scripts/train_robust.py --noise symmetric_40 --loss nce+rce --output_dir runs/digits-sym40 \\
         --push_to_hub --hub_model_id USER/digits-sym40
+    accelerate launch scripts/train_robust.py --dataset my_texts.csv --text_column_name sentence \\
+        --validation_split 0.1 --model bert-base-cased --recipe auto --loss gce --output_dir runs/my_texts
 
 Writes the model, results.json and curves.png to --output_dir. Every flag of TrainingArguments is taken too.
 --push_to_hub uploads what was written, with a model card: one commit, no checkpoints. If the upload fails, the same
 command makes good for it without training again.
 --recipe sets data set, network, training arguments and the loss's hyper-parameters as published; flags that are given
-win.
+win. --recipe auto takes the training arguments that fit the network.
 """
 
 from pathlib import Path
