@@ -44,7 +44,7 @@ class DataArguments:
 
     dataset: str = field(
         default="digits",
-        metadata={"help": "Hub id, class folders, table of image paths or texts, or 'digits'."},
+        metadata={"help": "Hub id, folder, table of image paths or texts, or 'digits'."},
     )
     dataset_config: str | None = field(default=None, metadata={"help": "Config of the data set, e.g. symmetric_40."})
     image_column_name: str | None = field(default=None, metadata={"help": "Default: the only image column."})
@@ -79,7 +79,7 @@ class DataArguments:
     noise: NoiseSpec | str | None = field(  # read once: from then on a NoiseSpec
         default=None,
         metadata={
-            "help": f"Noise put on clean training labels, RR in percent: {spec_patterns()}.",
+            "help": f"Put on clean labels, RR in percent: {spec_patterns()}.",
         },
     )
     noise_seed: int = field(default=0, metadata={"help": "Seed of the noise."})
@@ -225,7 +225,7 @@ class RunFlags:
     save_total_limit: int | None = field(default=1, metadata={"help": "Checkpoints kept; one is enough to resume."})
     resume_from_checkpoint: str | None = field(
         default=None,
-        metadata={"help": "last: the newest complete checkpoint in output_dir; or a folder there."},
+        metadata={"help": "last: output_dir's newest complete checkpoint; or a folder there."},
     )
     # Batches are small uint8 tensors: pinning costs more than it saves, and warns where there is no accelerator.
     dataloader_pin_memory: bool = field(default=False, metadata={"help": "Pin memory in data loaders."})

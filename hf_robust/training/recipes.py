@@ -159,8 +159,7 @@ class RecipeParser(FlagParser):
         self.add_argument(
             "--recipe",
             choices=[*RECIPES, AUTO],
-            help="Data set, network, augmentation, training and the losses' hyper-parameters as published; flags win. "
-            "auto: training as fits the network.",
+            help="Published data, network, training and parameters of losses; flags win. auto: by the network.",
         )
 
     def parse_known_args(self, args=None, namespace=None):
