@@ -13,7 +13,8 @@
 Finished folds are skipped: run the same command again after a kill.
 Writes label_errors.csv and .json (file or text, given and suggested label, the most suspicious first),
 label_errors.png (of images, the worst), pred_probs.npy and labels.npy (as cleanlab reads them) and results.json to
---output_dir. No test split is needed. Every flag of train_robust.py is taken too. Needs cleanlab: pip install 'cleanlab>=2.9'
+--output_dir. No test split is needed. Every flag of train_robust.py is taken too. Needs cleanlab:
+pip install 'cleanlab>=2.9'
 """
 
 from dataclasses import asdict, dataclass, field, fields

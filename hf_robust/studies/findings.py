@@ -90,14 +90,14 @@ def save_cleaned_samples(
     kept = np.arange(len(given)) if how == "relabel" else np.setdiff1d(np.arange(len(given)), issues)
     classes = datasets.ClassLabel(names=splits.label_names)
     features = datasets.Features(
-        {**_features(splits.train), "label": classes, "given_label": classes, "index": datasets.Value("int64")}
+        {**_cleaned_features(splits.train), "label": classes, "given_label": classes, "index": datasets.Value("int64")}
     )
     making = folder.with_name(f".{folder.name}.making")
     shards = range(0, len(kept), SHARD)
     for number, start in enumerate(shards):
         places = kept[start : start + SHARD].tolist()
         columns = {
-            **_columns(splits, places),
+            **_cleaned_columns(splits, places),
             "label": labels[places].tolist(),
             "given_label": given[places].tolist(),
             "index": places,
@@ -107,13 +107,13 @@ def save_cleaned_samples(
     making.rename(folder)
 
 
-def _features(samples: LabelledSamples) -> dict:
+def _cleaned_features(samples: LabelledSamples) -> dict:
     if isinstance(samples, LabelledTexts):
         return {name: datasets.Value("string") for name in samples.columns}
     return {"image": datasets.Image()}
 
 
-def _columns(splits: LabelledSplits, places: list[int]) -> dict[str, list]:
+def _cleaned_columns(splits: LabelledSplits, places: list[int]) -> dict[str, list]:
     if isinstance(splits.train, LabelledTexts):
         return splits.train.subset(np.asarray(places)).columns
     assert isinstance(splits, ImageSplits)
