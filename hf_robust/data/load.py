@@ -55,9 +55,8 @@ def load_image_splits(
             embedded, as 32x32 RGB, the last 20 % for testing.
         config (`str`, *optional*): the configuration, such as `"symmetric_40"`.
         image_column (`str`, *optional*): by default the only column of type `Image`.
-        label_column (`str`, defaults to `"label"`): the given labels: classes, whole numbers or text. None: `label`,
-            if there is no `labels` beside it. Where a column
-            `clean_label` stands beside them, the test split is scored against that.
+        label_column (`str`, defaults to `"label"`): the given labels: classes, whole numbers or text. Where a column
+            `clean_label` stands beside them, the test split is scored against that. None: `label` without `labels`.
         test_split (`str`, defaults to `"test"`): None where nothing is scored: one training image stands for it.
         validation_split (`float`, *optional*): instead, hold out this share of each class, drawn with seed 0.
         max_train_samples, max_test_samples (`int`, *optional*): keep the first so many images.

@@ -94,10 +94,7 @@ class DataArguments:
     max_test_samples: int | None = field(default=None, metadata={"help": "Keep the first so many test images."})
     augmentation: str | None = field(
         default=None,
-        metadata={
-            "help": f"One of {', '.join(AUGMENTATIONS)}. Default: crop_flip, with "
-            "--resolution random_resized_crop, none for digits."
-        },
+        metadata={"help": f"{', '.join(AUGMENTATIONS)}. Default: as fits the images."},
     )
 
     def __post_init__(self):

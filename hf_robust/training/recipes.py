@@ -159,7 +159,7 @@ class RecipeParser(FlagParser):
         self.add_argument(
             "--recipe",
             choices=[*RECIPES, AUTO],
-            help="Published data, network, training and parameters of losses; flags win. auto: by the network.",
+            help="Published settings; flags win. auto: by the network.",
         )
 
     def parse_known_args(self, args=None, namespace=None):
