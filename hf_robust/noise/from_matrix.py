@@ -1,6 +1,7 @@
 """`matrix:FILE`: noise by any transition matrix, of a file or of another run's estimate."""
 
 import hashlib
+import re
 
 import numpy as np
 
@@ -66,6 +67,11 @@ def matrix_name(matrix: np.ndarray) -> str:
     check_num_classes(len(matrix))
     digest = hashlib.sha256(np.ascontiguousarray(matrix, "<f8").tobytes()).hexdigest()[:8]
     return "matrix_" + "".join(DIGEST_LETTERS[int(digit, 16)] for digit in digest)
+
+
+def is_matrix_name(name: str) -> bool:
+    """Whether a config or a result is named after such a noise."""
+    return re.fullmatch(f"matrix_[{DIGEST_LETTERS}]{{8}}", name) is not None
 
 
 def _whole(shares: np.ndarray, total: int, generator: np.random.Generator) -> np.ndarray:

@@ -12,7 +12,7 @@ from hf_common.foreign import short
 from hf_common.names import did_you_mean
 
 from .base import NoiseKind
-from .from_matrix import PREFIX, MatrixNoise
+from .from_matrix import PREFIX, MatrixNoise, is_matrix_name
 from .kinds import FROM_FILES, KINDS
 from .matrix_file import read_transition_matrix
 
@@ -97,7 +97,7 @@ class NoiseSpec:
                 f"spec: {quoted(spec)} names recorded {first} labels, which cannot be drawn; "
                 "read them from a data set config of that name"
             )
-        if first == "matrix" and underscore:
+        if is_matrix_name(spec):
             raise ValueError(f"spec: {quoted(spec)} was drawn from a matrix; give its file, as {PREFIX}FILE")
         kind, _, percent = spec.rpartition("_")
         try:

@@ -13,6 +13,7 @@ from hf_common.run_folder import resume_choice
 
 from ..losses import loss_needs, parse_loss_spec
 from ..noise.base import NOISE_VERSION
+from ..noise.from_matrix import PREFIX
 from ..noise.spec import NoiseSpec
 from ..reports.results import changed_arguments, training_settings
 from ..training.arguments import DEFAULT_LOSS, RobustTrainingArguments, refuse_data_parallel
@@ -69,7 +70,7 @@ def matrix_source(matrix: str) -> Literal["true"] | Path | NoiseSpec:
     """What `transition_matrix` names: the clean labels, a file, or a noise. A `ValueError` if it is none of these."""
     if matrix == "true":
         return "true"
-    path = Path(matrix)
+    path = Path(matrix.removeprefix(PREFIX))
     return path if path.suffix in (".json", ".npy") else NoiseSpec.parse(matrix)
 
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 from ..networks import NETWORKS
 from ..noise.base import SAMPLINGS
+from ..noise.from_matrix import is_matrix_name
 from ..noise.kinds import KINDS
 from ..noise.semantic import CONTAMINATED
 from ..noise.spec import NoiseSpec, spec_patterns
@@ -128,6 +129,8 @@ class DataArguments:
         """A `ValueError` for what needs all training images at once."""
         if self.shuffle_buffer < 1:
             raise ValueError(f"shuffle_buffer must be 1 or more; got {self.shuffle_buffer}")
+        if self.text_column_name:
+            raise ValueError("streaming=True is for images; texts are read at once: leave it out")
         for name in ("noise", "validation_split", "max_train_samples", "keep_in_memory", "skip_corrupt"):
             if (value := getattr(self, name)) not in (None, False):
                 raise ValueError(
@@ -158,7 +161,7 @@ class DataArguments:
                 raise ValueError(f"{name}={value!r:.80} is of images; text_column_name={columns!r:.80} asks for texts")
         if self.keep_in_memory is False:
             raise ValueError("keep_in_memory=False is of images; texts are kept as they are")
-        if isinstance(self.noise, NoiseSpec) and KINDS[self.noise.kind].needs_images:
+        if isinstance(self.noise, NoiseSpec) and self.noise.noise.needs_images:
             raise ValueError(f"noise={str(self.noise)!r} looks at the pixels of images; texts have none")
 
     @property
@@ -171,7 +174,7 @@ class DataArguments:
     def names_noise(self) -> bool:
         """Whether the config is named after a noise."""
         kind = (self.dataset_config or "clean").partition("_")[0]
-        return kind in KINDS and kind != "clean"
+        return (kind in KINDS and kind != "clean") or is_matrix_name(self.dataset_config or "")
 
 
 @dataclass

@@ -25,7 +25,7 @@ from ..losses import parse_loss_spec
 from ..losses.spec import link_words
 from ..losses.table import SOFTMAX
 from ..models import MODELS
-from ..noise.from_matrix import PREFIX
+from ..noise.from_matrix import PREFIX, is_matrix_name
 from ..noise.semantic import CONTAMINATED
 from ..reports.card import FIGURES, drawn_by_rule, is_hub_id, render_card, same_setting
 from ..reports.order import compact
@@ -250,7 +250,7 @@ def _data_flags(settings: Mapping) -> dict:
     }
     # The settings have the noise under which a run is known: also that of a config, which is not added.
     noise = settings["noise"].removeprefix(CONTAMINATED)
-    if noise.startswith("matrix_") and noise != settings["dataset_config"]:
+    if is_matrix_name(noise) and noise != settings["dataset_config"]:
         given["noise"] = f"{PREFIX}{NOISE_FILE}"
     elif drawn_by_rule(noise) and noise != settings["dataset_config"]:
         given["noise"] = noise
