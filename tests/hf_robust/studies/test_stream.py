@@ -63,7 +63,7 @@ def test_batches_processes_workers_and_kills_change_nothing(tmp_path, split_phot
         (["--augmentation", "crop"], "augmentation must be none or random_resized_crop"),
         (["--shuffle_buffer", "0"], "shuffle_buffer must be 1 or more"),
         (["--dataset", "digits"], "is not streamed"),
-        (["--text_column_name", "text"], "streaming=True is for images"),
+        (["--text_column_name", "text"], "asks for texts"),
         (["--loss", "forward", "--transition_matrix", "true"], "needs the clean labels of all images"),
         (["--test_split_name", "validation"], "has no split 'validation'"),
     ],
