@@ -11,12 +11,14 @@ from PIL import Image
 from transformers import (
     AlignModel,
     AutoConfig,
-    AutoImageProcessor,
     AutoModel,
     CLIPVisionModelWithProjection,
     PreTrainedModel,
     SiglipVisionModel,
 )
+
+# From its module: the top-level name is a stub in older versions where torchvision is missing.
+from transformers.models.auto.image_processing_auto import AutoImageProcessor
 from transformers.utils import logging
 
 from hf_common.images import resized_square

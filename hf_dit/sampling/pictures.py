@@ -9,7 +9,7 @@ import matplotlib
 from PIL import Image, ImageDraw, ImageFont
 
 # Pillow's own font has no accented letters, Greek or Cyrillic, which names of classes may have.
-FONT = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"
+FONT = str(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf")  # older Pillow takes no paths
 BACKGROUND, INK = (255, 255, 255), (0, 0, 0)
 MODES = ("L", "RGB")
 LEAST_SIDE, USUAL_SIDE = 64, 96  # pixels of a cell that a reader sees without a magnifier

@@ -250,7 +250,8 @@ def _with_classes(loaded: datasets.DatasetDict, splits: Sequence[str], column: s
             raise ValueError(f"label column {name!r} has rows without a label")
     classes, parts = datasets.ClassLabel(names=sorted(names, key=str)), {split: loaded[split] for split in splits}
     for split, name in found:
-        parts[split] = parts[split].cast_column(name, classes)
+        # Older `datasets` make classes of `string` alone, not of the `large_string` that tables are read as.
+        parts[split] = parts[split].cast_column(name, datasets.Value("string")).cast_column(name, classes)
     return datasets.DatasetDict(parts)
 
 

@@ -117,7 +117,8 @@ def _table(path: Path, image_column: str | None, streaming: bool) -> Any:
         )
     column, folder = columns[0], path.parent.resolve()
     located = loaded.map(lambda row: {column: _located(row[column], folder)}, desc="image paths")
-    return located.cast_column(column, datasets.Image())
+    # Older `datasets` make images of `string` alone, not of the `large_string` that tables are read as.
+    return located.cast_column(column, datasets.Value("string")).cast_column(column, datasets.Image())
 
 
 def _located(path: str, folder: Path) -> str:

@@ -15,7 +15,10 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor
 from tqdm.auto import tqdm
-from transformers import AutoImageProcessor, AutoModelForImageClassification
+from transformers import AutoModelForImageClassification
+
+# From its module: the top-level name is a stub in older versions where torchvision is missing.
+from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
 from evaluate_metrics.core.frechet import frechet_distance
 from evaluate_metrics.core.mmd import cmmd

@@ -235,7 +235,12 @@ def test_contaminated_noise_is_named_and_less():
         ({}, {}, {"do_train": False}, "do_train=False.*cnn_small"),
         ({}, {}, {"load_best_model_at_end": True}, "load_best_model_at_end"),
         ({}, {}, {"resume_from_checkpoint": "nosuch"}, "resume_from_checkpoint must be 'last'; got 'nosuch', but"),
-        ({}, {}, {"resume_from_checkpoint": "nowhere"}, r"must be 'last'; got 'nowhere', but .* holds no complete checkpoint"),
+        (
+            {},
+            {},
+            {"resume_from_checkpoint": "nowhere"},
+            r"must be 'last'; got 'nowhere', but .* holds no complete checkpoint",
+        ),
         ({"dataset_config": "plain"}, {}, {}, "no configs"),
         ({"noise_contaminated": True}, {}, {}, "noise_contaminated=True.*symmetric_40"),
         ({"noise_contaminated": True, "noise_sampling": "bernoulli"}, {}, {}, "quota.*bernoulli"),
