@@ -2,7 +2,7 @@
 
 import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -131,6 +131,14 @@ def labelled_splits(
     return make(train, "train", labels, clean), make(test, splits[-1], test_labels, known), label_names
 
 
+def check_splits(dataset: str, loaded: Mapping, splits: Sequence[str], what: str) -> None:
+    """Raise a `ValueError` where a split is missing; `what` it has."""
+    for split in splits:
+        if split not in loaded:
+            hint = "" if split == "train" else f"; validation_split=0.1 holds out a tenth of the training {what}"
+            raise ValueError(f"data set {dataset!r:.120} has no split {split!r:.120}; it has {sorted(loaded)}{hint}")
+
+
 def label_column_of(columns: Sequence[str], asked: str | None) -> str:
     """The column of given labels; a `ValueError` where it was not asked for and may be one of two."""
     if asked is None and {"label", "labels"} <= set(columns):
@@ -220,10 +228,7 @@ def check_columns(
     dataset: str, loaded: datasets.DatasetDict, splits: Sequence[str], image_column: str | None, label_column: str
 ) -> str:
     """The name of the image column; a `ValueError` where a split or column is missing."""
-    for split in splits:
-        if split not in loaded:
-            hint = "" if split == "train" else "; validation_split=0.1 holds out a tenth of the training images"
-            raise ValueError(f"data set {dataset!r:.120} has no split {split!r:.120}; it has {sorted(loaded)}{hint}")
+    check_splits(dataset, loaded, splits, "images")
     image_column = find_image_column(loaded["train"].features, image_column)
     for split in splits:
         for column in (image_column, label_column):

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..losses.base import IGNORE_INDEX
 from .labelled import EPOCH_SHIFT, LabelledSamples, LabelledSplits
-from .load import check_limits, label_column_of, labelled_splits
+from .load import check_limits, check_splits, label_column_of, labelled_splits
 from .sources import open_data
 
 PLACES = (1 << EPOCH_SHIFT) - 1  # the bits of an index that are no epoch
@@ -157,10 +157,7 @@ def _check_columns_of_text(
     label_column: str | None,
 ) -> str:
     """The name of the label column; a `ValueError` where a split or column is missing or of another type."""
-    for split in splits:
-        if split not in loaded:
-            hint = "" if split == "train" else "; validation_split=0.1 holds out a tenth of the training texts"
-            raise ValueError(f"data set {dataset!r:.120} has no split {split!r:.120}; it has {sorted(loaded)}{hint}")
+    check_splits(dataset, loaded, splits, "texts")
     label_column = label_column_of(loaded["train"].column_names, label_column)
     for split in splits:
         features = loaded[split].features

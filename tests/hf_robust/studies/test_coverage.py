@@ -45,7 +45,7 @@ def bounds_of_trials(vectors, clean, make, dimensions=64):
         yield noise_bounds(probabilities, given), np.mean(given != clean[places])
 
 
-@pytest.mark.parametrize("rate", [10, 40])
+@pytest.mark.parametrize("rate", [10, 20, 30, 40])
 def test_synthetic_noise(features, rate):
     vectors, clean = features["test"]
 
