@@ -1,4 +1,4 @@
-"""CIFAR-10N: the human labels of CIFAR-10's training images (Wei et al. 2022), read from the published file."""
+"""CIFAR-10N and CIFAR-100N: the human labels of their training images (Wei et al. 2022), from the published files."""
 
 import os
 import zipfile
@@ -11,47 +11,57 @@ import pyarrow.parquet as pq
 from hf_common.foreign import first_line, refuse, short
 
 from .cifar10 import CIFAR10_CLASSES
-from .human import HUMAN_CONFIGS
+from .human import HUMAN, HUMAN_100_CONFIGS, HUMAN_CONFIGS
 from .labels import check_labels
 
 
-def read_human_labels(path: str | os.PathLike) -> dict[str, np.ndarray]:
-    """Read CIFAR-10N (Wei et al. 2022).
+def read_human_labels(
+    path: str | os.PathLike, num_classes: int = len(CIFAR10_CLASSES), *, any_configs: bool = False
+) -> dict[str, np.ndarray]:
+    """Read labels that people gave, such as CIFAR-10N's (Wei et al. 2022).
 
     Args:
         path (`str` or `os.PathLike`): the published `CIFAR-10_human.pt`, a pickled dict of int64 arrays, or a
             `.parquet` file with the columns `clean` and `HUMAN_CONFIGS`. Of the pickle only arrays are read; a file
             that asks for anything else is refused before anything in it runs.
+        num_classes (`int`, *optional*, defaults to 10): K.
+        any_configs (`bool`, *optional*, defaults to `False`): take `CIFAR-100_human.pt` too, whose fine labels become
+            `human_fine`, and of a `.parquet` file all columns named `human_*`.
 
     Returns:
-        `dict[str, np.ndarray]`: `clean` and each of `HUMAN_CONFIGS`: (N,) int64 in 0..9, N the same for all.
+        `dict[str, np.ndarray]`: `clean` and each of the configs: (N,) int64 in 0..K-1, N the same for all.
 
     Raises:
-        ValueError: no such file, another suffix, missing columns or keys, labels outside 0..9, unequal lengths.
+        ValueError: no such file, another suffix, missing columns or keys, labels outside 0..K-1, unequal lengths.
     """
     path = Path(path)
     if path.suffix not in (".parquet", ".pt"):
         raise ValueError(f"human_labels: expected a .parquet or .pt file, got {str(path)!r}")
     if not path.is_file():
         raise ValueError(f"human_labels: there is no file {str(path)!r}")
-    if path.suffix == ".parquet":
-        keys = {name: name for name in ("clean", *HUMAN_CONFIGS)}
-        columns = _parquet_columns(path)
-    else:
-        keys = {"clean": "clean_label", **HUMAN_CONFIGS}
-        columns = _unpickle_arrays(path)
-
+    table = path.suffix == ".parquet"
+    columns = _parquet_columns(path) if table else _unpickle_arrays(path)
+    keys = _keys(columns, table, any_configs)
     missing = [key for key in keys.values() if key not in columns]
     if missing:
         raise refuse(path, f"human_labels: it lacks {missing}; it has {short(sorted(map(str, columns)), 120)}")
     try:
-        labels = {name: check_labels(key, columns[key], len(CIFAR10_CLASSES)) for name, key in keys.items()}
+        labels = {name: check_labels(key, columns[key], num_classes) for name, key in keys.items()}
     except (TypeError, ValueError) as error:
         raise refuse(path, f"human_labels: {error}") from None
     lengths = {name: len(column) for name, column in labels.items()}
     if len(set(lengths.values())) > 1:
         raise refuse(path, f"human_labels: it has columns of unequal lengths {lengths}")
     return labels
+
+
+def _keys(columns: dict, table: bool, any_configs: bool) -> dict[str, str]:
+    """Config, or `clean`, -> the key of its labels in a file."""
+    if table:
+        own = [name for name in columns if str(name).startswith(HUMAN)] if any_configs else []
+        return {name: name for name in ("clean", *(own or HUMAN_CONFIGS))}
+    fine = any_configs and not set(HUMAN_CONFIGS.values()) & set(columns)
+    return {"clean": "clean_label", **(HUMAN_100_CONFIGS if fine else HUMAN_CONFIGS)}
 
 
 def check_same_order(path: str | os.PathLike, theirs: np.ndarray, ours: np.ndarray) -> None:
@@ -115,5 +125,5 @@ def _check_rows(footer: pq.FileMetaData) -> None:
     """
     for group in (footer.row_group(place) for place in range(footer.num_row_groups)):
         for column in (group.column(place) for place in range(group.num_columns)):
-            if column.path_in_schema in ("clean", *HUMAN_CONFIGS) and column.num_values != group.num_rows:
+            if (column.path_in_schema == "clean" or column.path_in_schema.startswith(HUMAN)) and column.num_values != group.num_rows:
                 raise ValueError(f"{column.path_in_schema} has {column.num_values} values for {group.num_rows} rows")

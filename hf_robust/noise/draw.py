@@ -4,6 +4,7 @@ Where a noise depends on the class alone it has a transition matrix `T[i, j] = P
 """
 
 import hashlib
+from collections.abc import Mapping
 from numbers import Integral
 from typing import Any
 
@@ -12,11 +13,18 @@ from numpy.typing import ArrayLike
 
 from .base import SAMPLINGS, ClassNoise
 from .labels import check_labels, check_num_classes
+from .mapped import MappedNoise
 from .semantic import contaminated_labels, contaminated_matrix
 from .spec import NoiseSpec
 
 
-def transition_matrix(spec: str | NoiseSpec, num_classes: int, *, contaminated: bool = False) -> np.ndarray:
+def transition_matrix(
+    spec: str | NoiseSpec,
+    num_classes: int,
+    *,
+    targets: Mapping[int, int] | None = None,
+    contaminated: bool = False,
+) -> np.ndarray:
     """The matrix `T[i, j] = P(noisy = j | clean = i)` of a class-conditional noise.
 
     With r = rate / 100: `symmetric` gives r / (K - 1) to each of the K - 1 *other* classes (Ma et al. 2020), so that
@@ -32,26 +40,26 @@ def transition_matrix(spec: str | NoiseSpec, num_classes: int, *, contaminated: 
     Args:
         spec (`str` or `NoiseSpec`): the noise.
         num_classes (`int`): K >= 2.
+        targets (`Mapping[int, int]`, *optional*): as for [`make_noisy_labels`].
         contaminated (`bool`, *optional*, defaults to `False`): the matrix of contaminated `semantic` noise.
 
     Returns:
         `np.ndarray`: (K, K) float64, rows (clean class) sum to 1.
 
     Raises:
-        ValueError: bad spec, K < 2, `semantic` with K other than 10, `contaminated` with a kind other than `semantic`,
-            or `instance`, which has no such matrix.
+        ValueError: bad spec or targets, K < 2, `semantic` without targets and K other than 10, `contaminated` with
+            targets or a kind other than `semantic`, or `instance`, which has no such matrix.
     """
     spec = NoiseSpec.parse(spec)
     check_num_classes(num_classes)
-    kind = spec.noise
     if contaminated and spec.kind != "semantic":
         raise ValueError(f"contaminated: True is allowed with semantic_RR alone, got spec {spec}")
+    kind = _kind(spec, targets, num_classes, contaminated)
     if not isinstance(kind, ClassNoise):
         raise ValueError(
             f"spec: {spec} depends on the image, not on the class alone, and has no transition matrix; "
             "measure one on drawn labels with realised_matrix(clean, noisy, num_classes)"
         )
-    kind.check_num_classes(spec, num_classes)
     return contaminated_matrix(spec.rate) if contaminated else kind.matrix(spec.rate, num_classes)
 
 
@@ -63,6 +71,7 @@ def make_noisy_labels(
     seed: int = 0,
     images: Any = None,
     sampling: str = "quota",
+    targets: Mapping[int, int] | None = None,
     contaminated: bool = False,
 ) -> np.ndarray:
     """Draw noisy labels for `labels`. The result depends on the arguments alone, on any platform.
@@ -84,6 +93,9 @@ def make_noisy_labels(
         seed (`int`, *optional*, defaults to 0): >= 0. Different specs with one seed are independent of each other.
         images (*optional*): (N, ...) uint8, needed by `instance` and not looked at by the others.
         sampling (`str`, *optional*, defaults to `"quota"`): one of `SAMPLINGS`.
+        targets (`Mapping[int, int]`, *optional*): for `semantic` and `superclass` on any classes, the map from a class
+            to the one that gets its rate, such as `MNIST_TARGETS`; by default CIFAR-10's, or the ring inside each of
+            CIFAR-100's superclasses.
         contaminated (`bool`, *optional*, defaults to `False`): draw `semantic` noise, by quota, with the flips back
             of that code, from a stream of its own; the default is the exact noise.
 
@@ -91,8 +103,8 @@ def make_noisy_labels(
         `np.ndarray`: (N,) int64 in 0..K-1.
 
     Raises:
-        ValueError: bad spec, sampling, seed, shape or a label outside 0..K-1, or `contaminated` with a kind other than
-            `semantic` or a sampling other than `"quota"`.
+        ValueError: bad spec, sampling, seed, targets, shape or a label outside 0..K-1, targets for a kind that has no
+            map, or `contaminated` with targets, a kind other than `semantic` or a sampling other than `"quota"`.
         TypeError: labels that are no integers, images that are not uint8, a seed that is no integer.
     """
     spec = NoiseSpec.parse(spec)
@@ -100,11 +112,20 @@ def make_noisy_labels(
     check_num_classes(num_classes)
     labels = check_labels("labels", labels, num_classes)
     generator = noise_generator(f"{spec} contaminated" if contaminated else str(spec), seed)
-    kind: Any = spec.noise  # one that is drawn, not recorded
-    kind.check_num_classes(spec, num_classes)
+    kind = _kind(spec, targets, num_classes, contaminated)
     if contaminated:
         return contaminated_labels(labels, spec.rate, generator)
     return kind.draw(labels, spec.rate, num_classes, generator, sampling=sampling, images=images)
+
+
+def _kind(spec: NoiseSpec, targets: Mapping[int, int] | None, num_classes: int, contaminated: bool) -> Any:
+    """The kind of noise on K classes, by one's own map if there is one."""
+    if targets is None:
+        spec.noise.check_num_classes(spec, num_classes)
+        return spec.noise
+    if contaminated or not isinstance(spec.noise, MappedNoise):
+        raise ValueError(f"targets: {spec}{' contaminated' if contaminated else ''} has no map of one's own")
+    return spec.noise.with_targets(targets, num_classes)
 
 
 def check_drawing(spec: NoiseSpec, *, sampling: str, contaminated: bool = False) -> None:

@@ -5,14 +5,29 @@ import re
 
 import numpy as np
 
-from .base import ClassNoise
+from .base import ClassNoise, NoiseKind
 from .labels import check_num_classes
 
 PREFIX = "matrix:"
 DIGEST_LETTERS = "abcdefghijklmnop"  # one a hexadecimal digit: eight digits could be taken for a rate
 
 
-class MatrixNoise(ClassNoise):
+class MatrixByName(NoiseKind):
+    """The noise of a matrix whose file has not been read here: what its name alone says."""
+
+    name = "matrix"
+    rated = False
+    pattern = "matrix_*"
+    colour = "#882255"
+    words = "each label by the row of its clean class in a transition matrix"
+    # Of all of them, and without their numbers: a card is made where the file may not be.
+    entry = (
+        "each label is drawn by the row of its clean class in a transition matrix that was given as a file; the "
+        "name ends with eight letters of the matrix's digest."
+    )
+
+
+class MatrixNoise(MatrixByName, ClassNoise):
     """Noise with the transition matrix T[i, j] = P(noisy = j | clean = i), of any rows.
 
     By quota, class i with n_i samples gets n_i T[i, j] labels j, rounded down or up so that all are n_i: up where most
@@ -22,16 +37,12 @@ class MatrixNoise(ClassNoise):
         matrix: (K, K) float64, entries in [0, 1], rows sum to 1.
     """
 
-    rated = False
-    colour = "#882255"
-
     def __init__(self, matrix: np.ndarray):
         self._matrix = matrix
         self.name = matrix_name(matrix)
         kept = 100 * np.diag(matrix)
         span = f"{kept.min():.1f} to {kept.max():.1f} %"
-        self.words = f"each label by the row of its clean class in a transition matrix, which keeps {span} of a class"
-        self.entry = f"{self.words[0].upper()}{self.words[1:]}."
+        self.words = f"{MatrixByName.words}, which keeps {span} of a class"
 
     def check_num_classes(self, spec, num_classes):
         """K has to be that of the matrix."""

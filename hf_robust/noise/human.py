@@ -12,6 +12,9 @@ HUMAN_CONFIGS = {
     "human_random3": "random_label3",
     "human_worst": "worse_label",
 }
+# CIFAR-100N's; its coarse labels are of 12 groups, not of the 20 superclasses, and left out.
+HUMAN_100_CONFIGS = {"human_fine": "noisy_label"}
+HUMAN = "human_"  # before the names of all of them
 
 
 class Human(NoiseKind):

@@ -8,6 +8,7 @@ from .asymmetric import Asymmetric
 from .base import NoiseKind
 from .block5 import Block5
 from .clean import Clean
+from .from_matrix import MatrixByName, is_matrix_name
 from .human import Human
 from .instance import Instance
 from .semantic import CONTAMINATED, Semantic
@@ -66,4 +67,6 @@ def register_noise(kind: NoiseKind) -> NoiseKind:
 
 def kind_of(name: str) -> NoiseKind | None:
     """The kind that a config or a result is named after: semantic of `semantic_40` and `contaminated_semantic_40`."""
-    return FROM_FILES.get(name) or KINDS.get(name.removeprefix(CONTAMINATED).partition("_")[0])
+    if is_matrix_name(name):
+        return FROM_FILES.get(name) or MatrixByName()
+    return KINDS.get(name.removeprefix(CONTAMINATED).partition("_")[0])

@@ -4,23 +4,26 @@ import numpy as np
 
 from hf_common.references import Paper
 
-from .base import ClassNoise, matrix_to
 from .cifar10 import CIFAR10_CLASSES
+from .mapped import MappedNoise
 
 # CIFAR-10's confusable pairs (Patrini et al. 2017), in its class order: bird -> airplane, cat <-> dog,
 # deer -> horse, truck -> automobile. The other five classes keep their labels.
 SEMANTIC_TARGETS = {2: 0, 3: 5, 4: 7, 5: 3, 9: 1}
+# MNIST's digits (Patrini et al. 2017): 7 -> 1, 2 -> 7, 5 <-> 6, 3 -> 8.
+MNIST_TARGETS = {7: 1, 2: 7, 5: 6, 6: 5, 3: 8}
 # The order in which the code of Ma et al. (2020) flips them: cat before dog, which contaminated noise depends on.
 CONTAMINATED_ORDER = (9, 2, 3, 5, 4)
 CONTAMINATED = "contaminated_"  # before the name of a noise that was drawn so
 CONTAMINATED_WORDS = ", and later classes flip earlier flips back, as several papers' code does"
 
 
-class Semantic(ClassNoise):
+class Semantic(MappedNoise):
     """Each class of `SEMANTIC_TARGETS` gives the rate to its target: half of the rate is wrong on balanced classes."""
 
     name = "semantic"
     classes = CIFAR10_CLASSES
+    targets = SEMANTIC_TARGETS
     colour = "#009E73"
     words = (
         "{rate} % of the trucks are called automobiles, of the birds airplanes, of the deer horses, of the "
@@ -41,10 +44,6 @@ class Semantic(ClassNoise):
         """K has to be 10."""
         if num_classes != len(self.classes):
             raise ValueError(f"num_classes: {spec} is defined on the 10 classes of CIFAR-10, got {num_classes}")
-
-    def matrix(self, rate, num_classes):
-        """Of the five classes without a target the rows are the identity's."""
-        return matrix_to(SEMANTIC_TARGETS, rate, num_classes)
 
 
 def contaminated_matrix(rate: float) -> np.ndarray:

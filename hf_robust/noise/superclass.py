@@ -1,23 +1,36 @@
 """`superclass_RR`: the rate goes to the next class of the same superclass of CIFAR-100, as papers describe it."""
 
+from collections.abc import Sequence
+
 from hf_common.references import Paper
 
-from .base import ClassNoise, matrix_to
 from .cifar100 import SUPERCLASSES, are_cifar100
+from .mapped import MappedNoise
 
 
-def ring_targets() -> dict[int, int]:
-    """Each class to the next of its superclass by id, the last to the first."""
+def ring_targets(superclasses: Sequence[int] = SUPERCLASSES) -> dict[int, int]:
+    """Each class to the next of its superclass by id, the last to the first; one that is alone in it has no target.
+
+    Args:
+        superclasses: of each class, (K,).
+    """
     members: dict[int, list[int]] = {}
-    for fine, coarse in enumerate(SUPERCLASSES):
+    for fine, coarse in enumerate(superclasses):
         members.setdefault(coarse, []).append(fine)
-    return {fine: group[(place + 1) % 5] for group in members.values() for place, fine in enumerate(group)}
+    targets = {
+        fine: group[(place + 1) % len(group)]
+        for group in members.values()
+        for place, fine in enumerate(group)
+        if len(group) > 1
+    }
+    return dict(sorted(targets.items()))
 
 
-class Superclass(ClassNoise):
+class Superclass(MappedNoise):
     """Each of CIFAR-100's classes gives the rate to the next one of its superclass: no superclass becomes wrong."""
 
     name = "superclass"
+    targets = ring_targets()
     colour = "#44AA99"
     words = "of each class {rate} % go to the next class of its superclass, of the last to the first"
     entry = (
@@ -47,6 +60,8 @@ class Superclass(ClassNoise):
         if num_classes != len(SUPERCLASSES):
             raise ValueError(f"num_classes: {spec} is defined on the 100 classes of CIFAR-100, got {num_classes}")
 
-    def matrix(self, rate, num_classes):
-        """One target a class."""
-        return matrix_to(ring_targets(), rate, num_classes)
+    def entry_of(self, names):
+        """Without the arrows, which are as many as there are classes."""
+        kept = len(names) - len(self.targets)
+        alone = f" {kept} of the {len(names)} classes are alone in theirs and keep their labels." if kept else ""
+        return f"RR percent of each class go to the next class of its superclass, of the last to the first.{alone}"

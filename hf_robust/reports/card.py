@@ -23,6 +23,7 @@ from ..losses.spec import format_value, link_words
 from ..losses.table import SOFTMAX
 from ..models import MODELS
 from ..noise.bounds import CANNOT_TELL
+from ..noise.from_matrix import is_matrix_name
 from ..noise.kinds import kind_of
 from ..noise.semantic import CONTAMINATED, CONTAMINATED_WORDS
 from .results import RECIPE, last_row
@@ -262,7 +263,7 @@ def noise_in_words(settings: Mapping) -> str | None:
 def drawn_by_rule(noise: str) -> bool:
     """Whether the noise of that name in results makes labels wrong by drawing: people gave the human ones."""
     kind = kind_of(noise)
-    return kind is None or kind.rated
+    return kind is None or kind.rated or is_matrix_name(noise)
 
 
 def is_hub_id(name: str | None) -> bool:
