@@ -27,7 +27,7 @@ from hf_common.running import run_command
 from hf_common.tables import markdown_table
 from hf_dit.publishing.publish import REPOSITORY_FILES, push_pipeline, read_study
 from hf_dit.training.records import read_training
-from hf_robust.noisy_dataset.hub import check_publish, publish_noisy_cifar10
+from hf_robust.noisy_dataset.hub import check_publish, publish_noisy_dataset
 from hf_robust.noisy_dataset.manifest import read_manifest
 from hf_robust.studies.arguments import ExperimentArguments
 from hf_robust.studies.publish import push_run, read_run
@@ -91,7 +91,7 @@ def _data_set(repo_id: str, folder: Path, token: str | None) -> Part:
         "data set", repo_id, folder, f"{len(configs)} configs",
         f'datasets.load_dataset("{repo_id}", "{noisy}")',
         partial(check_publish, repo_id, token=token),
-        partial(publish_noisy_cifar10, folder, repo_id, token=token),
+        partial(publish_noisy_dataset, folder, repo_id, token=token),
     )  # fmt: skip
 
 

@@ -81,7 +81,7 @@ class Arguments:
 def main():
     (args,) = FlagParser(Arguments, description=__doc__).parse_args_into_dataclasses()
     from hf_robust.noisy_dataset.build import build_noisy_cifar10
-    from hf_robust.noisy_dataset.hub import check_publish, publish_noisy_cifar10
+    from hf_robust.noisy_dataset.hub import check_publish, publish_noisy_dataset
 
     target = {"token": args.hub_token, "private": args.private or None, "revision": args.revision}
     published = None if args.push_to_hub is None else check_publish(args.push_to_hub, **target)
@@ -99,7 +99,7 @@ def main():
         print(f"{name:<18}{entry['num_examples']:>8}{entry['rate']:>16.3%}{entry['file_bytes'] / 1e6:>9.1f}")
     print(f"{len(manifest['configs'])} configs in {args.output_dir}")
     if args.push_to_hub is not None:
-        commit = publish_noisy_cifar10(args.output_dir, args.push_to_hub, create_pr=args.create_pr, **target)
+        commit = publish_noisy_dataset(args.output_dir, args.push_to_hub, create_pr=args.create_pr, **target)
         print(commit.pr_url or commit.commit_url)
 
 

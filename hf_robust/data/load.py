@@ -117,11 +117,11 @@ def labelled_splits(
         readable: keeps the rows that can be read.
         what: errors call the samples.
     """
-    loaded = _with_classes(loaded, splits, label_column)
+    loaded = with_classes(loaded, splits, label_column)
     label_names = label_names_of([loaded[split] for split in splits], label_column)
     if readable is not None:
         loaded = readable(loaded)
-    train, test = _train_and_test(loaded, splits, label_column, validation_split, what)
+    train, test = train_and_test(loaded, splits, label_column, validation_split, what)
     train, test = _first_rows(train, max_train_samples, what), _first_rows(test, max_test_samples, what)
     labels = label_tensor(train, label_column, len(label_names))
     clean = label_tensor(train, CLEAN_LABEL_COLUMN, len(label_names)) if _has_clean(train) else None
@@ -239,7 +239,7 @@ def check_columns(
     return image_column
 
 
-def _with_classes(loaded: datasets.DatasetDict, splits: Sequence[str], column: str) -> datasets.DatasetDict:
+def with_classes(loaded: datasets.DatasetDict, splits: Sequence[str], column: str) -> datasets.DatasetDict:
     """Labels that are text as classes, given and clean ones, in the order of the alphabet over all splits."""
     if "string" not in str(getattr(loaded["train"].features[column], "dtype", "")):
         return loaded
@@ -283,7 +283,7 @@ def _without_corrupt(loaded: datasets.DatasetDict, splits: Sequence[str], column
     return datasets.DatasetDict(kept)
 
 
-def _train_and_test(
+def train_and_test(
     loaded: datasets.DatasetDict, splits: Sequence[str], column: str, share: float | None, what: str
 ) -> tuple[datasets.Dataset, datasets.Dataset]:
     if share is None:

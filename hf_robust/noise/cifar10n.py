@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 from hf_common.foreign import first_line, refuse, short
 
 from .cifar10 import CIFAR10_CLASSES
-from .human import HUMAN, HUMAN_100_CONFIGS, HUMAN_CONFIGS
+from .human import HUMAN, HUMAN_100_CONFIGS, HUMAN_CONFIGS, is_human_name
 from .labels import check_labels
 
 
@@ -58,7 +58,7 @@ def read_human_labels(
 def _keys(columns: dict, table: bool, any_configs: bool) -> dict[str, str]:
     """Config, or `clean`, -> the key of its labels in a file."""
     if table:
-        own = [name for name in columns if str(name).startswith(HUMAN)] if any_configs else []
+        own = [name for name in columns if is_human_name(name)] if any_configs else []
         return {name: name for name in ("clean", *(own or HUMAN_CONFIGS))}
     fine = any_configs and not set(HUMAN_CONFIGS.values()) & set(columns)
     return {"clean": "clean_label", **(HUMAN_100_CONFIGS if fine else HUMAN_CONFIGS)}
@@ -125,5 +125,5 @@ def _check_rows(footer: pq.FileMetaData) -> None:
     """
     for group in (footer.row_group(place) for place in range(footer.num_row_groups)):
         for column in (group.column(place) for place in range(group.num_columns)):
-            if (column.path_in_schema == "clean" or column.path_in_schema.startswith(HUMAN)) and column.num_values != group.num_rows:
+            if column.path_in_schema.startswith(("clean", HUMAN)) and column.num_values != group.num_rows:
                 raise ValueError(f"{column.path_in_schema} has {column.num_values} values for {group.num_rows} rows")

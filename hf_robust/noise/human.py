@@ -1,5 +1,7 @@
 """`human_*`: the labels that people gave, recorded and not drawn."""
 
+import re
+
 from hf_common.references import Paper
 
 from .base import NoiseKind
@@ -15,6 +17,11 @@ HUMAN_CONFIGS = {
 # CIFAR-100N's; its coarse labels are of 12 groups, not of the 20 superclasses, and left out.
 HUMAN_100_CONFIGS = {"human_fine": "noisy_label"}
 HUMAN = "human_"  # before the names of all of them
+
+
+def is_human_name(name: str) -> bool:
+    """Whether a config can be named so: such names become folders."""
+    return re.fullmatch(f"{HUMAN}[A-Za-z0-9_]{{1,40}}", name) is not None
 
 
 class Human(NoiseKind):

@@ -1,51 +1,51 @@
-"""CIFAR-10 with noisy labels as one data set folder of many configs, readable by `load_dataset(folder, config)` alone.
+"""A data set with noisy labels as one folder of many configs, readable by `load_dataset(folder, config)` alone.
 
-Layout: `<config>/train-00000-of-00001.parquet` for each config, one `test/test-00000-of-00001.parquet` for all of
-them, the card `README.md` that tells `datasets` which is which, its pictures in `figures`, and the manifest
-`noisy_cifar10.json` that tells a later build what is finished. The image bytes are those of the source. They come
-first in every file, in one row group cut into content-defined pages, so that storage that keeps equal chunks once
-holds the images once for all configs.
+Layout: `<config>/train-*.parquet` for each config, one `test/test-*.parquet` for all of them, the card `README.md`
+that tells `datasets` which is which, its pictures in `figures`, and the manifest, `noisy_cifar10.json` or
+`noisy_dataset.json`, that tells a later build what is finished. The rows are those of the source, the bytes of images
+too. They come first in every file, in one row group cut into content-defined pages, so that storage that keeps equal
+chunks once holds them once for all configs.
 """
 
-import contextlib
+import math
 import os
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
-import datasets
 import numpy as np
-import pyarrow as pa
-from datasets import ClassLabel, Dataset, Features, Image
+from datasets.utils.py_utils import convert_file_size_to_int
 from tqdm.auto import tqdm
 
-from hf_common.environment import versions
 from hf_common.files import replace_text, write_json
 from hf_common.run_folder import HeldFolder
 
-from .. import __version__
-from ..noise.base import NOISE_VERSION, whole_shares
-from ..noise.cifar10n import check_same_order, read_human_labels
+from ..noise.cifar10n import read_human_labels
 from ..noise.draw import make_noisy_labels
 from ..noise.human import HUMAN_CONFIGS
 from ..noise.labels import realised_matrix, realised_rate
-from ..noise.spec import NoiseSpec
+from ..noise.map_file import read_map, targets_of
+from ..noise.mapped import check_targets
+from .any_source import Reading, load_any
 from .card import dataset_card
 from .figures import write_figures
-from .manifest import (
-    MANIFEST,
-    NUM_CLASSES,
-    TEST_FILE,
-    TRAIN_FILE,
-    UNFINISHED,
-    check_replaces,
-    check_same,
-    read_manifest,
-    unfinished_paths,
+from .form import ANY, CIFAR10, Form
+from .manifest import UNFINISHED, read_manifest, unfinished_paths
+from .plan import (
+    Given,
+    Noises,
+    build_versions,
+    check_human,
+    check_noises,
+    make_plan,
+    maps_of,
+    read_checked,
+    resolve_configs,
 )
-from .source import decode_all, load_source, source_fingerprint
+from .shards import write_split
+from .source import Split, decode_all, load_cifar10
 
 CONFIGS = (
     "clean",
@@ -54,8 +54,8 @@ CONFIGS = (
     *(f"semantic_{rate}" for rate in (10, 20, 30, 40)),
     *(f"instance_{rate}" for rate in (20, 40, 60)),
 )
-# Those that the labels and the files' bytes may depend on.
-LIBRARIES = ("datasets", "numpy", "pillow", "pyarrow")
+# Half of what `datasets` pushes a file: each is one row group, whose rows are in memory while it is written.
+SHARD_SIZE = "250MB"
 
 
 def build_noisy_cifar10(
@@ -68,7 +68,7 @@ def build_noisy_cifar10(
     human_labels: str | os.PathLike | None = None,
     published: dict | None = None,
 ) -> dict:
-    """Write the data set folder, or add to it the configs that it lacks.
+    """Write CIFAR-10 with noisy labels as a data set folder, or add to it the configs that it lacks.
 
     At any moment, also after a kill, the folder is a valid data set of the configs finished so far; the next call
     removes what was unfinished and goes on.
@@ -96,203 +96,193 @@ def build_noisy_cifar10(
             replace, see `check_replaces`. Nothing has been written then.
         TypeError: an argument of the wrong type.
     """
-    # Everything that can be said without the images is said first.
-    make_noisy_labels([0], "clean", num_classes=NUM_CLASSES, seed=seed, sampling=sampling)
-    noises = _resolve_configs(configs, human_labels is not None)
-    output_dir, settings = Path(output_dir), {"seed": seed, "sampling": sampling}
-    with HeldFolder(output_dir, check=partial(read_manifest, must_exist=False)) as held:
-        _read_checked(output_dir, settings, noises, published)
-        given = _read_given(source, human_labels, noises)
-        _, todo = _plan(output_dir, settings, noises, published, given)
-        pixels = _pixels(given, todo)
-        held.take()
-        manifest, todo = _plan(output_dir, settings, noises, published, given)  # with what others built meanwhile
-        _add_configs(output_dir, manifest, todo, given, pixels)
-        write_figures(output_dir, manifest)
-    return manifest
+    human_names = HUMAN_CONFIGS if human_labels is not None else {}
+    noises = resolve_configs(
+        [*CONFIGS, *human_names] if configs is None else configs, list(human_names), partial(_cannot_cifar10)
+    )
+
+    def read() -> Given:
+        human = {} if human_labels is None else read_human_labels(human_labels)
+        data = load_cifar10(source)
+        check_human(human, human_labels, noises, data)
+        check_noises(noises, data, {})
+        return Given(data, human, human_labels, {}, {}, None)
+
+    return _build(CIFAR10, output_dir, {"seed": seed, "sampling": sampling}, noises, published, read)
 
 
-class _Given(NamedTuple):
-    """What is read before anything is written: the source's splits, their fingerprint, and human labels, if any."""
+def build_noisy_dataset(
+    source: str,
+    output_dir: str | os.PathLike,
+    *,
+    configs: Sequence[str],
+    reading: Reading | None = None,
+    semantic_map: str | Mapping[int, int] | None = None,
+    human_labels: str | os.PathLike | None = None,
+    seed: int = 0,
+    sampling: str = "quota",
+    max_shard_size: int | str = SHARD_SIZE,
+    published: dict | None = None,
+) -> dict:
+    """Write any data set of classes, images or text, with noisy labels as a data set folder, or add configs to it.
 
-    source: str
-    train: dict
-    test: dict
-    fingerprint: str
-    human: dict[str, np.ndarray]
-    human_file: str | os.PathLike | None
+    A config has the columns of the source as they are but for its labels, then `label` and `clean_label`. What
+    `build_noisy_cifar10` says of kills holds here.
 
+    Args:
+        source (`str`): what [`~hf_robust.data.sources.open_data`] takes: a Hub id, a folder of class folders or one
+            that `datasets` knows, or a CSV, TSV, JSON or Parquet file.
+        output_dir (`str` or `os.PathLike`): new, empty, or built by this function from the same rows, labels, seed and
+            sampling.
+        configs (`Sequence[str]`): any noise that `NoiseSpec.parse` reads and, with `human_labels`, names in it.
+        reading ([`Reading`], *optional*): the columns and splits of the source.
+        semantic_map (`str` or `Mapping[int, int]`, *optional*): of `semantic_RR`: what
+            [`~hf_robust.noise.map_file.read_map`] takes, or class -> class. By default CIFAR-10's, on its classes.
+        human_labels (`str` or `os.PathLike`, *optional*): labels of the training split that people gave, see
+            `read_human_labels` with `any_configs`.
+        seed, sampling: as for `make_noisy_labels`.
+        max_shard_size (`int` or `str`, *optional*, defaults to `"250MB"`): of the rows of a file.
+        published (`dict`, *optional*): manifest of the data set that this one will replace on the Hub.
 
-def _read_given(source: str, human_file: str | os.PathLike | None, noises: dict[str, NoiseSpec | None]) -> _Given:
-    human = {} if human_file is None else read_human_labels(human_file)
-    train, test = load_source(source)
-    if human_file is not None:
-        check_same_order(human_file, human.pop("clean"), train["labels"])
-    for spec in noises.values():
-        if spec is not None:
-            spec.noise.check_classes(spec, train["class_names"])
-    return _Given(source, train, test, source_fingerprint(train, test), human, human_file)
+    Returns:
+        `dict`: the manifest, as `build_noisy_cifar10` has it, and `source_config`, `label_column`, `features` (of the
+        columns beside the labels), `text_columns`, `test_split`, `validation_split`, `maps` (kind -> class -> class)
+        and, for each config and `test`, `num_files`. `test` is None for a source that has none.
 
+    Raises:
+        ValueError, TypeError: as for `build_noisy_cifar10`; also a source without such a split or column.
+    """
+    how = reading or Reading()
+    noises = resolve_configs(configs, None if human_labels is not None else (), _cannot)
+    content = read_map(semantic_map) if isinstance(semantic_map, str) else semantic_map
+    kinds = {spec.kind for spec in noises.values() if spec is not None}
+    if content is not None and "semantic" not in kinds:
+        raise ValueError("semantic_map: it is of semantic_RR, which is none of the configs")
+    shard_bytes = convert_file_size_to_int(max_shard_size)
+    if shard_bytes < 1:
+        raise ValueError(f"max_shard_size: expected a size such as {SHARD_SIZE!r}, got {max_shard_size!r:.80}")
 
-def _read_checked(output_dir: Path, settings: dict, noises: dict, published: dict | None) -> dict | None:
-    """The manifest of the folder, if it has one, as far as it can be checked without the images."""
-    manifest = read_manifest(output_dir, must_exist=False)
-    if manifest:
-        check_same(repr(str(output_dir)), manifest, settings, "output_dir")
-    if published:
-        check_replaces(published, settings, [*noises, *(manifest["configs"] if manifest else ())])
-    return manifest
+    def read() -> Given:
+        data, ring = load_any(source, how, "superclass" in kinds)
+        own = {} if ring is None else {"superclass": ring}
+        if content is not None:
+            as_map: Any = content
+            own["semantic"] = _targets(as_map, data.class_names)
+        classes = len(data.class_names)
+        human = {} if human_labels is None else read_human_labels(human_labels, classes, any_configs=True)
+        check_human(human, human_labels, noises, data)
+        try:
+            check_noises(noises, data, own)
+        except ValueError as error:
+            hints = {"semantic": "semantic_map", "superclass": "superclass_column"}
+            hint = next((f"; {name} says how" for kind, name in hints.items() if f"'{kind}_" in str(error)), "")
+            raise ValueError(f"{error}{hint}") from None
+        return Given(data, human, human_labels, maps_of(noises, own, classes), _more(data, how), shard_bytes)
 
-
-def _plan(
-    output_dir: Path, settings: dict, noises: dict, published: dict | None, given: _Given
-) -> tuple[dict, dict[str, NoiseSpec | None]]:
-    """The manifest that the folder has or begins with, and the configs that it lacks."""
-    manifest = _read_checked(output_dir, settings, noises, published)
-    if manifest:
-        _check_same_source(repr(str(output_dir)), manifest, given, "output_dir")
-    if published:
-        _check_same_source("the published data set", published, given, "repository")
-    manifest = manifest or _new_manifest(given, settings)
-    todo = {name: spec for name, spec in noises.items() if name not in manifest["configs"]}
-    _check_free(output_dir, manifest, todo)
-    return manifest, todo
-
-
-def _check_same_source(where: str, manifest: dict, given: _Given, other: str) -> None:
-    """Raise a `ValueError` where a data set was built of other images or labels."""
-    check_same(where, manifest, {"source_fingerprint": given.fingerprint}, other)
-    _check_noise_version(where, manifest, given, other)
-    for name in set(given.human) & set(manifest["configs"]):
-        matrix = realised_matrix(given.train["labels"], given.human[name], NUM_CLASSES).tolist()
-        if manifest["configs"][name]["matrix"] != matrix:
-            raise ValueError(
-                f"human_labels: {where} has {name} from other labels than those in {str(given.human_file)!r}; "
-                f"give the same file or name another {other}"
-            )
-
-
-def _check_noise_version(where: str, manifest: dict, given: _Given, other: str) -> None:
-    """Raise a `ValueError` where a data set has labels that are drawn otherwise now; without any, it is as if new."""
-    if manifest.get("noise_version") == NOISE_VERSION:
-        return
-    counts = np.bincount(given.train["labels"], minlength=NUM_CLASSES)
-    drawn = {name: NoiseSpec.parse(name) for name in manifest["configs"] if name not in HUMAN_CONFIGS}
-    # Version 1 differs where the quota of a class is rounded, and there alone.
-    rounded = [name for name, spec in drawn.items() if not whole_shares(spec.rate, counts)]
-    if manifest.get("noise_version", 1) != 1 or (rounded and manifest["sampling"] == "quota"):
-        raise ValueError(
-            f"noise_version: {where} has {rounded or list(manifest['configs'])} of version "
-            f"{manifest.get('noise_version', 1)}, this call draws by version {NOISE_VERSION}; name another {other}"
-        )
-    manifest["noise_version"] = NOISE_VERSION
+    return _build(ANY, output_dir, {"seed": seed, "sampling": sampling}, noises, published, read)
 
 
-def _new_manifest(given: _Given, settings: dict) -> dict:
+def _targets(content: Mapping, names: list[str]) -> dict[int, int]:
+    if isinstance(content, str) or all(isinstance(key, str) for key in content):
+        return targets_of(content, names)
+    return check_targets(content, len(names))
+
+
+def _more(source: Any, how: Reading) -> dict:
+    """What the manifest of any data set says beyond that of CIFAR-10."""
     return {
-        "repo_id": None,
-        # A folder's full path means nothing to those who read the published manifest.
-        "source": Path(given.source).resolve().name if os.path.isdir(given.source) else given.source,
-        "source_fingerprint": given.fingerprint,
-        "seed": int(settings["seed"]),
-        "sampling": settings["sampling"],
-        "noise_version": NOISE_VERSION,
-        "class_names": given.train["class_names"],
-        "versions": _versions(),
-        "test": None,
-        "configs": {},
+        "source_config": source.config,
+        "label_column": how.label_column or "label",
+        "features": source.train.rows.features.to_dict(),
+        "text_columns": None if how.text_columns is None else list(how.text_columns),
+        "test_split": None if how.validation_split is not None else how.test_split,
+        "validation_split": how.validation_split,
+        "maps": {},
     }
 
 
-def _versions() -> dict:
-    return {"hf_robust": __version__, **versions(LIBRARIES)}
+def _cannot_cifar10(name: str, error: ValueError) -> str:
+    if name in HUMAN_CONFIGS:
+        return f"configs: {name!r} needs human_labels, the file of CIFAR-10N"
+    return (
+        f"configs: cannot build {name!r} ({error}); the table has {', '.join(CONFIGS)}, any other rate works "
+        f"too, and with human_labels {', '.join(HUMAN_CONFIGS)}"
+    )
 
 
-# ------------------------------------------------------------------------------------------------------------ names
+def _cannot(name: str, error: ValueError) -> str:
+    return f"configs: cannot build {name!r} ({error})"
 
 
-def _resolve_configs(configs: Sequence[str] | None, has_human_labels: bool) -> dict[str, NoiseSpec | None]:
-    """Canonical names, each once, in the order given, and what is drawn for each; None: labels that were recorded."""
-    if configs is None:
-        configs = [*CONFIGS, *(HUMAN_CONFIGS if has_human_labels else ())]
-    if isinstance(configs, str) or not isinstance(configs, Sequence):
-        raise TypeError(f"configs: expected a sequence of names, got {configs!r}")
-    if not configs:
-        raise ValueError("configs: expected at least one name, got none")
-    names: dict[str, NoiseSpec | None] = {}
-    for name in configs:
-        if name in HUMAN_CONFIGS:
-            if not has_human_labels:
-                raise ValueError(f"configs: {name!r} needs human_labels, the file of CIFAR-10N")
-            names[name] = None
-            continue
-        try:
-            spec = NoiseSpec.parse(name)
-        except ValueError as error:
-            raise ValueError(
-                f"configs: cannot build {name!r} ({error}); the table has {', '.join(CONFIGS)}, any other rate works "
-                f"too, and with human_labels {', '.join(HUMAN_CONFIGS)}"
-            ) from error
-        names[str(spec)] = spec
-    return names
+def _build(
+    form: Form,
+    output_dir: str | os.PathLike,
+    settings: dict,
+    noises: Noises,
+    published: dict | None,
+    read: Callable[[], Given],
+) -> dict:
+    # Everything that can be said without the rows is said first.
+    make_noisy_labels([0], "clean", num_classes=2, **settings)
+    output_dir = Path(output_dir)
+    with HeldFolder(output_dir, check=partial(read_manifest, form=form, must_exist=False)) as held:
+        read_checked(form, output_dir, settings, noises, published)
+        given = read()
+        _, todo = make_plan(form, output_dir, settings, noises, published, given)
+        pixels = _pixels(given, todo)
+        held.take()
+        # Once more, with what others built meanwhile.
+        manifest, todo = make_plan(form, output_dir, settings, noises, published, given)
+        _add_configs(form, output_dir, manifest, todo, given, pixels)
+        write_figures(output_dir, manifest)
+    return manifest
 
 
 # ----------------------------------------------------------------------------------------------------------- output
 
 
-def _check_free(output_dir: Path, manifest: dict, todo: Iterable[str]) -> None:
-    # The folder announced as being built may exist: it is a leftover of our own.
-    folders = {*todo, *([] if manifest["test"] else ["test"])} - {manifest.get("building")}
-    occupied = sorted(name for name in folders if (output_dir / name).exists())
-    if occupied:
-        raise ValueError(
-            f"output_dir: {str(output_dir)!r} holds {occupied}, which {MANIFEST} does not know; move them"
-        )
-
-
-def _pixels(given: _Given, todo: dict[str, NoiseSpec | None]) -> np.ndarray | None:
+def _pixels(given: Given, todo: Noises) -> np.ndarray | None:
     """The training images, where what is to be drawn depends on them."""
     drawn = [spec.noise for spec in todo.values() if spec is not None]
-    return decode_all(given.train["bytes"]) if any(kind.needs_images for kind in drawn) else None
+    return decode_all(given.source) if any(kind.needs_images for kind in drawn) else None
 
 
 def _add_configs(
-    output_dir: Path,
-    manifest: dict,
-    todo: dict[str, NoiseSpec | None],
-    given: _Given,
-    pixels: np.ndarray | None,
+    form: Form, output_dir: Path, manifest: dict, todo: Noises, given: Given, pixels: np.ndarray | None
 ) -> None:
     """Write what is missing, one folder after the other; manifest and card tell of each as soon as it is there."""
-    _remove_unfinished(output_dir, manifest)
+    _remove_unfinished(form, output_dir, manifest)
     output_dir.mkdir(parents=True, exist_ok=True)
     if todo:
-        manifest["versions"] = _versions()
-    write_json(output_dir / MANIFEST, manifest)
+        manifest["versions"] = build_versions()
+    write_json(output_dir / form.manifest, manifest)
     if manifest["configs"]:
         replace_text(output_dir / "README.md", dataset_card(manifest))
-    if manifest["test"] is None:
-        test = given.test
-        manifest["test"] = _add_folder(output_dir, manifest, "test", TEST_FILE, test, test["labels"])
-        write_json(output_dir / MANIFEST, manifest)
-    clean = given.train["labels"]
-    draw = {"seed": manifest["seed"], "sampling": manifest["sampling"], "images": pixels, "num_classes": NUM_CLASSES}
+    source = given.source
+    add = partial(_add_folder, form, output_dir, manifest, given)
+    if manifest["test"] is None and source.test is not None:
+        manifest["test"] = add("test", "test", source.test, source.test.labels)
+        write_json(output_dir / form.manifest, manifest)
+    clean, classes = source.train.labels, len(source.class_names)
+    draw = {"seed": manifest["seed"], "sampling": manifest["sampling"], "images": pixels, "num_classes": classes}
     progress = tqdm(todo.items(), desc="configs", unit="config")
     for name, spec in progress:
         progress.set_postfix_str(name)
-        noisy = given.human[name] if spec is None else make_noisy_labels(clean, spec, **draw)
-        entry = _add_folder(output_dir, manifest, name, TRAIN_FILE, given.train, noisy)
-        manifest["configs"][name] = entry | {
+        if spec is None:
+            noisy = given.human[name]
+        else:
+            noisy = make_noisy_labels(clean, spec, **draw, targets=given.maps.get(spec.kind))
+        manifest["configs"][name] = add(name, "train", source.train, noisy) | {
             "rate": realised_rate(clean, noisy),
-            "matrix": realised_matrix(clean, noisy, NUM_CLASSES).tolist(),
+            "matrix": realised_matrix(clean, noisy, classes).tolist(),
         }
         # In this order: a config that the manifest has and the card lacks is announced by the next call, whereas one
         # that the card alone had would be taken for unfinished and removed.
-        write_json(output_dir / MANIFEST, manifest)
+        write_json(output_dir / form.manifest, manifest)
         replace_text(output_dir / "README.md", dataset_card(manifest))
 
 
-def _remove_unfinished(output_dir: Path, manifest: dict) -> None:
+def _remove_unfinished(form: Form, output_dir: Path, manifest: dict) -> None:
     for path in unfinished_paths(output_dir):
         shutil.rmtree(path) if path.is_dir() else path.unlink()
     # A kill between the rename and the manifest leaves a folder that is complete but not recorded.
@@ -301,34 +291,22 @@ def _remove_unfinished(output_dir: Path, manifest: dict) -> None:
         shutil.rmtree(output_dir / unrecorded, ignore_errors=True)
 
 
-def _add_folder(output_dir: Path, manifest: dict, name: str, file_name: str, split: dict, labels: np.ndarray) -> dict:
-    """Write the images of a split with these labels and theirs to a folder; what the manifest says of it."""
-    write_json(output_dir / MANIFEST, manifest | {"building": name})
-    label = ClassLabel(names=split["class_names"])
-    dataset = Dataset.from_dict(
-        {"img": split["images"], "label": pa.array(labels), "clean_label": pa.array(split["labels"])},
-        features=Features({"img": Image(), "label": label, "clean_label": label}),
-    )
+def _add_folder(
+    form: Form,
+    output_dir: Path,
+    manifest: dict,
+    given: Given,
+    name: str,
+    split_name: str,
+    split: Split,
+    labels: np.ndarray,
+) -> dict:
+    """Write a split with these labels and theirs to a folder; what the manifest says of it."""
+    write_json(output_dir / form.manifest, manifest | {"building": name})
+    shard_bytes = given.shard_bytes or split.num_bytes
+    num_files = min(max(1, math.ceil(split.num_bytes / shard_bytes)), len(split.labels))
     unfinished = output_dir / f"{UNFINISHED}{name}"
     unfinished.mkdir()
-    with _quiet():
-        # One row group: the label columns then lie after all of the images and break only the file's last chunks.
-        num_bytes = dataset.to_parquet(
-            unfinished / file_name, batch_size=len(dataset), use_content_defined_chunking=True
-        )
-    file_bytes = (unfinished / file_name).stat().st_size
+    entry = write_split(unfinished, split_name, split, labels, given.source.class_names, num_files)
     os.rename(unfinished, output_dir / name)
-    return {"num_examples": len(dataset), "num_bytes": num_bytes, "file_bytes": file_bytes}
-
-
-@contextlib.contextmanager
-def _quiet():
-    # `datasets` draws a bar of one step for each file, over the one of the configs.
-    if datasets.are_progress_bars_disabled():
-        yield
-        return
-    datasets.disable_progress_bars()
-    try:
-        yield
-    finally:
-        datasets.enable_progress_bars()
+    return entry if given.shard_bytes is None else entry | {"num_files": num_files}

@@ -1,76 +1,108 @@
-"""The data set card of CIFAR-10 with noisy labels, from its manifest and from nothing else."""
+"""The card of a data set with noisy labels, from its manifest and from nothing else."""
 
 import shlex
 import textwrap
 from importlib.resources import files
+from typing import Any
 
-from datasets import ClassLabel, DatasetInfo, Features, Image, SplitDict, SplitInfo
+from datasets import DatasetInfo, Features, Image, SplitDict, SplitInfo
 from datasets.info import DatasetInfosDict
 from datasets.utils.metadata import MetadataConfigs
 from huggingface_hub import DatasetCard, DatasetCardData
 
 from hf_common.tables import code, escaped, visible
 
+from ..noise.base import NoiseKind
+from ..noise.from_matrix import PREFIX, MatrixByName, is_matrix_name
+from ..noise.human import is_human_name
 from ..noise.kinds import KINDS, kind_of
-from .figures import MATRICES_FIGURE, RATES_FIGURE
-from .manifest import TEST_FILE, TRAIN_FILE
+from ..noise.mapped import MappedNoise
+from .figures import MOST_NAMES
+from .form import ANY, CIFAR10, entry_files, manifest_form
+from .manifest import features_of
+from .shards import config_features
+from .source import image_columns
 
-UNPUBLISHED = "USER/noisy-cifar10"  # stands for the repository in the card of a folder that no one has published
+# Stand for the repository in the card of a folder that no one has published.
+UNPUBLISHED = {CIFAR10: "USER/noisy-cifar10", ANY: "USER/noisy-dataset"}
+MOST_CONFUSIONS = 10  # that are shown of a matrix which is too large to be
 
 
 def dataset_card(manifest: dict) -> str:
     """The README.md of a data set folder: YAML that `datasets` reads, and what a reader wants to know.
 
-    Its text is the template `model_cards/templates/noisy_cifar10.md.jinja` with what the kinds of noise say of
-    themselves, its pictures lie in the folder as `write_figures` writes them.
+    Its text is the template `model_cards/templates/noisy_cifar10.md.jinja`, or `noisy_dataset.md.jinja`, with what the
+    kinds of noise say of themselves, its pictures lie in the folder as `write_figures` writes them.
 
     Args:
-        manifest (`dict`): what `build_noisy_cifar10` returns.
+        manifest (`dict`): what `build_noisy_cifar10` or `build_noisy_dataset` returns.
     """
-    there = {kind_of(name) for name in manifest["configs"]}
-    kinds = [kind for kind in KINDS.values() if kind in there]
+    form = manifest_form(manifest)
+    kinds = _kinds(manifest)
     recorded = any(kind.recorded for kind in kinds)
-    data = DatasetCardData(
-        pretty_name="CIFAR-10 with noisy labels",
-        task_categories=["image-classification"],
-        source_datasets=["uoft-cs/cifar10"],
-        license=["unknown", "cc-by-nc-4.0"] if recorded else "unknown",
-        tags=["noisy-labels", "label-noise", "cifar-10", *(["cifar-10n"] if recorded else [])],
-    )
-    _describe_configs(data, manifest)
-    template = (files("model_cards") / "templates" / "noisy_cifar10.md.jinja").read_text(encoding="utf-8")
+    features = config_features(_kept(manifest), manifest["class_names"])
+    data = _card_data(manifest, features, recorded)
+    _describe_configs(data, manifest, features)
+    template = (files("model_cards") / "templates" / form.template).read_text(encoding="utf-8")
     # `configs`, `test`, `seed` and so on of the template are the manifest's.
     card = DatasetCard.from_template(
         data,
         template_str=template,
-        **manifest | {"repo_id": manifest["repo_id"] or UNPUBLISHED},
+        **manifest | {"repo_id": manifest["repo_id"] or UNPUBLISHED[form]},
         kinds=kinds,
         code=code,
         escaped=escaped,
         papers=sorted((kind.paper for kind in kinds if kind.paper), key=lambda paper: paper.where.split()[-1]),
         recorded=recorded,
         example=next((name for name in manifest["configs"] if name != "clean"), "clean"),
-        command=_command(manifest, recorded),
-        rates_figure=RATES_FIGURE,
-        matrices_figure=MATRICES_FIGURE,
+        command=_command(manifest, recorded) if form is CIFAR10 else _any_command(manifest, recorded),
+        rates_figure=form.rates_figure,
+        matrices_figure=form.matrices_figure,
+        **({} if form is CIFAR10 else _any_words(manifest, kinds, features)),
     )
     return str(card)
 
 
-def _describe_configs(data: DatasetCardData, manifest: dict) -> None:
+def _kinds(manifest: dict) -> list[NoiseKind]:
+    """Of the configs, in the order of the table; those of matrices, which have no place in it, last."""
+    there = {kind_of(name) for name in manifest["configs"]}
+    matrices = [MatrixByName()] if any(map(is_matrix_name, manifest["configs"])) else []
+    return [*(kind for kind in KINDS.values() if kind in there), *matrices]
+
+
+def _kept(manifest: dict) -> Features:
+    return Features({"img": Image()}) if manifest_form(manifest) is CIFAR10 else features_of(manifest)
+
+
+def _card_data(manifest: dict, features: Features, recorded: bool) -> DatasetCardData:
+    if manifest_form(manifest) is CIFAR10:
+        return DatasetCardData(
+            pretty_name="CIFAR-10 with noisy labels",
+            task_categories=["image-classification"],
+            source_datasets=["uoft-cs/cifar10"],
+            license=["unknown", "cc-by-nc-4.0"] if recorded else "unknown",
+            tags=["noisy-labels", "label-noise", "cifar-10", *(["cifar-10n"] if recorded else [])],
+        )
+    return DatasetCardData(
+        pretty_name=f"{visible(manifest['source'])} with noisy labels",
+        task_categories=["image-classification" if image_columns(features) else "text-classification"],
+        license="unknown",
+        tags=["noisy-labels", "label-noise"],
+    )
+
+
+def _describe_configs(data: DatasetCardData, manifest: dict, features: Features) -> None:
     """Tell `datasets`, in the YAML, which files a config has and what is in them."""
     configs, infos = MetadataConfigs(), DatasetInfosDict()
-    label = ClassLabel(names=manifest["class_names"])
-    features = Features({"img": Image(), "label": label, "clean_label": label})
     for name, entry in manifest["configs"].items():
+        splits = {"train": entry} | ({} if manifest["test"] is None else {"test": manifest["test"]})
+        paths = {split: entry_files(manifest, "test" if split == "test" else name) for split in splits}
         configs[name] = {
             "data_files": [
-                {"split": "train", "path": f"{name}/{TRAIN_FILE}"},
-                {"split": "test", "path": f"test/{TEST_FILE}"},
+                {"split": split, "path": found[0] if len(found) == 1 else found} for split, found in paths.items()
             ],
             **({"default": True} if name == "clean" else {}),
         }
-        splits = {"train": entry, "test": manifest["test"]}
         infos[name] = DatasetInfo(
             config_name=name,
             features=features,
@@ -95,7 +127,75 @@ def _command(manifest: dict, recorded: bool) -> str:
         *(("--human_labels", "CIFAR-10_human.pt") if recorded else ()),
         *("--configs", *manifest["configs"]),
     ]
+    return _wrapped(words)
+
+
+def _any_command(manifest: dict, recorded: bool) -> str:
+    optional = {
+        "--source_config": manifest["source_config"],
+        "--test_split": manifest["test_split"] if manifest["test_split"] != "test" else None,
+        "--validation_split": manifest["validation_split"],
+        "--human_labels": "FILE" if recorded else None,
+        "--semantic_map": "FILE" if "semantic" in manifest["maps"] else None,
+    }
+    words = [
+        *("hf-robust", "make-noisy-dataset", "--output_dir", "noisy-dataset"),
+        *("--source", _word(manifest["source"])),
+        *(word for flag, value in optional.items() if value is not None for word in (flag, _word(value))),
+        *(("--test_split", "none") if manifest["test_split"] is manifest["validation_split"] is None else ()),
+        *("--label_column_name", _word(manifest["label_column"])),
+        *(("--text_column_name", *map(_word, manifest["text_columns"])) if manifest["text_columns"] else ()),
+        *("--columns", *map(_word, manifest["features"])),
+        *("--seed", str(manifest["seed"]), "--sampling", manifest["sampling"]),
+        *("--configs", *(f"{PREFIX}FILE" if is_matrix_name(name) else name for name in manifest["configs"])),
+    ]
+    return _wrapped(words)
+
+
+def _word(value: object) -> str:
+    return shlex.quote(visible(str(value)))
+
+
+def _wrapped(words: list[str]) -> str:
     lines = textwrap.wrap(
         " ".join(words), 84, subsequent_indent="    ", break_long_words=False, break_on_hyphens=False
     )
     return " \\\n".join(lines)
+
+
+def _any_words(manifest: dict, kinds: list[NoiseKind], features: Features) -> dict[str, Any]:
+    """What the template of any data set says beyond the manifest."""
+    images = image_columns(features)
+    return {
+        "entries": {kind.pattern: _entry(kind, manifest) for kind in kinds},
+        "columns": {name: _column_words(name, feature, images) for name, feature in features.items()},
+        "text_columns": manifest["text_columns"] or [],
+        "image": images[0] if images else None,
+        "small": len(manifest["class_names"]) <= MOST_NAMES,
+        "confusions": {name: _confusions(entry["matrix"]) for name, entry in manifest["configs"].items()},
+        "recorded_configs": [name for name in manifest["configs"] if is_human_name(name)],
+    }
+
+
+def _entry(kind: NoiseKind, manifest: dict) -> str:
+    """What a kind does to these classes."""
+    names = manifest["class_names"]
+    if isinstance(kind, MappedNoise) and kind.name in manifest["maps"]:
+        targets = {int(source): target for source, target in manifest["maps"][kind.name].items()}
+        return kind.with_targets(targets, len(names)).entry_of([escaped(name) for name in names])
+    if kind.recorded:
+        return "labels that people gave. Recorded, not drawn."
+    return f"{kind.words.format(rate='RR')}."  # its `entry` is of CIFAR-10's ten classes
+
+
+def _column_words(name: str, feature: Any, images: list[str]) -> str:
+    ours = {"label": "the label to train on: noisy in `train`, clean in `test`", "clean_label": "the source's label"}
+    if name in ours:
+        return ours[name]
+    return "the image, its bytes as they are in the source" if name in images else "as in the source"
+
+
+def _confusions(matrix: list[list[float]]) -> list[tuple[int, int, float]]:
+    """The largest shares off the diagonal: clean class, label, share."""
+    pairs = [(i, j, share) for i, row in enumerate(matrix) for j, share in enumerate(row) if i != j and share]
+    return sorted(pairs, key=lambda pair: (-pair[2], pair[0], pair[1]))[:MOST_CONFUSIONS]

@@ -4,18 +4,19 @@ import hashlib
 import os
 from pathlib import Path
 
-from .manifest import TRAIN_FILE, read_manifest
+from .form import entry_files
+from .manifest import read_manifest
 
 
 def chunk_reuse(folder: str | os.PathLike, average: int = 65536) -> list[dict]:
     """How many bytes each config adds to storage that keeps equal chunks once.
 
-    The train file of each config, in the manifest's order, is cut by FastCDC (Xia et al. 2016) into content-defined
+    Each train file of each config, in the manifest's order, is cut by FastCDC (Xia et al. 2016) into content-defined
     chunks of `average` bytes on average, `average / 8` at least and `2 * average` at most; a chunk counts as new where
     no chunk before it, in this config or an earlier one, has the same SHA-256. The Hub's storage cuts at 64 KiB alike.
 
     Args:
-        folder (`str` or `os.PathLike`): a folder written by `build_noisy_cifar10`.
+        folder (`str` or `os.PathLike`): a folder written by `build_noisy_cifar10` or `build_noisy_dataset`.
         average (`int`, *optional*, defaults to 65536): bytes, in 512..2**28.
 
     Returns:
@@ -37,11 +38,11 @@ def chunk_reuse(folder: str | os.PathLike, average: int = 65536) -> list[dict]:
     seen, rows = set(), []
     for name in manifest["configs"]:
         size = new = 0
-        path = str(folder / name / TRAIN_FILE)
-        for chunk in fastcdc(path, average // 8, average, 2 * average, hf=hashlib.sha256):
-            size += chunk.length
-            if chunk.hash not in seen:
-                seen.add(chunk.hash)
-                new += chunk.length
+        for path in entry_files(manifest, name):
+            for chunk in fastcdc(str(folder / path), average // 8, average, 2 * average, hf=hashlib.sha256):
+                size += chunk.length
+                if chunk.hash not in seen:
+                    seen.add(chunk.hash)
+                    new += chunk.length
         rows.append({"config": name, "bytes": size, "new_bytes": new, "percent": 100 * new / size})
     return rows

@@ -1,4 +1,4 @@
-"""The pictures of the card of CIFAR-10 with noisy labels, from its manifest and from nothing else."""
+"""The pictures of the card of a data set with noisy labels, from its manifest and from nothing else."""
 
 import math
 from pathlib import Path
@@ -11,19 +11,23 @@ from hf_common.files import save_figure
 from hf_common.tables import in_figure
 
 from ..noise.kinds import kind_of
+from .form import CIFAR10, manifest_form
 
-RATES_FIGURE = "figures/noisy_cifar10_rates.png"
-MATRICES_FIGURE = "figures/noisy_cifar10_matrices.png"
+RATES_FIGURE = CIFAR10.rates_figure
+MATRICES_FIGURE = CIFAR10.matrices_figure
 
 MOST_COLUMNS = 6
+MOST_NAMES = 20  # of classes that can be read beside a matrix
+OTHER_COLOUR = "#777777"  # of a kind that is not known here
 
 
 def write_figures(folder: Path, manifest: dict) -> None:
-    """Both pictures as PNG at `RATES_FIGURE` and `MATRICES_FIGURE` under `folder`; those there are replaced.
+    """Both pictures as PNG under `folder`, where the card has them; those there are replaced.
 
     One manifest and one version of matplotlib give the same bytes.
     """
-    for name, plot in {RATES_FIGURE: plot_rates, MATRICES_FIGURE: plot_matrices}.items():
+    form = manifest_form(manifest)
+    for name, plot in {form.rates_figure: plot_rates, form.matrices_figure: plot_matrices}.items():
         save_figure(plot(manifest), folder / name)
 
 
@@ -32,7 +36,7 @@ def plot_rates(manifest: dict) -> Figure:
     rates = {name: 100 * entry["rate"] for name, entry in manifest["configs"].items()}
     figure = Figure(figsize=(8, 0.9 + 0.23 * len(rates)), layout="constrained")
     axes, kinds = figure.subplots(), [kind_of(name) for name in rates]
-    colours = [kind.colour for kind in kinds if kind is not None]
+    colours = [OTHER_COLOUR if kind is None else kind.colour for kind in kinds]
     bars = axes.barh(list(rates), list(rates.values()), color=colours)
     axes.bar_label(bars, labels=[f"{rate:.2f}" for rate in rates.values()], padding=3, fontsize="small")
     axes.set_xlabel("Wrong labels in the training split (%)")
@@ -54,6 +58,9 @@ def plot_matrices(manifest: dict) -> Figure:
         [in_figure(name, 30) for name in manifest["class_names"]],
         {k: v["matrix"] for k, v in manifest["configs"].items()},
     )
+    ticks: range | list[int] = range(len(names))
+    if len(names) > MOST_NAMES:
+        names, ticks = [str(place) for place in (0, len(names) - 1)], [0, len(names) - 1]
     columns = min(MOST_COLUMNS, len(matrices))
     rows = math.ceil(len(matrices) / columns)
     figure = Figure(figsize=(1.9 + 1.55 * columns, 1.1 + 1.6 * rows), layout="compressed")
@@ -63,8 +70,8 @@ def plot_matrices(manifest: dict) -> Figure:
         image = axes.imshow(100 * np.array(matrix), cmap="Blues", norm=PowerNorm(0.5, 0, 100))
         axes.set_title(in_figure(config, 40), fontsize="small")
         lowest = position + columns >= len(matrices)
-        axes.set_xticks(range(len(names)), names if lowest else [], rotation=90, fontsize="x-small")
-        axes.set_yticks(range(len(names)), names if position % columns == 0 else [], fontsize="x-small")
+        axes.set_xticks(ticks, names if lowest else [], rotation=90, fontsize="x-small")
+        axes.set_yticks(ticks, names if position % columns == 0 else [], fontsize="x-small")
         axes.tick_params(length=2)
     for axes in panels[len(matrices) :]:
         axes.set_axis_off()

@@ -1,4 +1,4 @@
-"""CIFAR-10 with noisy labels as a data set repository on the Hub: the folder that was built, by one commit."""
+"""A data set with noisy labels as a repository on the Hub: the folder that was built, by one commit."""
 
 import os
 import tempfile
@@ -19,16 +19,19 @@ from hf_common.foreign import read_json, short
 from hf_common.hub import HUB_FILES, check_push, push_folder
 
 from .card import dataset_card
-from .figures import MATRICES_FIGURE, RATES_FIGURE
-from .manifest import MANIFEST, TEST_FILE, TRAIN_FILE, check_manifest, check_replaces, read_manifest
-
-SHARED_NAMES = (f"test/{TEST_FILE}", MANIFEST, "README.md", RATES_FIGURE, MATRICES_FIGURE)
+from .form import CIFAR10, Form, entry_files, form_of
+from .manifest import check_manifest, check_replaces, read_manifest
 
 
 def check_publish(
-    repo_id: str, *, token: str | None = None, private: bool | None = None, revision: str | None = None
+    repo_id: str,
+    *,
+    token: str | None = None,
+    private: bool | None = None,
+    revision: str | None = None,
+    form: Form = CIFAR10,
 ) -> dict | None:
-    """Raise now what would make [`publish_noisy_cifar10`] fail later, as far as it can be told before the build.
+    """Raise now what would make [`publish_noisy_dataset`] fail later, as far as it can be told before the build.
 
     Arguments and errors are those of [`check_push`][hf_common.hub.check_push]; moreover a `ValueError` for a
     repository whose files were not published by this module.
@@ -39,15 +42,15 @@ def check_publish(
     check_push(
         repo_id,
         repo_type="dataset",
-        names=[f"*/{TRAIN_FILE}", *SHARED_NAMES],
+        names=["*/train-*.parquet", "test/test-*.parquet", *_shared_names(form)],
         token=token,
         private=private,
         revision=revision,
     )
-    return _published_manifest(repo_id, token, revision)
+    return _published_manifest(repo_id, token, revision, form)
 
 
-def publish_noisy_cifar10(
+def publish_noisy_dataset(
     folder: str | os.PathLike,
     repo_id: str,
     *,
@@ -56,7 +59,7 @@ def publish_noisy_cifar10(
     revision: str | None = None,
     create_pr: bool = False,
 ) -> CommitInfo:
-    """Make a repository hold the data set of `folder`, which `build_noisy_cifar10` has built, by one commit.
+    """Make a repository hold the data set of `folder`, which was built by this package, by one commit.
 
     Manifest and card of the folder come to name the repository. Nothing is sent that is there already.
 
@@ -67,58 +70,76 @@ def publish_noisy_cifar10(
             or a data set there that this one can't replace, see `check_replaces`.
     """
     folder = Path(folder)
-    manifest = read_manifest(folder, must_exist=True)
-    # By name: a config that appears there after the check below is foreign to the push and not deleted.
-    names = [*(f"{name}/{TRAIN_FILE}" for name in manifest["configs"]), *SHARED_NAMES]
-    missing = [name for name in names if not (folder / name).is_file()]
-    missing += [f"{key} in its {MANIFEST}" for key in ("test", "configs") if not manifest[key]]
+    form = form_of(folder)
+    manifest = read_manifest(folder, must_exist=True, form=form)
+    # Not all configs that are there: one that appears after the check below is foreign to the push and not deleted.
+    configs = [*manifest["configs"], *(["test"] if manifest["test"] else [])]
+    files = [*(name for config in configs for name in entry_files(manifest, config)), *_shared_names(form)]
+    missing = [name for name in files if not (folder / name).is_file()]
+    missing += [f"{key} in its {form.manifest}" for key in _lacking(manifest, form)]
     if missing:
         raise ValueError(f"folder: {str(folder)!r} lacks {', '.join(missing[:5])}; build it to the end first")
-    published = check_publish(repo_id, token=token, private=private, revision=revision)
+    published = check_publish(repo_id, token=token, private=private, revision=revision, form=form)
     if published is not None:
-        same = {key: manifest[key] for key in ("seed", "sampling", "source_fingerprint")}
+        same = {
+            key: manifest[key] for key in ("seed", "sampling", "source_fingerprint", "features") if key in manifest
+        }
         check_replaces(published, same, manifest["configs"])
     manifest["repo_id"] = repo_id
-    write_json(folder / MANIFEST, manifest)
+    write_json(folder / form.manifest, manifest)
     replace_text(folder / "README.md", dataset_card(manifest))
     return push_folder(
         folder,
         repo_id,
         repo_type="dataset",
-        names=names,
+        names=[*(f"{config}/*.parquet" for config in configs), *_shared_names(form)],
         token=token,
         private=private,
         revision=revision,
         create_pr=create_pr,
-        commit_message=f"CIFAR-10 with noisy labels, {len(manifest['configs'])} configs",
+        commit_message=f"{form.title}, {len(manifest['configs'])} configs",
     )
 
 
-def _published_manifest(repo_id: str, token: str | bool | None, revision: str | None) -> dict | None:
+def _shared_names(form: Form) -> tuple[str, ...]:
+    return (form.manifest, "README.md", form.rates_figure, form.matrices_figure)
+
+
+def _lacking(manifest: dict, form: Form) -> list[str]:
+    """What a data set that is built to the end has; not all sources have a test split."""
+    tested = form is CIFAR10 or manifest["test_split"] or manifest["validation_split"]
+    return [key for key in ("test", "configs") if not manifest[key] and (key == "configs" or tested)]
+
+
+def _published_manifest(repo_id: str, token: str | bool | None, revision: str | None, form: Form) -> dict | None:
     try:
         # In an empty folder: no cached file can stand in for one that the Hub does not send.
         with tempfile.TemporaryDirectory() as folder:
             path = hf_hub_download(
-                repo_id, MANIFEST, repo_type="dataset", revision=revision, token=token, local_dir=folder
+                repo_id, form.manifest, repo_type="dataset", revision=revision, token=token, local_dir=folder
             )
             manifest = read_json(path)
-            check_manifest(manifest, Path(path))
+            check_manifest(manifest, Path(path), form)
     except RepositoryNotFoundError:
         return None
     except RevisionNotFoundError:
         if revision is None:
             raise
-        return _published_manifest(repo_id, token, None)  # a new branch starts with the files of the main one
+        return _published_manifest(repo_id, token, None, form)  # a new branch starts with the files of the main one
     except RemoteEntryNotFoundError:
         files = HfApi(token=token).list_repo_files(repo_id, repo_type="dataset", revision=revision)
         if set(files) - set(HUB_FILES):
-            raise ValueError(f"repo_id={repo_id!r} holds files but no {MANIFEST}; name another repository") from None
+            raise ValueError(
+                f"repo_id={repo_id!r} holds files but no {form.manifest}; name another repository"
+            ) from None
         return None
     except (HfHubHTTPError, HTTPError, LocalEntryNotFoundError) as error:
-        raise ConnectionError(f"repo_id={repo_id!r}: asking the Hub for its {MANIFEST} failed: {error}") from error
+        raise ConnectionError(
+            f"repo_id={repo_id!r}: asking the Hub for its {form.manifest} failed: {error}"
+        ) from error
     except ValueError as error:
         raise ValueError(
-            f"repo_id={repo_id!r}: its {MANIFEST} was not written by build_noisy_cifar10 ({short(error, 120)}); name "
+            f"repo_id={repo_id!r}: its {form.manifest} was not written by {form.builder} ({short(error, 120)}); name "
             "another repository"
         ) from None
     return manifest

@@ -24,7 +24,8 @@ from hf_robust.noise.human import HUMAN_CONFIGS
 from hf_robust.noise.labels import realised_matrix
 from hf_robust.noisy_dataset.build import CONFIGS, build_noisy_cifar10
 from hf_robust.noisy_dataset.figures import MATRICES_FIGURE, RATES_FIGURE
-from hf_robust.noisy_dataset.manifest import MANIFEST, TEST_FILE, TRAIN_FILE, UNFINISHED
+from hf_robust.noisy_dataset.form import TEST_FILE, TRAIN_FILE
+from hf_robust.noisy_dataset.manifest import MANIFEST, UNFINISHED
 from tests import ROOT
 
 CIFAR10_DIR, CIFAR10N_FILE = os.environ.get("CIFAR10_DIR"), os.environ.get("CIFAR10N_FILE")

@@ -11,7 +11,8 @@ from datasets import ClassLabel, Dataset, Features, Image
 from hf_robust.noise.cifar10 import CIFAR10_CLASSES
 from hf_robust.noisy_dataset.build import build_noisy_cifar10
 from hf_robust.noisy_dataset.chunk_reuse import chunk_reuse
-from hf_robust.noisy_dataset.manifest import MANIFEST, MANIFEST_KEYS, TRAIN_FILE
+from hf_robust.noisy_dataset.form import TRAIN_FILE
+from hf_robust.noisy_dataset.manifest import MANIFEST, MANIFEST_KEYS
 from tests import ROOT
 
 

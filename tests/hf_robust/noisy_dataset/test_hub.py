@@ -25,8 +25,9 @@ from hf_robust.noise.cifar10 import CIFAR10_CLASSES
 from hf_robust.noise.human import HUMAN_CONFIGS
 from hf_robust.noisy_dataset.build import CONFIGS, build_noisy_cifar10
 from hf_robust.noisy_dataset.figures import MATRICES_FIGURE, RATES_FIGURE, write_figures
-from hf_robust.noisy_dataset.hub import publish_noisy_cifar10
-from hf_robust.noisy_dataset.manifest import MANIFEST, TEST_FILE, TRAIN_FILE
+from hf_robust.noisy_dataset.form import TEST_FILE, TRAIN_FILE
+from hf_robust.noisy_dataset.hub import publish_noisy_dataset
+from hf_robust.noisy_dataset.manifest import MANIFEST
 from tests import ROOT
 
 SCRIPT = ROOT / "scripts" / "make_noisy_cifar10.py"
@@ -147,7 +148,7 @@ def load_isolated(hub, *configs):
 
 
 def test_every_config_and_split_loads_whole_and_streamed_where_this_package_is_absent(hub, large_folder):
-    publish_noisy_cifar10(large_folder, REPO)
+    publish_noisy_dataset(large_folder, REPO)
     expected = {
         f"{config} {split} {way}": table_digest(parquet(large_folder, config, split))
         for config in ALL
@@ -159,7 +160,7 @@ def test_every_config_and_split_loads_whole_and_streamed_where_this_package_is_a
 
 
 def test_folder_and_repository_read_equally(hub, folder):
-    publish_noisy_cifar10(folder, REPO)
+    publish_noisy_dataset(folder, REPO)
     for config in SMALL:
         local, remote = load_dataset(str(folder), config), load_dataset(REPO, config)
         assert list(local) == list(remote) == ["train", "test"]
@@ -175,7 +176,7 @@ def test_folder_and_repository_read_equally(hub, folder):
 
 def test_one_commit_holds_what_the_folder_holds(hub, folder):
     (folder / "notes.txt").write_text("mine")
-    commit = publish_noisy_cifar10(folder, REPO)
+    commit = publish_noisy_dataset(folder, REPO)
     repo = hub.server.repo("dataset", REPO)
     assert [made.message for made in repo.commits[1:]] == ["CIFAR-10 with noisy labels, 2 configs"]
     assert commit.oid == repo.head
@@ -194,7 +195,7 @@ def test_one_commit_holds_what_the_folder_holds(hub, folder):
 
 def test_card_is_valid_and_names_the_repository(hub, folder, source):
     assert 'load_dataset("USER/noisy-cifar10", "symmetric_40")' in (folder / "README.md").read_text()
-    publish_noisy_cifar10(folder, REPO)
+    publish_noisy_dataset(folder, REPO)
     card = DatasetCard.load(REPO)
     card.validate()
     assert 'load_dataset("user/noisy-cifar10", "symmetric_40")' in card.text and "USER" not in card.text
@@ -207,7 +208,7 @@ def test_card_is_valid_and_names_the_repository(hub, folder, source):
 
 
 def test_published_card_is_a_function_of_the_published_manifest(hub, folder, source):
-    publish_noisy_cifar10(folder, REPO)
+    publish_noisy_dataset(folder, REPO)
     before = tree(folder)
     build_noisy_cifar10(str(source), folder, configs=SMALL)  # nothing left to build: all is written anew
     assert tree(folder) == before == published(hub)
@@ -231,10 +232,10 @@ def test_pictures_are_the_same_bytes_in_another_process(folder, tmp_path):
 
 
 def test_branch(hub, folder, source):
-    publish_noisy_cifar10(folder, REPO)
+    publish_noisy_dataset(folder, REPO)
     main = published(hub)
     build_noisy_cifar10(str(source), folder, configs=["asymmetric_20"])
-    publish_noisy_cifar10(folder, REPO, revision="next")
+    publish_noisy_dataset(folder, REPO, revision="next")
     repo = hub.server.repo("dataset", REPO)
     assert published(hub) == main and published(hub, "next") == tree(folder)
     rows = load_dataset(REPO, "asymmetric_20", split="train", revision="next")
@@ -243,7 +244,7 @@ def test_branch(hub, folder, source):
         load_dataset(REPO, "asymmetric_20")
     # A commit stays what it was.
     pinned = repo.head
-    publish_noisy_cifar10(folder, REPO)
+    publish_noisy_dataset(folder, REPO)
     assert "asymmetric_20" in datasets.get_dataset_config_names(REPO)
     assert datasets.get_dataset_config_names(REPO, revision=pinned) == SMALL
     streamed = load_dataset(REPO, "clean", split="test", revision=pinned, streaming=True)
@@ -251,10 +252,10 @@ def test_branch(hub, folder, source):
 
 
 def test_pull_request(hub, folder, source):
-    publish_noisy_cifar10(folder, REPO)
+    publish_noisy_dataset(folder, REPO)
     main = published(hub)
     build_noisy_cifar10(str(source), folder, configs=["asymmetric_20"])
-    commit = publish_noisy_cifar10(folder, REPO, create_pr=True)
+    commit = publish_noisy_dataset(folder, REPO, create_pr=True)
     assert commit.pr_revision == "refs/pr/1"
     assert published(hub) == main and published(hub, "refs/pr/1") == tree(folder)
     rows = load_dataset(REPO, "asymmetric_20", split="train", revision="refs/pr/1")
@@ -262,21 +263,21 @@ def test_pull_request(hub, folder, source):
 
 
 def test_private(hub, folder):
-    publish_noisy_cifar10(folder, REPO, private=True)
+    publish_noisy_dataset(folder, REPO, private=True)
     assert hub.server.repo("dataset", REPO).private
     assert load_dataset(REPO, "clean", split="test").num_rows == NUM_TEST
     with pytest.raises(AssertionError, match="DatasetNotFoundError"):
         hub.run(f"from datasets import load_dataset; load_dataset({REPO!r}, 'clean')", HF_TOKEN="")
-    publish_noisy_cifar10(folder, REPO)  # private or not: as it is
+    publish_noisy_dataset(folder, REPO)  # private or not: as it is
     with pytest.raises(ValueError, match="private=False"):
-        publish_noisy_cifar10(folder, REPO, private=False)
+        publish_noisy_dataset(folder, REPO, private=False)
 
 
 # ------------------------------------------------------------------------------------------------- what is sent
 
 
 def test_a_config_downloads_its_file_and_the_shared_one(hub, large_folder):
-    publish_noisy_cifar10(large_folder, REPO)
+    publish_noisy_dataset(large_folder, REPO)
     load = f"from datasets import load_dataset; print(load_dataset({REPO!r}, CONFIG).num_rows)"
     hub.server.requests.clear()
     assert hub.run(f"CONFIG = 'semantic_20'\n{load}").strip() == str(ROWS)
@@ -288,23 +289,23 @@ def test_a_config_downloads_its_file_and_the_shared_one(hub, large_folder):
 
 
 def test_pushing_again_sends_nothing_and_commits_nothing(hub, large_folder):
-    publish_noisy_cifar10(large_folder, REPO)
+    publish_noisy_dataset(large_folder, REPO)
     assert hub.server.uploaded_bytes() == sum(map(len, tree(large_folder).values()))
     repo = hub.server.repo("dataset", REPO)
     head, commits = repo.head, len(repo.commits)
     hub.server.requests.clear()
-    publish_noisy_cifar10(large_folder, REPO)
+    publish_noisy_dataset(large_folder, REPO)
     assert hub.server.uploaded_bytes() == 0
     assert (repo.head, len(repo.commits)) == (head, commits)
     assert not [r for r in hub.server.requests if r.method == "PUT" or "/commit/" in r.path]
 
 
 def test_another_config_sends_its_file_and_what_tells_of_it(hub, folder, source):
-    publish_noisy_cifar10(folder, REPO)
+    publish_noisy_dataset(folder, REPO)
     before = published(hub)
     build_noisy_cifar10(str(source), folder, configs=["semantic_33"])
     hub.server.requests.clear()
-    publish_noisy_cifar10(folder, REPO)
+    publish_noisy_dataset(folder, REPO)
     after = published(hub)
     changed = {name for name in after if after[name] != before.get(name)}
     assert changed == {f"semantic_33/{TRAIN_FILE}", "README.md", MANIFEST, RATES_FIGURE, MATRICES_FIGURE}
@@ -327,7 +328,7 @@ def test_script_builds_publishes_and_says_where(hub, source, tmp_path, monkeypat
 # ------------------------------------------------------------------------------------------------------------- faults
 
 
-PUSH = "from hf_robust.noisy_dataset.hub import publish_noisy_cifar10; publish_noisy_cifar10({folder!r}, {repo!r})"
+PUSH = "from hf_robust.noisy_dataset.hub import publish_noisy_dataset; publish_noisy_dataset({folder!r}, {repo!r})"
 
 
 def puts(hub):
@@ -335,7 +336,7 @@ def puts(hub):
 
 
 def test_a_killed_push_leaves_the_repository_and_the_next_one_goes_on(hub, folder, source):
-    publish_noisy_cifar10(folder, REPO)
+    publish_noisy_dataset(folder, REPO)
     repo, before = hub.server.repo("dataset", REPO), published(hub)
     head = repo.head
     build_noisy_cifar10(str(source), folder, configs=["asymmetric_20", "asymmetric_30"])
@@ -355,7 +356,7 @@ def test_a_killed_push_leaves_the_repository_and_the_next_one_goes_on(hub, folde
     slow.times = 0
     first = puts(hub)
     hub.server.requests.clear()
-    publish_noisy_cifar10(folder, REPO)
+    publish_noisy_dataset(folder, REPO)
     assert published(hub) == tree(folder)
     assert len(first) == 3 and [path.rsplit("/", 1)[1] for path in puts(hub)] == [last]
 
@@ -375,11 +376,11 @@ def test_a_killed_push_leaves_the_repository_and_the_next_one_goes_on(hub, folde
     ],
 )
 def test_a_fault_that_passes_is_waited_out(hub, folder, source, monkeypatch, method, path, what):
-    publish_noisy_cifar10(folder, REPO)
+    publish_noisy_dataset(folder, REPO)
     build_noisy_cifar10(str(source), folder, configs=["asymmetric_20"])
     monkeypatch.setattr(time, "sleep", lambda seconds: None)
     fault = hub.server.fail(method, path, **what)
-    publish_noisy_cifar10(folder, REPO)
+    publish_noisy_dataset(folder, REPO)
     assert fault.times == 0
     assert published(hub) == tree(folder)
     assert len(hub.server.repo("dataset", REPO).commits) == 3
@@ -389,23 +390,23 @@ def test_a_fault_that_passes_is_waited_out(hub, folder, source, monkeypatch, met
     ("method", "path"), [("PUT", "/lfs/"), ("POST", "/objects/batch"), ("POST", "/commit/"), ("HEAD", MANIFEST)]
 )
 def test_a_fault_that_stays_leaves_the_repository_as_it_was(hub, folder, source, monkeypatch, method, path):
-    publish_noisy_cifar10(folder, REPO)
+    publish_noisy_dataset(folder, REPO)
     repo, before = hub.server.repo("dataset", REPO), published(hub)
     build_noisy_cifar10(str(source), folder, configs=["asymmetric_20"])
     monkeypatch.setattr(time, "sleep", lambda seconds: None)
     fault = hub.server.fail(method, path, status=503, times=NEVER_ENDING)
     with pytest.raises(ConnectionError, match=REPO):
-        publish_noisy_cifar10(folder, REPO)
+        publish_noisy_dataset(folder, REPO)
     assert published(hub) == before and len(repo.commits) == 2
     fault.times = 0
     sent = puts(hub)
     hub.server.requests.clear()
-    publish_noisy_cifar10(folder, REPO)
+    publish_noisy_dataset(folder, REPO)
     assert published(hub) == tree(folder) and not set(sent) & set(puts(hub))
 
 
 def test_a_cut_download_is_completed_or_an_error_but_never_short(hub, folder, monkeypatch):
-    publish_noisy_cifar10(folder, REPO)
+    publish_noisy_dataset(folder, REPO)
     expected = {split: table_digest(parquet(folder, "symmetric_40", split)) for split in ("train", "test")}
     monkeypatch.setattr(time, "sleep", lambda seconds: None)
 
@@ -456,7 +457,7 @@ def test_a_cut_download_is_completed_or_an_error_but_never_short(hub, folder, mo
 def test_what_would_fail_is_told_before_anything_is_built(
     hub, folder, source, tmp_path, monkeypatch, error, match, arguments
 ):
-    publish_noisy_cifar10(folder, REPO)
+    publish_noisy_dataset(folder, REPO)
     train = {f"clean/{TRAIN_FILE}": b"PAR1"}
     hub.server.create_repo("model", "user/model")
     hub.server.create_repo("dataset", "user/foreign", files={"notes.txt": b"mine"})
@@ -491,7 +492,7 @@ def test_no_token_and_offline_mode(hub, source, tmp_path, monkeypatch):
 
 def test_other_human_labels_than_the_published_ones(hub, source, human_file, folder, tmp_path):
     build_noisy_cifar10(str(source), folder, configs=["human_worst"], human_labels=human_file)
-    publish_noisy_cifar10(folder, REPO)
+    publish_noisy_dataset(folder, REPO)
     columns = pq.read_table(human_file)
     columns = {name: columns["clean"] if name == "human_worst" else columns[name] for name in columns.column_names}
     pq.write_table(pa.table(columns), tmp_path / "other.parquet")
@@ -514,29 +515,29 @@ def test_options_without_a_repository(tmp_path, monkeypatch):
 
 
 def test_publishing_checks_the_folder_and_the_repository_by_itself(hub, folder, source, tmp_path):
-    publish_noisy_cifar10(folder, REPO)
+    publish_noisy_dataset(folder, REPO)
     before = published(hub)
     build_noisy_cifar10(str(source), tmp_path / "other", configs=["clean"])
     with pytest.raises(ValueError, match="configs: the published data set has symmetric_40 too"):
-        publish_noisy_cifar10(tmp_path / "other", REPO)
+        publish_noisy_dataset(tmp_path / "other", REPO)
     (folder / RATES_FIGURE).unlink()
     with pytest.raises(ValueError, match=f"folder: .* lacks {RATES_FIGURE}; build it to the end first"):
-        publish_noisy_cifar10(folder, REPO)
+        publish_noisy_dataset(folder, REPO)
     with pytest.raises(ValueError, match=f"has no {MANIFEST}"):
-        publish_noisy_cifar10(source, REPO)
+        publish_noisy_dataset(source, REPO)
     path = tmp_path / "other" / MANIFEST
     manifest = json.loads(path.read_text())
     for key, empty in (("test", None), ("configs", {})):
         path.write_text(json.dumps(manifest | {key: empty}))
         with pytest.raises(ValueError, match=f"other' lacks {key} in its {MANIFEST}; build it to the end first"):
-            publish_noisy_cifar10(tmp_path / "other", REPO)
+            publish_noisy_dataset(tmp_path / "other", REPO)
     assert published(hub) == before
 
 
 def test_a_config_that_the_manifest_does_not_know_is_not_deleted(hub, folder):
-    publish_noisy_cifar10(folder, REPO)
+    publish_noisy_dataset(folder, REPO)
     path = f"mine/{TRAIN_FILE}"
     HfApi().upload_file(path_or_fileobj=b"PAR1", path_in_repo=path, repo_id=REPO, repo_type="dataset")
     with pytest.raises(ValueError, match=f"holds files that are no part.*{path}"):
-        publish_noisy_cifar10(folder, REPO)
+        publish_noisy_dataset(folder, REPO)
     assert published(hub)[path] == b"PAR1"
