@@ -7,6 +7,7 @@ COMMANDS = {
     "sweep": "compare losses, noises, networks and seeds",
     "find-label-errors": "find the training images whose labels look wrong",
     "make-dataset": "write CIFAR-10 with noisy labels as a data set folder, or publish it",
+    "make-noisy-dataset": "the same of any data set of classes, images or text",
     "plot-losses": "draw losses and their gradients",
 }
 

@@ -23,6 +23,7 @@ from dataclasses import dataclass, field
 
 from hf_common.flags import FlagParser
 from hf_common.running import run_command
+from hf_robust.commands.noisy_folder import RepositoryArguments, print_configs
 from hf_robust.noise.base import SAMPLINGS
 from hf_robust.noise.human import HUMAN_CONFIGS
 from hf_robust.noise.spec import spec_patterns
@@ -55,36 +56,14 @@ class Arguments:
     human_labels: str | None = field(
         default=None, metadata={"help": "CIFAR-10N: CIFAR-10_human.pt, or the same labels as .parquet."}
     )
-    push_to_hub: str | None = field(
-        default=None,
-        metadata={
-            "help": "USER/NAME of a data set repository, made if need be: publish the folder there by one commit, "
-            "without the files that are there already. What would make it fail is told before anything is built."
-        },
-    )
-    private: bool = field(
-        default=False, metadata={"help": "Make the repository a private one (default: as its owner's settings say)."}
-    )
-    revision: str | None = field(
-        default=None, metadata={"help": "Branch of the repository, made if need be (default: main)."}
-    )
-    create_pr: bool = field(default=False, metadata={"help": "Open a pull request instead of committing."})
-    hub_token: str | None = field(
-        default=None, metadata={"help": "Token of the Hub (default: of hf auth login, or HF_TOKEN)."}
-    )
-
-    def __post_init__(self):
-        if self.push_to_hub is None and (self.private or self.revision or self.create_pr or self.hub_token):
-            raise ValueError("private, revision, create_pr and hub_token need push_to_hub")
 
 
 def main():
-    (args,) = FlagParser(Arguments, description=__doc__).parse_args_into_dataclasses()
+    args, hub = FlagParser((Arguments, RepositoryArguments), description=__doc__).parse_args_into_dataclasses()
     from hf_robust.noisy_dataset.build import build_noisy_cifar10
     from hf_robust.noisy_dataset.hub import check_publish, publish_noisy_dataset
 
-    target = {"token": args.hub_token, "private": args.private or None, "revision": args.revision}
-    published = None if args.push_to_hub is None else check_publish(args.push_to_hub, **target)
+    published = None if hub.push_to_hub is None else check_publish(hub.push_to_hub, **hub.target)
     manifest = build_noisy_cifar10(
         args.source,
         args.output_dir,
@@ -94,12 +73,9 @@ def main():
         human_labels=args.human_labels,
         published=published,
     )
-    print(f"{'config':<18}{'images':>8}{'realised rate':>16}{'MB':>9}")
-    for name, entry in manifest["configs"].items():
-        print(f"{name:<18}{entry['num_examples']:>8}{entry['rate']:>16.3%}{entry['file_bytes'] / 1e6:>9.1f}")
-    print(f"{len(manifest['configs'])} configs in {args.output_dir}")
-    if args.push_to_hub is not None:
-        commit = publish_noisy_dataset(args.output_dir, args.push_to_hub, create_pr=args.create_pr, **target)
+    print_configs(manifest, args.output_dir, "images")
+    if hub.push_to_hub is not None:
+        commit = publish_noisy_dataset(args.output_dir, hub.push_to_hub, create_pr=hub.create_pr, **hub.target)
         print(commit.pr_url or commit.commit_url)
 
 

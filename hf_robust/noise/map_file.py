@@ -47,7 +47,9 @@ def targets_of(content: Mapping[str, str] | str, names: Sequence[str]) -> dict[i
             classes than these.
     """
     if not isinstance(content, str):
-        return check_targets({_place(s, names): _place(t, names) for s, t in content.items()}, len(names))
+        return check_targets(
+            {_class_number(s, names): _class_number(t, names) for s, t in content.items()}, len(names)
+        )
     digits = [name.split()[0].lower() if name.split() else "" for name in names]
     expected = [list(CIFAR10_CLASSES)] if content == "cifar10" else [[str(i) for i in range(10)], DIGITS]
     if (list(names) if content == "cifar10" else digits) not in expected:
@@ -58,7 +60,7 @@ def targets_of(content: Mapping[str, str] | str, names: Sequence[str]) -> dict[i
     return dict(PUBLISHED[content])
 
 
-def _place(name: str, names: Sequence[str]) -> int:
+def _class_number(name: str, names: Sequence[str]) -> int:
     """The number of a class by its name, or by its number where none is called so."""
     if name in names:
         return list(names).index(name)

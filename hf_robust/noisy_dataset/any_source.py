@@ -19,7 +19,7 @@ from ..data.load import (
 )
 from ..data.sources import TABLES, open_data
 from ..noise.superclass import ring_targets
-from .source import Source, check_kept, make_source
+from .source import SourceData, check_kept, make_source
 
 OURS = ("label", CLEAN_LABEL_COLUMN)  # the columns that a config gets
 SUPERCLASS_COLUMN = "coarse_label"  # as CIFAR-100 has it
@@ -51,18 +51,18 @@ class Reading:
         check_limits(None, None, self.validation_split)
 
 
-def load_any(source: str, how: Reading, superclasses: bool) -> tuple[Source, dict[int, int] | None]:
+def load_any(source: str, how: Reading, superclasses: bool) -> tuple[SourceData, dict[int, int] | None]:
     """The source, and the ring inside its superclasses, if these are asked for and it says which they are.
 
     Raises:
         ValueError: a split or column is missing, a column would be overwritten, the labels are noisy already, no
             classes or no whole numbers or text, or an image cannot be read.
     """
-    loaded = _opened(source, how)
+    loaded = _open_source(source, how)
     held_out = how.validation_split is not None
     splits = ("train",) if held_out or how.test_split is None else ("train", how.test_split)
     check_splits(source, loaded, splits, "rows")
-    column = _label_column(loaded, splits, how)
+    column = _column_of_labels(loaded, splits, how)
     kept = _kept_columns(loaded, splits, column, how)
     loaded = with_classes(loaded, splits, column)
     names = label_names_of([loaded[split] for split in splits], column)
@@ -76,7 +76,7 @@ def load_any(source: str, how: Reading, superclasses: bool) -> tuple[Source, dic
     return make_source(source, how.config, read, names), ring
 
 
-def _opened(source: str, how: Reading) -> datasets.DatasetDict:
+def _open_source(source: str, how: Reading) -> datasets.DatasetDict:
     path = Path(source)
     images = how.text_columns is None
     try:
@@ -87,7 +87,7 @@ def _opened(source: str, how: Reading) -> datasets.DatasetDict:
         raise
 
 
-def _label_column(loaded: datasets.DatasetDict, splits: Sequence[str], how: Reading) -> str:
+def _column_of_labels(loaded: datasets.DatasetDict, splits: Sequence[str], how: Reading) -> str:
     columns = loaded["train"].column_names
     column = label_column_of(columns, how.label_column)
     for split in splits:

@@ -13,7 +13,6 @@ import shutil
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from datasets.utils.py_utils import convert_file_size_to_int
@@ -39,13 +38,13 @@ from .plan import (
     build_versions,
     check_human,
     check_noises,
-    make_plan,
     maps_of,
+    plan_build,
     read_checked,
     resolve_configs,
 )
 from .shards import write_split
-from .source import Split, decode_all, load_cifar10
+from .source import SourceData, Split, decode_all, load_cifar10
 
 CONFIGS = (
     "clean",
@@ -162,33 +161,43 @@ def build_noisy_dataset(
     if shard_bytes < 1:
         raise ValueError(f"max_shard_size: expected a size such as {SHARD_SIZE!r}, got {max_shard_size!r:.80}")
 
-    def read() -> Given:
-        data, ring = load_any(source, how, "superclass" in kinds)
-        own = {} if ring is None else {"superclass": ring}
-        if content is not None:
-            as_map: Any = content
-            own["semantic"] = _targets(as_map, data.class_names)
-        classes = len(data.class_names)
-        human = {} if human_labels is None else read_human_labels(human_labels, classes, any_configs=True)
-        check_human(human, human_labels, noises, data)
-        try:
-            check_noises(noises, data, own)
-        except ValueError as error:
-            hints = {"semantic": "semantic_map", "superclass": "superclass_column"}
-            hint = next((f"; {name} says how" for kind, name in hints.items() if f"'{kind}_" in str(error)), "")
-            raise ValueError(f"{error}{hint}") from None
-        return Given(data, human, human_labels, maps_of(noises, own, classes), _more(data, how), shard_bytes)
-
+    read = partial(_read_any, source, how, noises, content, human_labels, shard_bytes)
     return _build(ANY, output_dir, {"seed": seed, "sampling": sampling}, noises, published, read)
 
 
-def _targets(content: Mapping, names: list[str]) -> dict[int, int]:
+def _read_any(
+    source: str,
+    how: Reading,
+    noises: Noises,
+    content: str | Mapping | None,
+    human_labels: str | os.PathLike | None,
+    shard_bytes: int,
+) -> Given:
+    data, ring = load_any(
+        source, how, superclasses=any(spec and spec.kind == "superclass" for spec in noises.values())
+    )
+    names = data.class_names
+    own = {} if ring is None else {"superclass": ring}
+    if content is not None:
+        own["semantic"] = _targets(content, names)
+    human = {} if human_labels is None else read_human_labels(human_labels, len(names), any_configs=True)
+    check_human(human, human_labels, noises, data)
+    try:
+        check_noises(noises, data, own)
+    except ValueError as error:
+        hints = {"semantic": "semantic_map", "superclass": "superclass_column"}
+        hint = next((f"; {name} says how" for kind, name in hints.items() if f"'{kind}_" in str(error)), "")
+        raise ValueError(f"{error}{hint}") from None
+    return Given(data, human, human_labels, maps_of(noises, own, len(names)), _more(data, how), shard_bytes)
+
+
+def _targets(content: str | Mapping, names: list[str]) -> dict[int, int]:
     if isinstance(content, str) or all(isinstance(key, str) for key in content):
         return targets_of(content, names)
     return check_targets(content, len(names))
 
 
-def _more(source: Any, how: Reading) -> dict:
+def _more(source: SourceData, how: Reading) -> dict:
     """What the manifest of any data set says beyond that of CIFAR-10."""
     return {
         "source_config": source.config,
@@ -228,11 +237,11 @@ def _build(
     with HeldFolder(output_dir, check=partial(read_manifest, form=form, must_exist=False)) as held:
         read_checked(form, output_dir, settings, noises, published)
         given = read()
-        _, todo = make_plan(form, output_dir, settings, noises, published, given)
+        _, todo = plan_build(form, output_dir, settings, noises, published, given)
         pixels = _pixels(given, todo)
         held.take()
         # Once more, with what others built meanwhile.
-        manifest, todo = make_plan(form, output_dir, settings, noises, published, given)
+        manifest, todo = plan_build(form, output_dir, settings, noises, published, given)
         _add_configs(form, output_dir, manifest, todo, given, pixels)
         write_figures(output_dir, manifest)
     return manifest

@@ -10,6 +10,7 @@ from datasets.info import DatasetInfosDict
 from datasets.utils.metadata import MetadataConfigs
 from huggingface_hub import DatasetCard, DatasetCardData
 
+from hf_common.commands import command_line
 from hf_common.tables import code, escaped, visible
 
 from ..noise.base import NoiseKind
@@ -41,7 +42,7 @@ def dataset_card(manifest: dict) -> str:
     kinds = _kinds(manifest)
     recorded = any(kind.recorded for kind in kinds)
     features = config_features(_kept(manifest), manifest["class_names"])
-    data = _card_data(manifest, features, recorded)
+    data = _dataset_card_data(manifest, features, recorded)
     _describe_configs(data, manifest, features)
     template = (files("model_cards") / "templates" / form.template).read_text(encoding="utf-8")
     # `configs`, `test`, `seed` and so on of the template are the manifest's.
@@ -74,7 +75,7 @@ def _kept(manifest: dict) -> Features:
     return Features({"img": Image()}) if manifest_form(manifest) is CIFAR10 else features_of(manifest)
 
 
-def _card_data(manifest: dict, features: Features, recorded: bool) -> DatasetCardData:
+def _dataset_card_data(manifest: dict, features: Features, recorded: bool) -> DatasetCardData:
     if manifest_form(manifest) is CIFAR10:
         return DatasetCardData(
             pretty_name="CIFAR-10 with noisy labels",
@@ -127,49 +128,38 @@ def _command(manifest: dict, recorded: bool) -> str:
         *(("--human_labels", "CIFAR-10_human.pt") if recorded else ()),
         *("--configs", *manifest["configs"]),
     ]
-    return _wrapped(words)
-
-
-def _any_command(manifest: dict, recorded: bool) -> str:
-    optional = {
-        "--source_config": manifest["source_config"],
-        "--test_split": manifest["test_split"] if manifest["test_split"] != "test" else None,
-        "--validation_split": manifest["validation_split"],
-        "--human_labels": "FILE" if recorded else None,
-        "--semantic_map": "FILE" if "semantic" in manifest["maps"] else None,
-    }
-    words = [
-        *("hf-robust", "make-noisy-dataset", "--output_dir", "noisy-dataset"),
-        *("--source", _word(manifest["source"])),
-        *(word for flag, value in optional.items() if value is not None for word in (flag, _word(value))),
-        *(("--test_split", "none") if manifest["test_split"] is manifest["validation_split"] is None else ()),
-        *("--label_column_name", _word(manifest["label_column"])),
-        *(("--text_column_name", *map(_word, manifest["text_columns"])) if manifest["text_columns"] else ()),
-        *("--columns", *map(_word, manifest["features"])),
-        *("--seed", str(manifest["seed"]), "--sampling", manifest["sampling"]),
-        *("--configs", *(f"{PREFIX}FILE" if is_matrix_name(name) else name for name in manifest["configs"])),
-    ]
-    return _wrapped(words)
-
-
-def _word(value: object) -> str:
-    return shlex.quote(visible(str(value)))
-
-
-def _wrapped(words: list[str]) -> str:
     lines = textwrap.wrap(
         " ".join(words), 84, subsequent_indent="    ", break_long_words=False, break_on_hyphens=False
     )
     return " \\\n".join(lines)
 
 
+def _any_command(manifest: dict, recorded: bool) -> str:
+    split, share = manifest["test_split"], manifest["validation_split"]
+    flags = {
+        "source": manifest["source"],
+        "source_config": manifest["source_config"],
+        "label_column_name": manifest["label_column"],
+        "text_column_name": manifest["text_columns"],
+        "columns": list(manifest["features"]),
+        "test_split": "none" if split is share is None else split,
+        "validation_split": share,
+        "human_labels": "FILE" if recorded else None,
+        "semantic_map": "FILE" if "semantic" in manifest["maps"] else None,
+        "seed": manifest["seed"],
+        "sampling": manifest["sampling"],
+        "output_dir": "noisy-dataset",
+        "configs": [f"{PREFIX}FILE" if is_matrix_name(name) else name for name in manifest["configs"]],
+    }
+    return command_line(ANY.command.split(), flags)
+
+
 def _any_words(manifest: dict, kinds: list[NoiseKind], features: Features) -> dict[str, Any]:
     """What the template of any data set says beyond the manifest."""
     images = image_columns(features)
     return {
-        "entries": {kind.pattern: _entry(kind, manifest) for kind in kinds},
-        "columns": {name: _column_words(name, feature, images) for name, feature in features.items()},
-        "text_columns": manifest["text_columns"] or [],
+        "entries": {kind.pattern: _noise_words(kind, manifest) for kind in kinds},
+        "contents": {name: _column_words(name, feature, images) for name, feature in features.items()},
         "image": images[0] if images else None,
         "small": len(manifest["class_names"]) <= MOST_NAMES,
         "confusions": {name: _confusions(entry["matrix"]) for name, entry in manifest["configs"].items()},
@@ -177,7 +167,7 @@ def _any_words(manifest: dict, kinds: list[NoiseKind], features: Features) -> di
     }
 
 
-def _entry(kind: NoiseKind, manifest: dict) -> str:
+def _noise_words(kind: NoiseKind, manifest: dict) -> str:
     """What a kind does to these classes."""
     names = manifest["class_names"]
     if isinstance(kind, MappedNoise) and kind.name in manifest["maps"]:
@@ -185,6 +175,8 @@ def _entry(kind: NoiseKind, manifest: dict) -> str:
         return kind.with_targets(targets, len(names)).entry_of([escaped(name) for name in names])
     if kind.recorded:
         return "labels that people gave. Recorded, not drawn."
+    if isinstance(kind, MatrixByName):
+        return kind.entry
     return f"{kind.words.format(rate='RR')}."  # its `entry` is of CIFAR-10's ten classes
 
 

@@ -19,7 +19,7 @@ from ..noise.mapped import MappedNoise, check_targets
 from ..noise.spec import NoiseSpec
 from .form import ANY, Form
 from .manifest import check_replaces, check_same, read_manifest
-from .source import Source
+from .source import SourceData
 
 # Those that the labels and the files' bytes may depend on.
 LIBRARIES = ("datasets", "numpy", "pillow", "pyarrow")
@@ -37,7 +37,7 @@ class Given(NamedTuple):
         shard_bytes: that a file should have at most; None: all in one.
     """
 
-    source: Source
+    source: SourceData
     human: dict[str, np.ndarray]
     human_file: str | os.PathLike | None
     maps: dict[str, dict[int, int]]
@@ -71,13 +71,13 @@ def resolve_configs(
     return names
 
 
-def check_noises(noises: Noises, source: Source, maps: Mapping[str, Mapping[int, int]]) -> None:
+def check_noises(noises: Noises, source: SourceData, maps: Mapping[str, Mapping[int, int]]) -> None:
     """Raise a `ValueError` where a noise is not defined on the classes, and no map says how it is."""
     for spec in noises.values():
         if spec is None or spec.kind in maps:
             continue
-        spec.noise.check_num_classes(spec, len(source.class_names))
         spec.noise.check_classes(spec, source.class_names)
+        spec.noise.check_num_classes(spec, len(source.class_names))
 
 
 def maps_of(noises: Noises, maps: Mapping[str, Mapping[int, int]], num_classes: int) -> dict[str, dict[int, int]]:
@@ -87,7 +87,9 @@ def maps_of(noises: Noises, maps: Mapping[str, Mapping[int, int]], num_classes: 
     return {name: check_targets(targets, num_classes) for name, targets in found.items()}
 
 
-def check_human(human: dict[str, np.ndarray], file: str | os.PathLike | None, noises: Noises, source: Source) -> None:
+def check_human(
+    human: dict[str, np.ndarray], file: str | os.PathLike | None, noises: Noises, source: SourceData
+) -> None:
     """Raise a `ValueError` where recorded labels are of other rows, or lack a config; takes `clean` out of them."""
     if file is not None:
         check_same_order(file, human.pop("clean"), source.train.labels)
@@ -96,9 +98,7 @@ def check_human(human: dict[str, np.ndarray], file: str | os.PathLike | None, no
         raise ValueError(f"configs: {lacking[0]!r} needs human_labels with such labels; there are {sorted(human)}")
 
 
-def read_checked(
-    form: Form, output_dir: Path, settings: dict, noises: Noises, published: dict | None
-) -> dict | None:
+def read_checked(form: Form, output_dir: Path, settings: dict, noises: Noises, published: dict | None) -> dict | None:
     """The manifest of the folder, if it has one, as far as it can be checked without the rows."""
     manifest = read_manifest(output_dir, must_exist=False, form=form)
     if manifest:
@@ -108,7 +108,7 @@ def read_checked(
     return manifest
 
 
-def make_plan(
+def plan_build(
     form: Form, output_dir: Path, settings: dict, noises: Noises, published: dict | None, given: Given
 ) -> tuple[dict, Noises]:
     """The manifest that the folder has or begins with, and the configs that it lacks."""

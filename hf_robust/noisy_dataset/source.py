@@ -40,7 +40,7 @@ class Split(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Source:
+class SourceData:
     """What noise is put on.
 
     Attributes:
@@ -60,7 +60,7 @@ class Source:
     image_column: str | None
 
 
-def load_cifar10(source: str) -> Source:
+def load_cifar10(source: str) -> SourceData:
     """Exactly the columns `img` (32x32) and `label` (10 classes), splits `train` and `test`, or a `ValueError`."""
     with data_source(source, "source"):
         splits = datasets.load_dataset(source)
@@ -92,7 +92,7 @@ def make_source(
     read: dict[str, tuple[datasets.Dataset, np.ndarray]],
     class_names: list[str],
     size: tuple[int, int] | None = None,
-) -> Source:
+) -> SourceData:
     """A source of rows that were opened, after a look at each.
 
     Args:
@@ -108,7 +108,7 @@ def make_source(
         digest.update(labels.astype("<i8").tobytes())
         splits[split] = Split(rows, labels, num_bytes)
     images = image_columns(splits["train"].rows.features)
-    return Source(
+    return SourceData(
         *(name, config, splits["train"], splits.get("test"), class_names, digest.hexdigest()),
         images[0] if len(images) == 1 else None,
     )
@@ -169,7 +169,7 @@ def _check_image(name: str, data: bytes | None, size: tuple[int, int] | None) ->
         raise ValueError(f"{name} is {found[0]}x{found[1]}, expected {size[0]}x{size[1]}")
 
 
-def decode_all(source: Source) -> np.ndarray:  # -> (N, H, W, 3) uint8
+def decode_all(source: SourceData) -> np.ndarray:  # -> (N, H, W, 3) uint8
     """The pixels of the training images; a `ValueError` where they have several sizes, or there are none."""
     column, rows = source.image_column, source.train.rows
     if column is None:
