@@ -23,10 +23,10 @@ from dataclasses import dataclass, field
 
 from hf_common.flags import FlagParser
 from hf_common.running import run_command
-from hf_robust.commands.noisy_folder import RepositoryArguments, print_configs
 from hf_robust.noise.base import SAMPLINGS
 from hf_robust.noise.human import HUMAN_CONFIGS
 from hf_robust.noise.spec import spec_patterns
+from hf_robust.noisy_dataset.arguments import RepositoryArguments, print_configs
 
 
 @dataclass

@@ -26,9 +26,9 @@ from dataclasses import dataclass, field
 
 from hf_common.flags import FlagParser
 from hf_common.running import run_command
-from hf_robust.commands.noisy_folder import RepositoryArguments, print_configs
 from hf_robust.noise.base import SAMPLINGS
 from hf_robust.noise.spec import spec_patterns
+from hf_robust.noisy_dataset.arguments import RepositoryArguments, print_configs
 
 NO_SPLIT = "none"
 
@@ -89,7 +89,9 @@ class NoiseArguments:
             "columns clean and human_*, in the order of the training split."
         },
     )
-    max_shard_size: str = field(default="250MB", metadata={"help": "Of the rows of a file, such as 500MB."})
+    max_shard_size: str = field(
+        default="100MB", metadata={"help": "Of the rows of a file, which is written in memory of several times that."}
+    )
 
 
 def main():

@@ -53,8 +53,8 @@ CONFIGS = (
     *(f"semantic_{rate}" for rate in (10, 20, 30, 40)),
     *(f"instance_{rate}" for rate in (20, 40, 60)),
 )
-# Half of what `datasets` pushes a file: each is one row group, whose rows are in memory while it is written.
-SHARD_SIZE = "250MB"
+# A fifth of what `datasets` pushes a file, and its row group: a file here is one, and takes 9 times that memory.
+SHARD_SIZE = "100MB"
 
 
 def build_noisy_cifar10(
@@ -140,7 +140,7 @@ def build_noisy_dataset(
         human_labels (`str` or `os.PathLike`, *optional*): labels of the training split that people gave, see
             `read_human_labels` with `any_configs`.
         seed, sampling: as for `make_noisy_labels`.
-        max_shard_size (`int` or `str`, *optional*, defaults to `"250MB"`): of the rows of a file.
+        max_shard_size (`int` or `str`, *optional*, defaults to `"100MB"`): of the rows of a file.
         published (`dict`, *optional*): manifest of the data set that this one will replace on the Hub.
 
     Returns:
