@@ -38,6 +38,14 @@ def test_quotas_are_within_one_sample(file, counts):
     assert (np.abs(found - MATRIX * np.array(counts)[:, None]) < 1).all()
 
 
+def test_many_small_classes_have_the_rate_together(tmp_path):
+    np.save(tmp_path / "T.npy", 0.7 * np.eye(100) + 0.3 / 100)
+    clean = labels([8] * 100)
+    noisy = make_noisy_labels(clean, f"matrix:{tmp_path}/T.npy", num_classes=100)
+    assert (noisy == clean).sum() == round(0.703 * 800)
+    assert np.histogram2d(clean, noisy, bins=np.arange(101))[0][~np.eye(100, dtype=bool)].max() <= 1
+
+
 def test_each_by_itself_has_the_matrix_in_the_mean(file):
     clean = labels([20_000, 20_000, 20_000])
     noisy = make_noisy_labels(clean, f"matrix:{file}", num_classes=3, sampling="bernoulli")

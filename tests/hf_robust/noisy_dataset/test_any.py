@@ -307,7 +307,8 @@ def test_a_hundred_classes_built_loaded_and_pushed(hub, hundred, tmp_path, monke
     assert (ring != clean).sum() == 160 and manifest["configs"]["superclass_20"]["rate"] == 0.2
     assert load_dataset(REPO, "human_fine")["train"]["label"][:] == human.tolist()
     by_matrix = np.array(load_dataset(REPO, names[3])["train"]["label"][:])
-    assert np.bincount(clean[by_matrix == clean], minlength=100).tolist() == [6] * 100  # 0.703 of 8, and 2 elsewhere
+    kept = np.bincount(clean[by_matrix == clean], minlength=100)
+    assert set(kept) == {5, 6} and kept.sum() == 562  # 0.703 of 8 each, and of all
     card = DatasetCard.load(REPO)
     card.validate()
     assert f'load_dataset("{REPO}", "superclass_20")' in card.text and "USER" not in card.text
