@@ -101,9 +101,11 @@ def _local(source: str | os.PathLike | io.BytesIO) -> str | os.PathLike | io.Byt
     return source
 
 
-def read_bytes(path: str) -> bytes:
-    """The content of a file, also of one inside an archive or at an address, as rows of `datasets` may name it."""
-    file = _local(path)
+def encoded_bytes(row: Mapping[str, Any]) -> bytes:
+    """The content of an image file that a row of `datasets`, not decoded, has or names: its `bytes`, or its `path`."""
+    if row.get("bytes") is not None:
+        return row["bytes"]
+    file = _local(row["path"])
     return file.read() if isinstance(file, io.BytesIO) else Path(file).read_bytes()
 
 

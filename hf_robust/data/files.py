@@ -10,10 +10,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from hf_common.images import read_bytes, to_rgb
+from hf_common.images import encoded_bytes, to_rgb
 
 from ..hashing import as_int64, mix
 from ..losses.base import IGNORE_INDEX
+from .draft import DraftedImage
 from .geometry import Geometry, Opened, OpenedImage, OpenedPixels, random_view
 from .labelled import EPOCH_SHIFT, LabelledImages, Source
 
@@ -31,6 +32,8 @@ class ImageFileDataset(LabelledImages):
             batch.
         geometry: what is done to each image; None: nothing, for images that share one size.
         augment: in place of `geometry`, random parts and mirror images that depend on (seed, epoch, index) alone.
+        draft: whether parts may be decoded at a lower scale where they are shrunk, see [`DraftedImage`]: faster, and
+            not quite the same pixels. Without `augment` nothing is.
         views: how many such parts of each image a batch holds.
         seed: of the augmentation.
         one_size: whether all images share one; None: nobody has looked.
@@ -45,6 +48,7 @@ class ImageFileDataset(LabelledImages):
     clean_labels: Tensor | None = None
     geometry: Geometry | None = None
     augment: bool = False
+    draft: bool = False
     views: int = 1
     seed: int = 0
     one_size: bool | None = None
@@ -86,10 +90,10 @@ class ImageFileDataset(LabelledImages):
         return replace(self, read=Chosen(self.read, places), labels=self.labels[places], clean_labels=clean)
 
     def prepared(
-        self, geometry: Geometry | None, *, augment: bool = False, views: int = 1, seed: int = 0
+        self, geometry: Geometry | None, *, augment: bool = False, draft: bool = False, views: int = 1, seed: int = 0
     ) -> "ImageFileDataset":
         """The same images at the size of `geometry`, or random parts of them."""
-        return replace(self, geometry=geometry, augment=augment, views=views, seed=seed)
+        return replace(self, geometry=geometry, augment=augment, draft=draft, views=views, seed=seed)
 
     def __getitems__(self, indices: Sequence[int]) -> list[dict[str, Tensor]]:
         keys = torch.as_tensor(indices, dtype=torch.int64)
@@ -114,7 +118,7 @@ class ImageFileDataset(LabelledImages):
         """What is given out of the image at a place, (H, W, C) each; `draws` seed one random part each."""
         if self.augment:
             assert self.geometry is not None
-            opened = self.read.open(place) if isinstance(self.read, Opens) else OpenedPixels(self.read(place))
+            opened = opened_by(self.read, place, self.draft)
             return [random_view(opened, self.geometry, Random(draw)) for draw in draws]
         pixels = self.read(place)
         return [pixels if self.geometry is None else self.geometry(pixels)]
@@ -150,7 +154,14 @@ def statistics_of_counts(counts: Tensor) -> tuple[list[float], list[float]]:
 class Opens(Protocol):
     """A reader that also gives parts of an image, for less than the whole."""
 
-    def open(self, place: int) -> Opened: ...
+    def open(self, place: int, draft: bool) -> Opened:
+        """The image at a place; with `draft` its parts may be decoded at a lower scale."""
+        ...
+
+
+def opened_by(read: Callable[[int], Tensor], place: int, draft: bool) -> Opened:
+    """The image at a place of any reader, for parts of it."""
+    return read.open(place, draft) if isinstance(read, Opens) else OpenedPixels(read(place))
 
 
 class EncodedImages:
@@ -167,18 +178,22 @@ class EncodedImages:
     def __call__(self, place: int) -> Tensor:
         return torch.from_numpy(np.array(self._decoded(place)))
 
-    def open(self, place: int) -> OpenedImage:
+    def open(self, place: int, draft: bool) -> Opened:
+        if draft:
+            return DraftedImage(self.rows[place][self.column], self._called(place))
         return OpenedImage(self._decoded(place))
 
     def _decoded(self, place: int) -> Image.Image:
-        return to_rgb(self.rows[place][self.column], f"{self.what}: image {place}")
+        return to_rgb(self.rows[place][self.column], self._called(place))
+
+    def _called(self, place: int) -> str:
+        return f"{self.what}: image {place}"
 
     def name(self, place: int) -> str | None:
         return self.rows[place][self.column].get("path")
 
-    def encoded(self, place: int) -> bytes | None:
-        image = self.rows[place][self.column]
-        return image["bytes"] if image.get("bytes") is not None else read_bytes(image["path"])
+    def encoded(self, place: int) -> bytes:
+        return encoded_bytes(self.rows[place][self.column])
 
 
 class PixelsInMemory:
@@ -200,9 +215,8 @@ class Chosen:
     def __call__(self, place: int) -> Tensor:
         return self.read(int(self.places[place]))
 
-    def open(self, place: int) -> Opened:
-        place = int(self.places[place])
-        return self.read.open(place) if isinstance(self.read, Opens) else OpenedPixels(self.read(place))
+    def open(self, place: int, draft: bool) -> Opened:
+        return opened_by(self.read, int(self.places[place]), draft)
 
     def name(self, place: int) -> str | None:
         return self.read.name(int(self.places[place]))

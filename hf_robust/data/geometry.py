@@ -148,7 +148,7 @@ def random_view(image: "Opened", geometry: Geometry, draw: random.Random) -> Ten
 
     uint8 (*output, C).
     """
-    part = image.part(*crop_box(*image.size, draw))
+    part = image.part(*crop_box(*image.size, draw), geometry.output)
     pixels = resized(part, geometry.output, geometry.interpolation)
     return pixels.flip(1) if draw.random() < 0.5 else pixels
 
@@ -161,8 +161,8 @@ class Opened(Protocol):
         """(height, width)."""
         ...
 
-    def part(self, top: int, left: int, height: int, width: int) -> Tensor:
-        """uint8 (height, width, C)."""
+    def part(self, top: int, left: int, height: int, width: int, target: tuple[int, int]) -> Tensor:
+        """uint8 (height, width, C), which is to be resized to `target`."""
         ...
 
 
@@ -176,7 +176,7 @@ class OpenedPixels:
     def size(self) -> tuple[int, int]:
         return self.pixels.shape[0], self.pixels.shape[1]
 
-    def part(self, top: int, left: int, height: int, width: int) -> Tensor:
+    def part(self, top: int, left: int, height: int, width: int, target: tuple[int, int]) -> Tensor:
         return self.pixels[top : top + height, left : left + width]
 
 
@@ -190,5 +190,5 @@ class OpenedImage:
     def size(self) -> tuple[int, int]:
         return self.image.height, self.image.width
 
-    def part(self, top: int, left: int, height: int, width: int) -> Tensor:
+    def part(self, top: int, left: int, height: int, width: int, target: tuple[int, int]) -> Tensor:
         return torch.from_numpy(np.array(self.image.crop((left, top, left + width, top + height))))

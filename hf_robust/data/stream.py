@@ -14,6 +14,7 @@ from torch.utils.data import IterableDataset, get_worker_info
 from hf_common.images import to_rgb
 
 from ..hashing import as_int64, mix
+from .draft import DraftedImage
 from .files import STATISTICS_PIXELS, statistics_of_counts
 from .geometry import Geometry, OpenedImage, random_view
 
@@ -46,6 +47,7 @@ class StreamedImages(IterableDataset):
         skipped: so many images from the beginning are not decoded; for a loader that throws them away.
         geometry: what is done to each image; None: nothing, for images that share one size.
         augment: in place of `geometry`, random parts and mirror images that depend on (seed, place in the stream).
+        draft: whether parts may be decoded at a lower scale where they are shrunk, see [`DraftedImage`].
         views: how many such parts of each image a batch holds.
     """
 
@@ -59,6 +61,7 @@ class StreamedImages(IterableDataset):
     skipped: int = 0
     geometry: Geometry | None = None
     augment: bool = False
+    draft: bool = False
     views: int = 1
 
     def __post_init__(self):
@@ -115,13 +118,15 @@ class StreamedImages(IterableDataset):
         return {"pixel_values": pixels if self.views > 1 else pixels[:, 0], "labels": labels}
 
     def _views(self, streamed: Streamed) -> list[Tensor]:
-        image = to_rgb(streamed.image, f"image {streamed.number} of the stream")
+        name = f"image {streamed.number} of the stream"
         if self.augment:
             assert self.geometry is not None
-            opened, key = OpenedImage(image), mix(as_int64(self.seed)) + streamed.number
+            drafted = self.draft and DraftedImage(streamed.image, name)
+            opened = drafted or OpenedImage(to_rgb(streamed.image, name))
+            key = mix(as_int64(self.seed)) + streamed.number
             draws = [int(mix(mix(key) + view).item()) for view in range(self.views)]
             return [random_view(opened, self.geometry, Random(draw)) for draw in draws]
-        pixels = torch.from_numpy(np.array(image))
+        pixels = torch.from_numpy(np.array(to_rgb(streamed.image, name)))
         return [pixels if self.geometry is None else self.geometry(pixels)]
 
     def channel_statistics(self) -> tuple[list[float], list[float]]:

@@ -17,8 +17,11 @@ AUGMENTATIONS = {
     "crop": {"crop_padding": 4},
     "crop_flip": {"crop_padding": 4, "horizontal_flip": True},
     "random_resized_crop": {},
+    "random_resized_crop_draft": {},
 }
 RESIZED_CROP = "random_resized_crop"  # drawn from each image before it is resized
+DRAFTED_CROP = "random_resized_crop_draft"  # of JPEG files, at a lower scale where it is large enough: faster
+RESIZED_CROPS = (RESIZED_CROP, DRAFTED_CROP)
 # Flags that came after results without them had been written; they are part of a run's settings where they are given.
 LATER_FLAGS = (
     "resolution", "keep_in_memory", "validation_split", "skip_corrupt", "streaming", "shuffle_buffer",
@@ -95,7 +98,7 @@ class DataArguments:
     max_test_samples: int | None = field(default=None, metadata={"help": "Keep the first so many test images."})
     augmentation: str | None = field(
         default=None,
-        metadata={"help": f"{', '.join(AUGMENTATIONS)}. Default: as fits the images."},
+        metadata={"help": "none, crop, crop_flip, random_resized_crop[_draft]. Default: as fits the images."},
     )
 
     def __post_init__(self):
@@ -136,9 +139,10 @@ class DataArguments:
                 raise ValueError(
                     f"{name}={str(value)!r:.80} needs all training images beforehand; allowed without streaming"
                 )
-        if self.augmentation not in ("none", RESIZED_CROP):
+        if self.augmentation not in ("none", *RESIZED_CROPS):
             raise ValueError(
-                f"augmentation must be none or {RESIZED_CROP} where images are streamed; got {self.augmentation!r}"
+                f"augmentation must be none or {' or '.join(RESIZED_CROPS)} where images are streamed; got "
+                f"{self.augmentation!r}"
             )
         if self.dataset == "digits":
             raise ValueError("dataset='digits' is not streamed: it lies in memory")

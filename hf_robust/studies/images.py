@@ -19,7 +19,7 @@ from ..data.stream import StreamedImages
 from ..data.text import LabelledTexts
 from ..data.transform import ImageTransform, image_transform
 from ..models import MODELS, make_image_processor
-from .flags import AUGMENTATIONS, RESIZED_CROP, DataArguments, ModelArguments
+from .flags import AUGMENTATIONS, DRAFTED_CROP, RESIZED_CROPS, DataArguments, ModelArguments
 
 MOST_WORKERS = 8  # that decode images, where no one says how many
 
@@ -49,13 +49,13 @@ def prepared_images(
 
     Square images in memory are resized and augmented by whole batches on the training device. Others are cropped and
     resized one by one, when their batch is due: files, images that are no squares, and the random parts of
-    `--augmentation random_resized_crop`.
+    `--augmentation random_resized_crop`, which `random_resized_crop_draft` decodes faster.
 
     Raises:
         ValueError: a fresh network is to take images that are no squares, or differ in size, and no `--resolution`
             says what they become; a processor does what is not done here.
     """
-    augment = data.augmentation == RESIZED_CROP
+    augment, draft = data.augmentation in RESIZED_CROPS, data.augmentation == DRAFTED_CROP
     parts = splits.train, splits.test
     by_itself = augment or any(
         isinstance(part, ImageFileDataset) or (part.size[0] != part.size[1] and data.resolution is not None)
@@ -73,7 +73,7 @@ def prepared_images(
         return Prepared(splits, processor, transform, data.resolution or splits.train.size[1])
     geometry = geometry_of(processor)
     train, test = (as_files(part).prepared(geometry) for part in parts)
-    train = train.prepared(geometry, augment=augment, views=views if augment else 1, seed=seed)
+    train = train.prepared(geometry, augment=augment, draft=draft, views=views if augment else 1, seed=seed)
     given: Any = processor
     transform = ImageTransform(given.image_mean, given.image_std, seed=seed, **steps)
     return Prepared(ImageSplits(train, test, splits.label_names), processor, transform, geometry.output[1])

@@ -9,7 +9,7 @@ from ..data.memory import collate_batch
 from ..data.stream import Streamed, StreamedImages
 from ..data.transform import ImageTransform
 from ..models import MODELS
-from .flags import RESIZED_CROP, DataArguments, ModelArguments
+from .flags import DRAFTED_CROP, RESIZED_CROPS, DataArguments, ModelArguments
 from .images import Prepared, as_files, measured_processor, own_processor
 
 
@@ -34,7 +34,7 @@ def prepared_stream(
     Raises:
         ValueError: a fresh network, and no `--resolution`.
     """
-    stream, augment = splits.train, data.augmentation == RESIZED_CROP
+    stream, augment = splits.train, data.augmentation in RESIZED_CROPS
     if model.model not in MODELS:
         processor: Any = own_processor(data, model)
     elif data.resolution is not None:
@@ -43,7 +43,8 @@ def prepared_stream(
     else:
         raise ValueError("resolution: say to which square streamed images are brought for a network that is new")
     geometry = geometry_of(processor)
-    changes = {"augment": augment, "views": views if augment else 1, "seed": seed, "group": group, "skipped": skipped}
+    changes: dict[str, Any] = {"augment": augment, "draft": data.augmentation == DRAFTED_CROP}
+    changes |= {"views": views if augment else 1, "seed": seed, "group": group, "skipped": skipped}
     train, test = stream.prepared(geometry, **changes), as_files(splits.test).prepared(geometry)
     transform = ImageTransform(processor.image_mean, processor.image_std, seed=seed)
     prepared = StreamedSplits(train, test, splits.label_names)

@@ -17,8 +17,11 @@ from transformers import (
     ViTImageProcessorPil,
 )
 
+from hf_robust.data.load import load_image_splits
 from hf_robust.reports.plots import plot_curves
 from hf_robust.reports.tables import details_table, results_table
+from hf_robust.studies.flags import DataArguments, ModelArguments
+from hf_robust.studies.images import prepared_images
 from hf_robust.studies.publish import read_run, run_card
 from tests import ROOT
 
@@ -101,6 +104,15 @@ def test_batches_processes_and_kills_change_nothing(tmp_path, photos, loss):
     results = [json.loads((tmp_path / name / "results.json").read_text()) for name in "de"]
     assert results[0]["history"] == results[1]["history"] and results[0]["noise"] == results[1]["noise"]
     assert results[0]["settings"]["resolution"] == 16 and "keep_in_memory" not in results[0]["settings"]
+
+
+@pytest.mark.parametrize(("augmentation", "draft"), [(None, False), ("random_resized_crop_draft", True)])
+def test_lower_scales_are_of_training_and_of_those_who_ask(photos, augmentation, draft):
+    data = DataArguments(dataset=str(photos), resolution=16, augmentation=augmentation)
+    splits = load_image_splits(data.dataset, validation_split=0.25, keep_in_memory=False)
+    prepared = prepared_images(data, ModelArguments(), splits).splits
+    assert prepared.train.augment and prepared.train.draft is draft
+    assert not prepared.test.augment and not prepared.test.draft
 
 
 def test_labels_that_were_held_out_are_called_given(tmp_path, photos):
