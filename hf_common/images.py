@@ -72,7 +72,7 @@ def to_rgb(image: Any, name: str = "image") -> Image.Image:
         if image.has_transparency_data:
             image = image.convert("RGBA")
             return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
-        return image.convert("RGB")
+        return image if image.mode == "RGB" else image.convert("RGB")  # of no caller: it has just been made or copied
     except ValueError as error:  # also of Pillow, for modes between which it has no way
         raise ValueError(f"{name} has the mode {image.mode!r}; convert it to RGB: {error}") from None
 

@@ -1,5 +1,6 @@
 """Images that stay encoded: decoded, cropped and resized when their batch is due, in the workers of a `DataLoader`."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from random import Random
@@ -9,6 +10,7 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
+from torch.utils.data import get_worker_info
 
 from hf_common.images import encoded_bytes, to_rgb
 
@@ -104,14 +106,7 @@ class ImageFileDataset(LabelledImages):
         images = [
             self._views(place, draw) for place, draw in zip(places.tolist(), zip(*draws, strict=True), strict=True)
         ]
-        shapes = sorted({tuple(view.shape[:2]) for views in images for view in views})
-        if len(shapes) > 1:
-            raise ValueError(f"the images of a batch must have one size; got {shapes}: give a resolution")
-        pixels = torch.empty((len(images), self.views, *shapes[0], 3), dtype=torch.uint8)
-        for place, views in enumerate(images):
-            for view, image in enumerate(views):
-                pixels[place, view] = image
-        pixels = pixels.permute(0, 1, 4, 2, 3)  # (B, V, C, H, W), channels last as they are trained on
+        pixels = batch_of_views(images)
         return [{"pixel_values": pixels if self.views > 1 else pixels[:, 0], "labels": labels, "index": places}]
 
     def _views(self, place: int, draws: Sequence[int]) -> list[Tensor]:
@@ -137,6 +132,26 @@ class ImageFileDataset(LabelledImages):
             for channel in range(3):
                 counts[channel] += torch.bincount(pixels[:, channel], minlength=256)
         return statistics_of_counts(counts)
+
+
+def batch_of_views(images: Sequence[Sequence[Tensor]]) -> Tensor:
+    """V views, uint8 (H, W, C), of each of B images -> (B, V, C, H, W), channels last as they are trained on.
+
+    In a worker they are written to the memory that it shares with the process it sends them to.
+    """
+    shapes = sorted({tuple(view.shape) for views in images for view in views})
+    if len(shapes) > 1:
+        sizes = [shape[:2] for shape in shapes]
+        raise ValueError(f"the images of a batch must have one size; got {sizes}: give a resolution")
+    shape = len(images), len(images[0]), *shapes[0]
+    pixels = torch.empty(0, dtype=torch.uint8)
+    if get_worker_info() is not None:  # as torch's own collator does
+        pixels.set_(torch.UntypedStorage._new_shared(math.prod(shape)))
+    pixels.resize_(shape)
+    for place, views in enumerate(images):
+        for view, image in enumerate(views):
+            pixels[place, view] = image
+    return pixels.permute(0, 1, 4, 2, 3)
 
 
 def statistics_of_counts(counts: Tensor) -> tuple[list[float], list[float]]:

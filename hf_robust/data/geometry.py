@@ -102,7 +102,8 @@ def resized(pixels: Tensor, size: tuple[int, int], interpolation: str) -> Tensor
     """uint8 (H, W, C) -> (*size, C), anti-aliased; as it is where it has that size."""
     if tuple(pixels.shape[:2]) == tuple(size):
         return pixels
-    batch = pixels.permute(2, 0, 1)[None]  # a view that is channels last
+    # Told from the strides, that of the one image included: a view that is channels last, as what comes out of it.
+    batch = pixels[None].permute(0, 3, 1, 2)
     return F.interpolate(batch, size, mode=interpolation, antialias=True)[0].permute(1, 2, 0)
 
 

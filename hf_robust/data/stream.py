@@ -15,7 +15,7 @@ from hf_common.images import to_rgb
 
 from ..hashing import as_int64, mix
 from .draft import DraftedImage
-from .files import STATISTICS_PIXELS, statistics_of_counts
+from .files import STATISTICS_PIXELS, batch_of_views, statistics_of_counts
 from .geometry import Geometry, OpenedImage, random_view
 
 READ = 16  # rows at a time
@@ -110,11 +110,7 @@ class StreamedImages(IterableDataset):
         labels = torch.tensor([image.label for image in images])
         if all(image.number < self.skipped for image in images):
             return {"pixel_values": torch.zeros(len(images), 3, 1, 1, dtype=torch.uint8), "labels": labels}
-        views = [self._views(image) for image in images]
-        shapes = sorted({tuple(view.shape[:2]) for drawn in views for view in drawn})
-        if len(shapes) > 1:
-            raise ValueError(f"the images of a batch must have one size; got {shapes}: give a resolution")
-        pixels = torch.stack([torch.stack(drawn) for drawn in views]).permute(0, 1, 4, 2, 3)
+        pixels = batch_of_views([self._views(image) for image in images])
         return {"pixel_values": pixels if self.views > 1 else pixels[:, 0], "labels": labels}
 
     def _views(self, streamed: Streamed) -> list[Tensor]:

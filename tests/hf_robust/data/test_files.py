@@ -87,6 +87,21 @@ def test_workers_change_nothing(rows):
     assert not torch.equal(passes[0, 0], passes[0, 1])
 
 
+def test_a_worker_writes_to_the_memory_that_it_shares(rows):
+    class Telling(ImageFileDataset):
+        def __getitems__(self, indices):
+            (batch,) = super().__getitems__(indices)
+            return [{**batch, "shared": torch.tensor(batch["pixel_values"].is_shared())}]
+
+    data = images(rows, geometry=Geometry.square(10))
+    told = Telling(**{name: getattr(data, name) for name in ("read", "labels", "geometry")})
+    for workers in (0, 1):
+        (batch,) = DataLoader(told, 7, num_workers=workers, collate_fn=collate_batch)
+        assert bool(batch["shared"]) is (workers > 0)
+        assert batch["pixel_values"].is_contiguous(memory_format=torch.channels_last)
+        assert torch.equal(batch["pixel_values"], torch.stack([item["pixel_values"] for item in data]))
+
+
 def test_parts_and_other_labels(rows):
     data = images(rows, geometry=Geometry.square(8))
     part = data.subset(np.array([False, True, False, True, True, False, False]))

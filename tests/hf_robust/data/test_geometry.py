@@ -5,6 +5,7 @@ import random
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from transformers import CLIPImageProcessorPil, ConvNextImageProcessorPil, DeiTImageProcessorPil, ViTImageProcessorPil
 
@@ -16,6 +17,7 @@ from hf_robust.data.geometry import (
     crop_box,
     geometry_of,
     random_view,
+    resized,
     shorter_side_to,
 )
 
@@ -45,6 +47,19 @@ def test_shapes_are_those_of_the_processor(name, size):
     assert pixels.shape[:2] == geometry.output == expected.shape[1:]
     difference = (pixels.permute(2, 0, 1).float() - expected.float()).abs()
     assert difference.max() <= 2 and difference.mean() < 0.25  # of 255: torch and Pillow round otherwise
+
+
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+@pytest.mark.parametrize("size", [(40, 61), (75, 33), (24, 25)])
+def test_resized_pixels_lie_as_the_others_and_are_those_of_planes(size, interpolation):
+    pixels = torch.from_numpy(np.array(picture(*size)))
+    planes = pixels.permute(2, 0, 1)[None]
+    expected = F.interpolate(planes, (20, 30), mode=interpolation, antialias=True)[0].permute(1, 2, 0)
+    assert torch.equal(found := resized(pixels, (20, 30), interpolation), expected)
+    assert found.is_contiguous()
+    assert torch.equal(
+        resized(pixels[3:, 2:], (20, 30), interpolation), resized(pixels[3:, 2:].clone(), (20, 30), interpolation)
+    )
 
 
 def test_what_is_not_done_here_is_refused():
