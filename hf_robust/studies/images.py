@@ -22,6 +22,7 @@ from ..models import MODELS, make_image_processor
 from .flags import AUGMENTATIONS, DRAFTED_CROP, RESIZED_CROPS, DataArguments, ModelArguments
 
 MOST_WORKERS = 8  # that decode images, where no one says how many
+LEAST_EVALUATED = 32  # images of a batch
 
 
 class Prepared(NamedTuple):
@@ -91,6 +92,17 @@ def as_evaluated(images: LabelledSamples, like: LabelledSamples) -> LabelledSamp
 def decoding_workers(images: LabelledImages | StreamedImages) -> int:
     """How many processes read images, where no one says how many: none for those in memory."""
     return min(MOST_WORKERS, os.cpu_count() or 1) if isinstance(images, (ImageFileDataset, StreamedImages)) else 0
+
+
+def evaluation_batch(images: LabelledSamples | StreamedImages, side: int, most: int) -> int:
+    """How many images are evaluated at once, where no one says how many.
+
+    Of those that are read as they come the pixels of `most` images of 32 x 32, in 32 images or more: workers hold
+    several batches each.
+    """
+    if not isinstance(images, ImageFileDataset):
+        return most
+    return min(most, max(LEAST_EVALUATED, most * 32 * 32 // side**2))
 
 
 def as_files(images: LabelledImages) -> ImageFileDataset:

@@ -22,7 +22,7 @@ from ..noise.spec import NoiseSpec
 from ..training.arguments import DEFAULT_LOSS
 from ..training.trainer import RobustTrainer
 from .arguments import DataArguments, ExperimentArguments, ModelArguments, matrix_source
-from .images import decoding_workers, prepared_images
+from .images import decoding_workers, evaluation_batch, prepared_images
 from .streams import prepared_stream
 from .texts import make_tokenizer, tokenized_splits
 
@@ -115,6 +115,9 @@ def make_trainer(
         images = prepared_images(data, model, splits, views=views, seed=args.seed)
     if args.dataloader_num_workers == 0 and "dataloader_num_workers" not in args.not_default:
         args.dataloader_num_workers = decoding_workers(images.splits.train)
+    if "per_device_eval_batch_size" not in args.not_default:
+        most = args.per_device_eval_batch_size
+        args.per_device_eval_batch_size = evaluation_batch(images.splits.test, images.side, most)
     set_seed(args.seed)  # the initial weights' seed
     network = network_for(named, splits.label_names, args.do_train, image_size=images.side)
     return RobustTrainer(

@@ -41,7 +41,7 @@ class OptimizerFlags:
     max_grad_norm: float = field(default=5.0, metadata={"help": "Maximum gradient norm."})
     num_train_epochs: float = field(default=120, metadata={"help": "Total number of training epochs."})
     per_device_train_batch_size: int = field(default=128, metadata={"help": "Training batch size per device."})
-    # The parent's 8 would make evaluation slow; the result does not depend on it.
+    # The parent's 8 would make evaluation slow; the result does not depend on it. Commands take fewer large images.
     per_device_eval_batch_size: int = field(default=512, metadata={"help": "Evaluation batch size per device."})
 
 
