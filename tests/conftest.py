@@ -1,4 +1,5 @@
 import atexit
+import gc
 import os
 import shutil
 import signal
@@ -38,3 +39,10 @@ def hub(tmp_path_factory, monkeypatch):
         monkeypatch.undo()
     server.close()
     assert not server.errors, "\n".join(server.errors)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _freeze():
+    """`Trainer` collects garbage after every run: what was imported until now need not be searched each time."""
+    gc.collect()
+    gc.freeze()
