@@ -1,19 +1,18 @@
 import json
 import re
-import subprocess
-import sys
 
 import pytest
 from huggingface_hub import DatasetCard, ModelCard
 
 from tests import ROOT
+from tests.processes import run_process
 
 CARDS = {
     path.name: path
     for path in sorted((ROOT / "model_cards").glob("*.md"))
     if path.name not in ("README.md", "RESULTS.md")
 }
-SCRIPT = [sys.executable, str(ROOT / "scripts" / "make_cards.py")]
+SCRIPT = ROOT / "scripts" / "make_cards.py"
 
 
 def results(name):
@@ -22,7 +21,7 @@ def results(name):
 
 def test_the_committed_cards_are_what_the_script_renders():
     before = {name: path.read_bytes() for name, path in CARDS.items()}
-    done = subprocess.run([*SCRIPT, "--check"], capture_output=True, text=True, env={"PYTHONPATH": ":".join(sys.path)})
+    done = run_process(SCRIPT, "--check")
     assert done.returncode == 0, done.stderr
     assert len(before) == 3 and before == {name: path.read_bytes() for name, path in CARDS.items()}
 

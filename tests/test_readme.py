@@ -1,13 +1,12 @@
 """The papers: their Python runs as it stands, their tables are the code's, their links lead somewhere."""
 
 import re
-import subprocess
-import sys
 
 import pytest
 
 from hf_robust.losses import list_losses
 from tests import ROOT
+from tests.processes import run_process
 
 PAPERS = [
     "README.md", "CONTRIBUTING.md", "CHANGELOG.md", "hf_robust/README.md", "hf_dit/README.md",
@@ -24,10 +23,7 @@ PYTHON = [
 
 @pytest.mark.parametrize("block", PYTHON)
 def test_python_examples_run_as_they_are(block, tmp_path):
-    done = subprocess.run(
-        [sys.executable, "-c", block], cwd=tmp_path, capture_output=True, text=True, timeout=200,
-        env={"PYTHONPATH": ":".join(sys.path), "PATH": "", "HOME": str(tmp_path), "HF_HUB_OFFLINE": "1"},
-    )  # fmt: skip
+    done = run_process(block, cwd=tmp_path, PATH="", HOME=str(tmp_path))
     assert done.returncode == 0, done.stderr[-2000:]
     assert done.stdout
 

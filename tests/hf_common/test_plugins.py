@@ -1,9 +1,7 @@
 """`--plugins`: what a user's own module registers is known to every command."""
 
 import json
-import os
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
@@ -12,8 +10,9 @@ import pytest
 from PIL import Image
 
 from hf_common.plugins import load_plugins
+from tests import ROOT
+from tests.processes import run_process
 
-ROOT = Path(__file__).parents[2]
 PLUGIN = ROOT / "tests/fixtures/own_kinds.py"
 
 
@@ -38,14 +37,7 @@ def work(tmp_path):
 
 
 def run(work, *words, status=0):
-    script = ROOT / "scripts" / words[0]
-    result = subprocess.run(
-        [sys.executable, str(script), *map(str, words[1:])],
-        cwd=work,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-    )
+    result = run_process(ROOT / "scripts" / words[0], *words[1:], cwd=work)
     assert result.returncode == status, result.stderr
     return result
 
@@ -93,13 +85,7 @@ def test_own_loss_and_noise_train_and_stand_in_the_figures_and_the_card(work):
     assert results["settings"]["loss"] == "nce + 2*power(q=0.3)" and results["settings"]["noise"] == "swap_30"
     assert results["plugins"] == ["own_kinds"] and 0.25 < results["noise"]["rate"] < 0.35
     assert (work / "run/curves.png").stat().st_size > 0
-    card = subprocess.run(
-        [sys.executable, "-c", CARD],
-        cwd=work,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-    ).stdout
+    card = run_process(CARD, cwd=work).stdout
     assert "1 - p_y^q" in card and "of each class 30 % go to its partner" in card and "Powers" in card
     assert "--plugins own_kinds" in card
     again = run(work, "train_robust.py", *[word for word in flags if word not in flags[:2]], status=2)
@@ -112,8 +98,7 @@ def test_own_network_trains(work):
         "own_kinds.OwnForImageClassification(own_kinds.OwnConfig(num_labels=10)).save_pretrained('net');"
         "made([0.5] * 3, [0.5] * 3, 32).save_pretrained('net')"
     )
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    subprocess.run([sys.executable, "-c", make], cwd=work, env=environment, check=True)
+    assert run_process(make, cwd=work).returncode == 0
     flags = ["--model", "net", "--num_train_epochs", "1", "--max_train_samples", "100", "--output_dir", "run"]
     run(work, "train_robust.py", "--plugins", "own_kinds", *flags, "--report_to", "none")
     assert json.loads((work / "run/results.json").read_text())["parameters"] == 40

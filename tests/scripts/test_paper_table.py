@@ -1,7 +1,5 @@
 import json
-import os
 import runpy
-import subprocess
 import sys
 
 import datasets
@@ -12,6 +10,7 @@ import pytest
 from hf_robust.noise.cifar10 import CIFAR10_CLASSES
 from hf_robust.training.recipes import RECIPES
 from tests import ROOT
+from tests.processes import run_process
 
 SCRIPT = ROOT / "scripts" / "paper_table.py"
 NCE_AGCE = "nce + 4*agce(a=6, q=1.5)"
@@ -134,14 +133,7 @@ def write_data_set(folder):
 
 
 def run_script(*flags):
-    return subprocess.run(
-        [sys.executable, str(SCRIPT), *flags, "--use_cpu", "--disable_tqdm", "true"],
-        # Scripts take every GPU that they see.
-        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "CUDA_VISIBLE_DEVICES": ""},
-        capture_output=True,
-        text=True,
-        timeout=400,
-    )
+    return run_process(SCRIPT, *flags, "--use_cpu", "--disable_tqdm", "true")
 
 
 @pytest.mark.slow

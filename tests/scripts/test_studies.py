@@ -1,12 +1,12 @@
 """The report of the studies: verdicts and text come from the cells and follow them."""
 
 import json
-import subprocess
 import sys
 
 import pytest
 
 from tests import ROOT
+from tests.processes import run_process
 
 sys.path.insert(0, str(ROOT / "scripts"))
 from findings import cells, claims, collapse, noise, report
@@ -151,7 +151,5 @@ def test_the_committed_report_is_what_its_cells_give():
 
 
 def test_the_script_lists_the_studies():
-    done = subprocess.run(
-        [sys.executable, ROOT / "scripts" / "studies.py", "--list"], capture_output=True, text=True, timeout=120
-    )
+    done = run_process(ROOT / "scripts" / "studies.py", "--list")
     assert done.returncode == 0 and "of  67 cells  Accuracy against noise" in done.stdout

@@ -1,6 +1,5 @@
 import itertools
 import json
-import os
 import shutil
 import signal
 import subprocess
@@ -27,6 +26,7 @@ from hf_dit.training.objectives import NoiseSchedule, add_noise
 from hf_dit.training.run import train_dit
 from hf_dit.training.stream import PixelSamples, TrainingStream
 from tests import ROOT
+from tests.processes import run_process
 
 from .small import COLOURS, arguments, picture, write_parquet
 
@@ -149,15 +149,9 @@ def test_accumulation_and_two_processes_give_the_weights_of_one_batch(colours, t
     split = {"train_batch_size": 1, "gradient_accumulation_steps": 4}
     train_dit(*arguments(colours, tmp_path / "accumulated", **changes, **split))
     split = {"train_batch_size": 1, "gradient_accumulation_steps": 2}
-    command = ["--nproc_per_node", "2", "--standalone", "scripts/train_dit.py"]
-    command += flags(colours, tmp_path / "processes", **changes, **split)
-    subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", *command],
-        cwd=ROOT,
-        check=True,
-        capture_output=True,
-        timeout=300,
-    )
+    line = flags(colours, tmp_path / "processes", **changes, **split)
+    done = run_process(ROOT / "scripts/train_dit.py", *line, processes=2)
+    assert done.returncode == 0, done.stderr
     for name in ("accumulated", "processes"):
         results = json.loads((tmp_path / name / "results.json").read_text())
         assert results["settings"] == one["settings"] and results["settings"]["global_batch"] == 4
@@ -213,9 +207,8 @@ def test_a_killed_run_goes_on_to_the_very_same_end(colours, tmp_path):
     train_dit(*arguments(colours, tmp_path / "whole", **changes))
 
     line = flags(colours, tmp_path / "killed", **changes)
-    environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
-    killed = subprocess.run([sys.executable, "-c", KILLED, *line], cwd=ROOT, env=environment, capture_output=True)
-    assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
+    killed = run_process(KILLED, *line, OMP_NUM_THREADS=str(torch.get_num_threads()))
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
     folders = sorted(path.name for path in (tmp_path / "killed").iterdir() if path.is_dir())
     assert folders == [".checkpoint-8.tmp", "checkpoint-4", "checkpoint-6"]
 

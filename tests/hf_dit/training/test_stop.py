@@ -1,10 +1,7 @@
 """A training that is stopped: what is kept, what it says, who may have its folder."""
 
 import json
-import os
 import signal
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -15,7 +12,7 @@ from hf_common.locks import locked
 from hf_dit.sampling.pipeline import DiTImagePipeline
 from hf_dit.training.figures import plot_loss
 from hf_dit.training.run import train_dit
-from tests import ROOT
+from tests.processes import start_process
 
 from .small import arguments
 from .test_run import flags, losses, weights
@@ -54,17 +51,11 @@ exec(compile(open(sys.argv[0]).read(), sys.argv[0], "exec"))
 
 
 def start(place, line):
-    environment = {key: value for key, value in os.environ.items() if not key.startswith("ACCELERATE_")}
-    environment["OMP_NUM_THREADS"] = str(torch.get_num_threads())
-    code = SCRIPT.replace("PLACE", repr(place))
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    return subprocess.Popen([sys.executable, "-c", code, *line], cwd=ROOT, env=environment, **pipes)
+    return start_process(SCRIPT.replace("PLACE", repr(place)), *line, OMP_NUM_THREADS=str(torch.get_num_threads()))
 
 
 def stopped(process, word, number):
-    for line in process.stdout:
-        if line.strip() == word:
-            break
+    assert any(line.strip() == word for line in process.lines())
     process.send_signal(number)
     _, error = process.communicate(timeout=120)
     assert process.returncode == 128 + number, error
@@ -113,9 +104,7 @@ def test_a_checkpoint_of_other_files_than_were_written_is_named(name, colours, t
 def test_a_folder_is_one_trainings_at_a_time(colours, tmp_path):
     process = start("loop", flags(colours, tmp_path))
     try:
-        for line in process.stdout:
-            if line.strip() == "step 3":
-                break
+        assert any(line.strip() == "step 3" for line in process.lines())
         with pytest.raises(ValueError, match="output_dir .* is being written by another process"):
             train_dit(*arguments(colours, tmp_path))
     finally:

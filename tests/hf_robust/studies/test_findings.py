@@ -2,8 +2,6 @@
 
 import csv
 import json
-import subprocess
-import sys
 
 import datasets
 import numpy as np
@@ -20,6 +18,7 @@ from hf_robust.data.load import load_image_splits
 from hf_robust.studies.folds import assign_folds
 from hf_robust.studies.frozen import VARIANCES, linear_probabilities
 from tests import ROOT
+from tests.processes import run_process
 
 ENCODER = """
 import numpy as np
@@ -72,11 +71,8 @@ def photos(tmp_path_factory):
 
 
 def find(folder, *flags, status=0):
-    command = [sys.executable, ROOT / "scripts/find_label_errors.py", "--dataset", "photos", "--skip_corrupt", *flags]
-    done = subprocess.run(
-        [*map(str, command), "--report_to", "none"], cwd=folder, capture_output=True, text=True,
-        env={"PYTHONPATH": str(ROOT), "PATH": "", "HOME": str(folder), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
+    words = ["--dataset", "photos", "--skip_corrupt", *flags, "--report_to", "none", "--use_cpu"]
+    done = run_process(ROOT / "scripts/find_label_errors.py", *words, cwd=folder)
     assert done.returncode == status, done.stderr[-3000:]
     return done
 

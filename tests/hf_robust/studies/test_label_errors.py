@@ -1,7 +1,5 @@
 import csv
 import json
-import os
-import subprocess
 import sys
 
 import datasets
@@ -26,6 +24,7 @@ from hf_robust.studies.prepare import resolve_transition_matrix
 from hf_robust.training.arguments import RobustTrainingArguments
 from hf_robust.training.trainer import RobustTrainer
 from tests import ROOT
+from tests.processes import run_process
 
 cleanlab_filter = pytest.importorskip("cleanlab.filter")
 
@@ -328,14 +327,13 @@ def test_where_nothing_is_found_there_is_no_precision(tmp_path):
     assert "| 60 | 0 | 0 | - | - | - | too few images (60) | 0.0 | 0.0 | 100.0 |" in label_errors_table(results)
 
 
-def script(folder, *flags, launcher=()):
-    command = [
-        sys.executable, *launcher, str(SCRIPT), "--noise", "symmetric_40", "--max_train_samples", "100",
+def script(folder, *flags, processes=1):
+    words = [
+        "--noise", "symmetric_40", "--max_train_samples", "100",
         "--num_folds", "3", "--num_train_epochs", "2", "--use_cpu", "--disable_tqdm", "true",
         "--config_overrides", "batch_norm=false", "--output_dir", str(folder), *flags,
     ]  # fmt: skip
-    env = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=200)
+    done = run_process(SCRIPT, *words, processes=processes)
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout
 
@@ -346,10 +344,7 @@ def test_script_in_one_process_and_in_two(tmp_path):
     one = script(tmp_path / "one", "--per_device_train_batch_size", "32")
     results = json.loads((tmp_path / "one" / "results.json").read_text())
     assert label_errors_table(results) in one and str(tmp_path / "one") in one
-    two = script(
-        tmp_path / "two", "--per_device_train_batch_size", "16", "--ddp_backend", "gloo",
-        launcher=("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"),
-    )  # fmt: skip
+    two = script(tmp_path / "two", "--per_device_train_batch_size", "16", "--ddp_backend", "gloo", processes=2)
     assert two.count("Shares in percent.") == 1
     results = json.loads((tmp_path / "two" / "results.json").read_text())
     assert results["settings"]["processes"] == 2

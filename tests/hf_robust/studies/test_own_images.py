@@ -1,9 +1,6 @@
 """Runs on photographs of all sizes: exact over batches, processes and kills, like those on images in memory."""
 
 import json
-import os
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -24,7 +21,9 @@ from hf_robust.studies.flags import DataArguments, ModelArguments
 from hf_robust.studies.images import prepared_images
 from hf_robust.studies.publish import read_run, run_card
 from tests import ROOT
+from tests.processes import run_process
 
+TRAIN = ROOT / "scripts/train_robust.py"
 COMMON = ["--validation_split", "0.25", "--resolution", "16", "--num_train_epochs", "2", "--report_to", "none"]
 SMALL = ["--model", "cnn_small", "--config_overrides", "batch_norm=false", "--learning_rate", "0.02"]
 KILLED = """
@@ -63,16 +62,10 @@ def photos(tmp_path_factory):
 
 
 def run(output, photos, *flags, processes=1, kill_at=None, status=0, common=COMMON):
-    words = ["--dataset", photos, "--output_dir", output, *common, *flags]
-    command = [sys.executable, ROOT / "scripts/train_robust.py"]
-    if kill_at is not None:
-        command = [sys.executable, "-c", KILLED]
-    if processes > 1:
-        launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
-        command = [sys.executable, *launcher, ROOT / "scripts/train_robust.py"]
-        words += ["--use_cpu", "--ddp_backend", "gloo"]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "KILL_AT": str(kill_at)}
-    done = subprocess.run([*command, *map(str, words)], env=environment, capture_output=True, text=True, cwd=ROOT)
+    words = ["--dataset", photos, "--output_dir", output, *common, *flags, "--use_cpu"]
+    words += ["--ddp_backend", "gloo"] if processes > 1 else []
+    what = TRAIN if kill_at is None else KILLED
+    done = run_process(what, *words, processes=processes, KILL_AT=str(kill_at))
     assert done.returncode == status, done.stderr[-3000:]
     return done
 
@@ -140,11 +133,8 @@ def test_images_of_one_size_train_the_same_in_memory_or_not(tmp_path):
             Image.fromarray(pixels).save(tmp_path / "data" / label / f"{place}.png")
     flags = ["--model", "cnn_small", "--validation_split", "0.25", "--loss", "gjs", "--num_train_epochs", "2"]
     flags += ["--per_device_train_batch_size", "5", "--report_to", "none"]
-    words = [sys.executable, str(ROOT / "scripts/train_robust.py"), "--dataset", str(tmp_path / "data"), *flags]
     for name, more in (("memory", []), ("files", ["--keep_in_memory", "false"])):
-        command = [*words, "--output_dir", str(tmp_path / name), *more]
-        done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
-        assert done.returncode == 0, done.stderr[-2000:]
+        run(tmp_path / name, tmp_path / "data", *flags, *more, common=[])
     assert difference(tmp_path / "memory", tmp_path / "files") == 0
 
 

@@ -1,8 +1,6 @@
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -21,6 +19,7 @@ from hf_robust.noise.draw import make_noisy_labels, transition_matrix
 from hf_robust.studies.arguments import DataArguments, ExperimentArguments, ModelArguments
 from hf_robust.studies.run import run_experiment
 from tests import ROOT
+from tests.processes import run_process, start_process
 
 TRAIN = ROOT / "scripts" / "train_robust.py"
 SMALL = {"max_train_samples": 200, "max_test_samples": 60}
@@ -296,11 +295,11 @@ def test_json_is_replaced_whole(tmp_path):
     assert json.loads((tmp_path / "a.json").read_text()) == {"a": 1}
 
 
-def command(folder, *flags):
+def words(folder, *flags):
     return [
-        sys.executable, str(TRAIN), "--noise", "symmetric_40", "--max_train_samples", "600",
+        "--noise", "symmetric_40", "--max_train_samples", "160",
         "--output_dir", str(folder),
-        "--num_train_epochs", "3", "--per_device_train_batch_size", "64", "--augmentation", "crop_flip", "--use_cpu",
+        "--num_train_epochs", "3", "--per_device_train_batch_size", "16", "--augmentation", "crop_flip", "--use_cpu",
         "--save_strategy", "steps", "--save_steps", "4", "--loss", "nce+rce", *flags,
     ]  # fmt: skip
 
@@ -308,25 +307,20 @@ def command(folder, *flags):
 @pytest.mark.slow
 def test_killed_in_mid_epoch_and_resumed_ends_with_the_same_weights(tmp_path):
     """10 steps an epoch; killed once checkpoint-12 is there, which is in the second epoch."""
-    env = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "2"}
-    whole = subprocess.run(command(tmp_path / "whole"), env=env, capture_output=True, text=True, timeout=200)
+    whole = run_process(TRAIN, *words(tmp_path / "whole"), OMP_NUM_THREADS="2")
     assert whole.returncode == 0, whole.stderr[-2000:]
     assert "| nce+rce |" in whole.stdout and str(tmp_path / "whole") in whole.stdout
 
-    with subprocess.Popen(
-        command(tmp_path / "killed"), env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    ) as process:
-        deadline = time.monotonic() + 150
-        while not (tmp_path / "killed" / "checkpoint-12" / "trainer_state.json").exists():
-            assert process.poll() is None and time.monotonic() < deadline, "ended before the kill"
-            time.sleep(0.01)
-        process.send_signal(signal.SIGKILL)
+    process = start_process(TRAIN, *words(tmp_path / "killed"), OMP_NUM_THREADS="2")
+    deadline = time.monotonic() + 150
+    while not (tmp_path / "killed" / "checkpoint-12" / "trainer_state.json").exists():
+        assert process.returncode is None and time.monotonic() < deadline, "ended before the kill"
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
     assert not (tmp_path / "killed" / "results.json").exists()
 
-    again = subprocess.run(
-        command(tmp_path / "killed", "--resume_from_checkpoint", "last"),
-        env=env, capture_output=True, text=True, timeout=200,
-    )  # fmt: skip
+    again = run_process(TRAIN, *words(tmp_path / "killed", "--resume_from_checkpoint", "last"), OMP_NUM_THREADS="2")
     assert again.returncode == 0, again.stderr[-2000:]
     expected, got = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "killed"))
     assert expected.keys() == got.keys()
@@ -342,15 +336,13 @@ def test_killed_in_mid_epoch_and_resumed_ends_with_the_same_weights(tmp_path):
 
 def test_two_processes_run_one_experiment(tmp_path):
     """Through the script, without batch norm: the same weights and scores as one process."""
-    env = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
     flags = [
-        str(TRAIN), "--noise", "symmetric_40", "--max_train_samples", "150", "--max_test_samples", "41",
+        "--noise", "symmetric_40", "--max_train_samples", "150", "--max_test_samples", "41",
         "--num_train_epochs", "1", "--config_overrides", "batch_norm=false", "--augmentation", "crop_flip",
         "--use_cpu", "--ddp_backend", "gloo", "--per_device_train_batch_size", "32",
         "--output_dir", str(tmp_path / "two"),
     ]  # fmt: skip
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", *flags]
-    done = subprocess.run(launch, env=env, capture_output=True, text=True, timeout=200)
+    done = run_process(TRAIN, *flags, processes=2)
     assert done.returncode == 0, done.stderr[-3000:]
     one = run(
         tmp_path / "one",

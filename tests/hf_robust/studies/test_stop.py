@@ -18,6 +18,7 @@ from hf_robust.studies.run import run_experiment
 from hf_robust.studies.sweep import run_sweep
 from hf_robust.training.checkpoints import complete_checkpoints
 from tests import ROOT
+from tests.processes import Process, start_process
 
 SMALL = {"max_train_samples": 96, "max_test_samples": 30}
 RECIPE = {"num_train_epochs": 3, "per_device_train_batch_size": 16, "save_steps": 4, "save_strategy": "steps"}
@@ -52,20 +53,26 @@ exec(compile(open(sys.argv[0]).read(), sys.argv[0], "exec"))
 """
 
 
-def start(script, *line, at=-1, hold="/nowhere", launcher=()):
+def start(script, *line, at=-1, hold="/nowhere"):
+    environment = {"SCRIPT": f"scripts/{script}", "AT": str(at), "HOLD": str(hold)}
+    return start_process(HELD_UP, *line, OMP_NUM_THREADS=str(torch.get_num_threads()), **environment)
+
+
+def launch(script, processes, *line, at, hold):
+    """As several processes, by PyTorch's own launcher."""
     environment = {key: value for key, value in os.environ.items() if not key.startswith("ACCELERATE_")}
     environment |= {"OMP_NUM_THREADS": str(torch.get_num_threads()), "CUDA_VISIBLE_DEVICES": ""}
-    environment |= {"SCRIPT": f"scripts/{script}", "AT": str(at), "HOLD": str(hold), "PYTHONPATH": str(ROOT)}
+    environment |= {"SCRIPT": "scripts/train_robust.py", "AT": str(at), "HOLD": str(hold), "PYTHONPATH": str(ROOT)}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    command = launcher or (sys.executable, "-c", HELD_UP)
-    return subprocess.Popen([*command, *map(str, line)], cwd=ROOT, env=environment, **pipes)
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", str(processes), "--standalone"]
+    return subprocess.Popen([*command, str(script), *map(str, line)], cwd=ROOT, env=environment, **pipes)
 
 
 def wait_for(process, text):
-    for line in process.stdout:
+    for line in process.lines() if isinstance(process, Process) else process.stdout:
         if text in line:
             return line
-    raise AssertionError(process.stderr.read())
+    raise AssertionError(process.communicate()[1])
 
 
 def weights(folder):
@@ -116,8 +123,7 @@ def test_a_signal_to_one_of_two_processes_ends_both_with_a_checkpoint(tmp_path):
     hold.touch()
     script.write_text(HELD_UP)
     line = ["--noise", "symmetric_40", "--loss", "ce", *LINE, "--output_dir", folder]
-    launcher = (sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--standalone", str(script))
-    process = start("train_robust.py", *line, at=4, hold=hold, launcher=launcher)
+    process = launch(script, 2, *line, at=4, hold=hold)
     one = int(wait_for(process, "step 4").split()[-1])
     os.kill(one, signal.SIGTERM)
     wait_for(process, "requested")
@@ -166,8 +172,6 @@ def test_three_workers_share_a_sweep_and_take_over_from_one_that_is_killed(tmp_p
     assert taken == {str(runs / "ce" / "seed0")} and str(runs / "ce" / "seed0") not in starts  # from its checkpoint
     assert len(json.loads((folder / "sweep.json").read_text())) == 4
     assert len({out.split("Accuracy on the clean")[1] for out, _ in outputs}) == 1  # both saw all
-    first.stdout.close()
-    first.stderr.close()
 
 
 @pytest.mark.slow

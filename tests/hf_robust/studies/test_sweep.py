@@ -1,7 +1,4 @@
 import json
-import os
-import subprocess
-import sys
 
 import datasets
 import pytest
@@ -13,6 +10,7 @@ from hf_robust.studies.arguments import DataArguments, ExperimentArguments, Mode
 from hf_robust.studies.run import run_experiment
 from hf_robust.studies.sweep import run_sweep
 from tests import ROOT
+from tests.processes import run_process
 
 SCRIPTS = ROOT / "scripts"
 
@@ -87,30 +85,21 @@ def test_bad_lists_are_named_before_anything_is_written(tmp_path, changes, messa
     assert not (tmp_path / "new").exists()
 
 
-def run_script(name, *flags):
-    return subprocess.run(
-        [sys.executable, str(SCRIPTS / name), *flags],
-        # Scripts take every GPU that they see.
-        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "CUDA_VISIBLE_DEVICES": ""},
-        capture_output=True,
-        text=True,
-        timeout=200,
-    )
-
-
 def test_script_runs_a_sweep_and_refuses_the_flags_of_one_run(tmp_path):
     small = ["--max_train_samples", "100", "--max_test_samples", "30", "--num_train_epochs", "1", "--use_cpu"]
-    done = run_script("sweep_robust.py", "--losses", "ce", "gce(q=0.5)", *small, "--output_dir", str(tmp_path / "s"))
+    done = run_process(
+        SCRIPTS / "sweep_robust.py", "--losses", "ce", "gce(q=0.5)", *small, "--output_dir", str(tmp_path / "s")
+    )
     assert done.returncode == 0, done.stderr[-2000:]
     assert "| gce(q=0.5) |" in done.stdout and str(tmp_path / "s") in done.stdout
-    refused = run_script("sweep_robust.py", "--loss", "ce", "--output_dir", str(tmp_path / "t"))
+    refused = run_process(SCRIPTS / "sweep_robust.py", "--loss", "ce", "--output_dir", str(tmp_path / "t"))
     assert refused.returncode == 2 and "--losses" in refused.stderr and not (tmp_path / "t").exists()
 
 
 def test_benchmark_script_prints_and_writes_its_figures(tmp_path):
     report = tmp_path / "speed.json"
     small = ["--images", "64", "--batch_size", "16", "--epochs", "1", "--repeats", "1"]
-    done = run_script("benchmark_trainer.py", *small, "--json", str(report))
+    done = run_process(SCRIPTS / "benchmark_trainer.py", *small, "--json", str(report))
     assert done.returncode == 0, done.stderr[-2000:]
     content = json.loads(report.read_text())
     stock = {"stock Trainer, batch transform", "stock Trainer, per-image PIL"}

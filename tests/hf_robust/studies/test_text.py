@@ -1,9 +1,6 @@
 """Runs on texts: exact over batches, processes and kills, loaded by transformers, refused in one line."""
 
 import json
-import os
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -15,9 +12,9 @@ from hf_robust.studies.arguments import DataArguments, ExperimentArguments, Mode
 from hf_robust.studies.label_errors import find_label_errors
 from hf_robust.studies.publish import RUN_FILES, read_run, reproducing_command, run_card
 from hf_robust.studies.run import run_experiment
-from tests import ROOT
-from tests.hf_robust.studies.test_own_images import KILLED
+from tests.hf_robust.studies.test_own_images import KILLED, TRAIN
 from tests.hf_robust.texts import save_bert, sentences, with_wrong, write_csv
+from tests.processes import run_process
 
 COUNT = 180  # a quarter is held out: 135 are two steps of 64 and one of 7
 NO_DROPOUT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
@@ -44,16 +41,9 @@ def flags(folder, model="bert", loss="elr", **changes):
 
 
 def run(output, words, processes=1, kill_at=None, status=0):
-    command = [sys.executable, str(ROOT / "scripts/train_robust.py")]
-    if kill_at is not None:
-        command = [sys.executable, "-c", KILLED]
-    words = [*words, "--output_dir", str(output), "--use_cpu"]
-    if processes > 1:
-        launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
-        command = [sys.executable, *launcher, *command[1:]]
-        words += ["--ddp_backend", "gloo"]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "KILL_AT": str(kill_at)}
-    done = subprocess.run([*command, *words], env=environment, capture_output=True, text=True, cwd=ROOT)
+    words = [*words, "--output_dir", output, "--use_cpu"]
+    words += ["--ddp_backend", "gloo"] if processes > 1 else []
+    done = run_process(TRAIN if kill_at is None else KILLED, *words, processes=processes, KILL_AT=str(kill_at))
     assert done.returncode == status, done.stderr[-3000:]
     return done
 

@@ -1,9 +1,6 @@
 """Someone's own sentences by commands alone: wrong labels are found, a classifier is trained, and loaded."""
 
 import json
-import os
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -11,6 +8,7 @@ from transformers import pipeline
 
 from tests import ROOT
 from tests.hf_robust.texts import TOPICS, save_bert, sentences, with_wrong, write_csv
+from tests.processes import run_process
 
 COUNT = 400
 
@@ -33,9 +31,7 @@ def run(folder, script, *flags):
         "--model", "bert", "--loss", "gce", "--optim", "adamw_torch", "--learning_rate", "1e-3",
         "--num_train_epochs", "15", "--per_device_train_batch_size", "32", "--report_to", "none", "--use_cpu",
     ]  # fmt: skip
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-    command = [sys.executable, str(ROOT / "scripts" / script), *common, *flags]
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=600)
+    done = run_process(ROOT / "scripts" / script, *common, *flags, cwd=folder, timeout=600)
     assert done.returncode == 0, done.stderr[-3000:]
     return done
 

@@ -2,8 +2,6 @@
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import datasets
@@ -13,8 +11,9 @@ from PIL import Image
 from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessor, pipeline
 
 from hf_robust.noise.draw import make_noisy_labels
+from tests import ROOT
+from tests.processes import run_process
 
-ROOT = Path(__file__).parents[3]
 COUNT, SIDE = 400, 64
 
 pytestmark = [
@@ -51,12 +50,8 @@ def photos(tmp_path_factory):
 
 
 def run(folder, script, *flags):
-    command = [sys.executable, str(ROOT / "scripts" / script), "--dataset", "photos", "--skip_corrupt", *flags]
-    path = os.pathsep.join([str(ROOT), str(ROOT / "scripts")])
-    environment = os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-    done = subprocess.run(
-        [*command, "--report_to", "none"], cwd=folder, env=environment, capture_output=True, text=True, timeout=900
-    )
+    words = ["--dataset", "photos", "--skip_corrupt", *flags, "--report_to", "none", "--use_cpu"]
+    done = run_process(ROOT / "scripts" / script, *words, cwd=folder, timeout=900)
     assert done.returncode == 0, done.stderr[-3000:]
     return done
 

@@ -1,10 +1,6 @@
 """Models, labels and data sets of every shape train as the plain ones do, or one error names what is wrong."""
 
 import dataclasses
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import datasets
 import numpy as np
@@ -21,6 +17,7 @@ from hf_robust import RobustTrainer, RobustTrainingArguments, get_loss
 from hf_robust.data.memory import ImageTensorDataset, collate_batch
 from hf_robust.data.transform import ImageTransform
 from hf_robust.training.needs import penalty
+from tests.processes import run_process
 
 from .families import CLASSES, MODELS, N, largest_difference, lora_vit, make_trainer, samples
 
@@ -459,14 +456,7 @@ def cut_arguments(folder, **changes):
 
 @pytest.mark.slow
 def test_parameters_in_shards_have_the_norm_and_the_steps_of_whole_ones(tmp_path):
-    script = tmp_path / "cut.py"
-    script.write_text(CUT)
-    path = os.pathsep.join([str(Path(__file__).parents[3]), *sys.path])
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    done = subprocess.run(
-        [*command, str(script), str(tmp_path)], env=os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
-        capture_output=True, text=True, timeout=240,
-    )  # fmt: skip
+    done = run_process(CUT, tmp_path, processes=2)
     assert done.returncode == 0, done.stderr[-3000:]
     for number, loss in enumerate(("anl_ce(delta=0.01)", "anl_ce(delta=0.01)", "elr")):
         expected = RobustTrainer(

@@ -1,14 +1,9 @@
 """Every loss under `RobustTrainer`: the same steps however a batch of 64 is split, and after a kill; L1; weights."""
 
-import gc
 import json
 import math
-import os
 import signal
-import subprocess
-import sys
 import time
-from pathlib import Path
 
 import pytest
 import torch
@@ -24,6 +19,7 @@ from hf_robust.data.memory import ImageTensorDataset
 from hf_robust.data.transform import ImageTransform
 from hf_robust.losses import get_loss, list_losses
 from hf_robust.training.checkpoints import complete_checkpoints
+from tests.processes import run_process, start_process
 
 CLASSES = 4
 MATRIX = [[0.7, 0.1, 0.1, 0.1], [0.0, 0.8, 0.2, 0.0], [0.3, 0.0, 0.6, 0.1], [0.05, 0.1, 0.15, 0.7]]
@@ -118,25 +114,11 @@ def assert_same(got, expected, atol):
         torch.testing.assert_close(got[name], value, atol=atol, rtol=0, msg=lambda m, name=name: f"{name}: {m}")
 
 
-# `Trainer` collects garbage after every run; what the imports left behind need not be searched each time.
-@pytest.fixture(autouse=True, scope="module")
-def _freeze():
-    gc.freeze()
-    yield
-    gc.unfreeze()
-
-
-def environment():
-    # Whatever this process imports from, and this file.
-    path = os.pathsep.join([str(Path(__file__).parent), *sys.path])
-    return os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
-
-
 TWO_PROCESSES = """
-import sys
+import json, os, sys
+import torch
 from safetensors.torch import save_file
-from test_loss_training import *
-gc.freeze()
+from tests.hf_robust.training.test_loss_training import *
 for number, case in enumerate(CASES.values()):
     trainer = train(sys.argv[1], case, per_device_train_batch_size=32, ddp_backend="gloo")
     assert trainer.args.world_size == 2
@@ -160,12 +142,7 @@ BY_TWO = "elr + ogc_ce(epsilon=4, queue=48, interval=1)"
 def two_processes(tmp_path_factory):
     """The folder of what two processes make of all the cases."""
     folder = tmp_path_factory.mktemp("two")
-    script = folder / "two.py"
-    script.write_text(TWO_PROCESSES)
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    done = subprocess.run(
-        [*command, str(script), str(folder)], env=environment(), capture_output=True, text=True, timeout=500
-    )
+    done = run_process(TWO_PROCESSES, folder, processes=2, timeout=500)
     assert done.returncode == 0, done.stderr[-3000:]
     return folder
 
@@ -369,8 +346,8 @@ def test_two_processes_resume_in_mid_epoch_to_the_same_bits(two_processes):
 
 
 KILLED = """
-import sys
-from test_loss_training import *
+import sys, time
+from tests.hf_robust.training.test_loss_training import *
 
 class Slow(TrainerCallback):
     def on_step_begin(self, args, state, control, **kwargs):
@@ -381,19 +358,14 @@ make_trainer(sys.argv[1], get_loss("elr"), [Slow()], **RESUMED).train()
 
 
 def test_elr_killed_in_mid_epoch_and_resumed_ends_with_the_same_bits(tmp_path):
-    script = tmp_path / "killed.py"
-    script.write_text(KILLED)
     folder = tmp_path / "run"
-    with subprocess.Popen(
-        [sys.executable, str(script), str(folder)], env=environment(), stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    ) as process:  # fmt: skip
-        deadline = time.monotonic() + 150
-        while not (folder / "checkpoint-4" / "trainer_state.json").exists():
-            assert process.poll() is None and time.monotonic() < deadline, "ended before the kill"
-            time.sleep(0.01)
-        process.send_signal(signal.SIGKILL)
-    assert process.returncode == -signal.SIGKILL
+    process = start_process(KILLED, folder)
+    deadline = time.monotonic() + 150
+    while not (folder / "checkpoint-4" / "trainer_state.json").exists():
+        assert process.returncode is None and time.monotonic() < deadline, "ended before the kill"
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
     (checkpoint,) = complete_checkpoints(folder)
     assert checkpoint.name == "checkpoint-4"
     whole = train(tmp_path / "whole", {"spec": "elr"}, **RESUMED)

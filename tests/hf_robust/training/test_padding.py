@@ -1,10 +1,6 @@
 """Data sets that know nothing of padding, on several processes: the steps of one process, to the last bits."""
 
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import datasets
 import numpy as np
@@ -17,6 +13,7 @@ from torch.utils.data import ConcatDataset, TensorDataset
 from hf_robust import RobustTrainer, RobustTrainingArguments
 from hf_robust.data.memory import EpochShuffleSampler
 from hf_robust.data.padded import PaddedSamples
+from tests.processes import run_process
 
 CLASSES, WIDTH = 4, 5
 
@@ -83,8 +80,10 @@ def trained(folder, kind, n, batch, **changes):
 
 
 SCRIPT = """
+import json, os, sys
+import torch
 from safetensors.torch import save_file
-from test_padding import *
+from tests.hf_robust.training.test_padding import KINDS, SIZES, trained
 for kind in KINDS:
     for n in SIZES:
         trainer = trained(sys.argv[1], kind, n, 8, ddp_backend="gloo")
@@ -102,16 +101,7 @@ os._exit(0)  # all is written; taking several trainings down, gloo's threads abo
 def folder(tmp_path_factory):
     """What two processes trained."""
     folder = tmp_path_factory.mktemp("two")
-    (folder / "two.py").write_text(SCRIPT)
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])}
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    done = subprocess.run(
-        [*command, str(folder / "two.py"), str(folder)],
-        env=environment | {"OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=240,
-    )
+    done = run_process(SCRIPT, folder, processes=2)
     assert done.returncode == 0, done.stderr[-3000:]
     return folder
 

@@ -1,7 +1,5 @@
 import json
-import os
 import runpy
-import subprocess
 import sys
 
 import pytest
@@ -18,6 +16,7 @@ from hf_robust.training.recipes import (
     recipe_loss,
 )
 from tests import ROOT
+from tests.processes import run_process
 
 SCRIPTS = ROOT / "scripts"
 RECIPE = ["--recipe", "cifar10-cnn8"]
@@ -187,22 +186,11 @@ def test_auto_of_a_sweep_is_one_recipe(capsys):
     assert auto_recipe("cnn8", True) == "finetune-text"
 
 
-def run_script(name, *flags):
-    return subprocess.run(
-        [sys.executable, str(SCRIPTS / name), *flags],
-        # Scripts take every GPU that they see.
-        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "CUDA_VISIBLE_DEVICES": ""},
-        capture_output=True,
-        text=True,
-        timeout=400,
-    )
-
-
 @pytest.mark.slow
 def test_a_sweep_trains_each_loss_with_its_own_parameters_and_weight_decay(tmp_path):
     small = "--models cnn_small --max_train_samples 60 --max_test_samples 20 --num_train_epochs 1 --use_cpu".split()
     losses = ["--dataset", "digits", "--losses", "nce+agce", "anl_ce", "ce"]
-    done = run_script("sweep_robust.py", *RECIPE, *losses, *small, "--output_dir", str(tmp_path / "sweep"))
+    done = run_process(SCRIPTS / "sweep_robust.py", *RECIPE, *losses, *small, "--output_dir", str(tmp_path / "sweep"))
     assert done.returncode == 0, done.stderr[-2000:]
     settings = [result["settings"] for result in json.loads((tmp_path / "sweep" / "sweep.json").read_text())]
     assert [(s["loss"], s["weight_decay"]) for s in settings] == [

@@ -6,8 +6,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -22,6 +20,7 @@ from hf_robust import RobustTrainer, RobustTrainingArguments
 from hf_robust.data.transform import ImageTransform
 from hf_robust.training.checkpoints import complete_checkpoints, train_until_stopped
 from hf_robust.training.restore import restore_weights
+from tests.processes import run_process
 
 from .families import MODELS, WITHOUT_IMAGES, largest_difference, make_trainer, record, samples
 
@@ -117,18 +116,9 @@ trainer.train()
 """
 
 
-def run(script: str, *arguments) -> subprocess.CompletedProcess:
-    path = os.pathsep.join([str(Path(__file__).parents[3]), *sys.path])
-    environment = os.environ | {"PYTHONPATH": path}
-    command = [sys.executable, "-c", script, *map(str, arguments)]
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
-
-
 def test_a_killed_process_is_resumed_by_another(tmp_path):
-    threads = torch.get_num_threads()
-    assert (
-        run(f"import torch; torch.set_num_threads({threads})" + KILLED, tmp_path / "b").returncode == -signal.SIGKILL
-    )
+    killed = run_process(KILLED, tmp_path / "b", OMP_NUM_THREADS=str(torch.get_num_threads()))
+    assert killed.returncode == -signal.SIGKILL
     assert_equal(resumed("vit", tmp_path / "b", loss="ogc_ce"), trained("vit", tmp_path / "a", loss="ogc_ce"))
 
 

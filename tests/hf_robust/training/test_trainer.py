@@ -1,10 +1,6 @@
 import json
 import math
-import os
 import shutil
-import subprocess
-import sys
-from pathlib import Path
 
 import datasets
 import numpy as np
@@ -21,6 +17,7 @@ from hf_robust import RobustTrainer, RobustTrainingArguments
 from hf_robust.data.memory import EpochShuffleSampler, ImageTensorDataset
 from hf_robust.data.transform import ImageTransform
 from hf_robust.training.checkpoints import complete_checkpoints, last_good_checkpoint
+from tests.processes import run_process
 
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.3, 0.4)
 
@@ -117,8 +114,10 @@ def test_accumulated_micro_batches_make_the_same_step(tmp_path, batch, accumulat
 
 
 TWO_PROCESSES = """
-import json, sys
-from test_trainer import *
+import json, os, sys
+import torch
+from safetensors.torch import save_file
+from tests.hf_robust.training.test_trainer import SIZES, image_dataset, train
 for n in SIZES:
     trainer = train(sys.argv[1], dataset=image_dataset(n), per_device_train_batch_size=16, ddp_backend="gloo")
     assert trainer.args.world_size == 2
@@ -134,15 +133,7 @@ SIZES = (84, 66, 70)
 
 
 def test_two_processes_make_the_same_steps_as_one(tmp_path):
-    script = tmp_path / "two.py"
-    script.write_text(TWO_PROCESSES)
-    # Whatever this process imports from, and this file.
-    path = os.pathsep.join([str(Path(__file__).parent), *sys.path])
-    environment = os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    done = subprocess.run(
-        [*command, str(script), str(tmp_path)], env=environment, capture_output=True, text=True, timeout=240
-    )
+    done = run_process(TWO_PROCESSES, tmp_path, processes=2)
     assert done.returncode == 0, done.stderr[-3000:]
     for n in SIZES:
         reference = train(tmp_path / str(n), dataset=image_dataset(n), per_device_train_batch_size=32)
