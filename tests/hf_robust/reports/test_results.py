@@ -86,7 +86,7 @@ def test_what_may_be_missing_is_missed_by_no_card_table_or_figure(name, null, tm
     for table in (results_table([results]), details_table([results])):
         assert "nce" in table
     for position, figure in enumerate(draw_figures([results]).values()):
-        figure.savefig(tmp_path / f"{position}.png")
+        figure.savefig(tmp_path / f"{position}.png", dpi=20)
 
 
 @pytest.mark.parametrize(
@@ -113,6 +113,6 @@ def test_names_of_any_characters_are_drawn(tmp_path):
     result["label_names"] = [r"$\x$", "a$b$c", "\ud800", "_", "$", "\\", "{", "x" * 5000, "\n", "^"]
     result["settings"] |= {"model": r"$\nosuch$ \ud800", "noise": "$$_{", "dataset": "\udfff"}
     for position, figure in enumerate(draw_figures([result]).values()):
-        figure.savefig(tmp_path / f"{position}.png")
+        figure.savefig(tmp_path / f"{position}.png", dpi=20)
         assert position < 5 and (tmp_path / f"{position}.png").stat().st_size < 1 << 21
     plot_runs([result, result | {"settings": result["settings"] | {"model": "_$\\x$"}}]).savefig(tmp_path / "runs.png")
