@@ -35,7 +35,7 @@ demo: setup
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
 test: setup
-	@echo "test: all but the slow tests, in up to 4 processes; up to a quarter of an hour on 2 free cores; what failed comes at the end"
+	@echo "test: all but the slow tests, in up to 4 processes; about nine minutes on 2 cores; what failed comes at the end"
 	$(PYTEST) -m 'not slow'
 
 test-slow: setup
