@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+from datasets.exceptions import DatasetGenerationError
 from PIL import Image
 
-from hf_common.foreign import short
+from hf_common.foreign import first_line, short
 from hf_common.names import data_source
 
 TABLES = {".csv": "csv", ".tsv": "csv", ".json": "json", ".jsonl": "json", ".parquet": "parquet"}
@@ -52,6 +53,8 @@ def open_data(
         return _table(path, image_column, streaming) if images else _read_table(path)
     if images and path.is_dir() and config is None and (found := _class_folders(path)):
         return _images_of_folders(path, found, streaming)
+    if path.is_file():
+        raise ValueError(f"{name!r:.120} is a file, and none of the kinds {', '.join(TABLES)}")
     with data_source(name, "dataset"):
         return datasets.load_dataset(name, config, streaming=streaming)
 
@@ -97,7 +100,11 @@ def _images_of_folders(folder: Path, patterns: dict[str, str], streaming: bool) 
 def _read_table(path: Path, streaming: bool = False) -> Any:
     kind = TABLES[path.suffix.lower()]
     options: dict[str, Any] = {"sep": "\t"} if path.suffix.lower() == ".tsv" else {}
-    return datasets.load_dataset(kind, data_files={"train": str(path)}, streaming=streaming, **options)
+    try:
+        return datasets.load_dataset(kind, data_files={"train": str(path)}, streaming=streaming, **options)
+    except DatasetGenerationError as error:
+        cause = error.__cause__ or error
+        raise ValueError(f"{str(path)!r} cannot be read as {kind}: {short(first_line(cause), 160)}") from None
 
 
 def _table(path: Path, image_column: str | None, streaming: bool) -> Any:
@@ -121,5 +128,7 @@ def _table(path: Path, image_column: str | None, streaming: bool) -> Any:
     return located.cast_column(column, datasets.Value("string")).cast_column(column, datasets.Image())
 
 
-def _located(path: str, folder: Path) -> str:
+def _located(path: object, folder: Path) -> str:
+    if not isinstance(path, str) or not path:
+        raise ValueError(f"a row of the table has {short(repr(path), 80)} where the path of its image must be")
     return path if re.match(r"\w+://", path) else str(folder / path)

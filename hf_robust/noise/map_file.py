@@ -47,9 +47,10 @@ def targets_of(content: Mapping[str, str] | str, names: Sequence[str]) -> dict[i
             classes than these.
     """
     if not isinstance(content, str):
-        return check_targets(
-            {_class_number(s, names): _class_number(t, names) for s, t in content.items()}, len(names)
-        )
+        numbers = {_class_number(source, names): _class_number(target, names) for source, target in content.items()}
+        if len(numbers) < len(content):
+            raise ValueError("semantic_map: a class is named twice as a source, by its name and its number")
+        return check_targets(numbers, len(names))
     digits = [name.split()[0].lower() if name.split() else "" for name in names]
     expected = [list(CIFAR10_CLASSES)] if content == "cifar10" else [[str(i) for i in range(10)], DIGITS]
     if (list(names) if content == "cifar10" else digits) not in expected:

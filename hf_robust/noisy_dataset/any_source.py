@@ -6,6 +6,7 @@ from pathlib import Path
 
 import datasets
 import numpy as np
+import pyarrow as pa
 
 from ..data.load import (
     CLEAN_LABEL_COLUMN,
@@ -49,6 +50,8 @@ class Reading:
 
     def __post_init__(self):
         check_limits(None, None, self.validation_split)
+        if self.test_split == "train":
+            raise ValueError("test_split: 'train' is what the noise is put on; name another, or hold out a part of it")
 
 
 def load_any(source: str, how: Reading, superclasses: bool) -> tuple[SourceData, dict[int, int] | None]:
@@ -64,6 +67,7 @@ def load_any(source: str, how: Reading, superclasses: bool) -> tuple[SourceData,
     check_splits(source, loaded, splits, "rows")
     column = _column_of_labels(loaded, splits, how)
     kept = _kept_columns(loaded, splits, column, how)
+    _check_class_numbers(loaded, splits, column)
     loaded = with_classes(loaded, splits, column)
     names = label_names_of([loaded[split] for split in splits], column)
     train, test = train_and_test(loaded, splits, column, how.validation_split, "rows")
@@ -79,10 +83,14 @@ def load_any(source: str, how: Reading, superclasses: bool) -> tuple[SourceData,
 def _open_source(source: str, how: Reading) -> datasets.DatasetDict:
     path = Path(source)
     images = how.text_columns is None
+    table = path.suffix.lower() in TABLES and path.is_file()
+    if not source or (table and how.config is not None):
+        came = "an empty name" if not source else f"{how.config!r:.80} of a table, which has none"
+        raise ValueError(f"{'source_config' if source else 'source'}: expected a data set, got {came}")
     try:
         return open_data(source, how.config, images=images)
     except ValueError as error:
-        if images and path.suffix.lower() in TABLES and path.is_file():
+        if images and table:
             raise ValueError(f"{error}; of texts give the text_column_name") from None
         raise
 
@@ -105,22 +113,45 @@ def _column_of_labels(loaded: datasets.DatasetDict, splits: Sequence[str], how: 
     return column
 
 
+def _check_class_numbers(loaded: datasets.DatasetDict, splits: Sequence[str], column: str) -> None:
+    """Raise a `ValueError` for numbers that are no classes, such as years: there would be as many as the largest."""
+    feature = loaded["train"].features[column]
+    if not isinstance(feature, datasets.Value) or "int" not in feature.dtype:
+        return
+    largest = max(max(loaded[split][column][:], default=0) for split in splits)
+    rows = sum(len(loaded[split]) for split in splits)
+    if largest >= max(rows, 2):
+        raise ValueError(
+            f"label_column_name: whole numbers are classes 0..K-1; column {column!r:.120} has {largest} in {rows} rows"
+        )
+
+
 def _kept_columns(loaded: datasets.DatasetDict, splits: Sequence[str], label: str, how: Reading) -> list[str]:
     """The columns beside the labels."""
     features = loaded["train"].features
     check_kept(list(features), how.text_columns or (), "text_column_name")
     check_kept(list(features), how.columns or (), "columns")
+    if CLEAN_LABEL_COLUMN in features and label != CLEAN_LABEL_COLUMN:
+        raise ValueError(
+            f"label_column_name: labels beside a {CLEAN_LABEL_COLUMN} are noisy already; take that column, and name "
+            "the columns to keep beside it"
+        )
     kept = [name for name in (how.columns or features) if name != label]
     taken = [name for name in kept if name in OURS]
     if taken:
-        noisy = f"; labels beside a {CLEAN_LABEL_COLUMN} are noisy already" if CLEAN_LABEL_COLUMN in taken else ""
         raise ValueError(
             f"columns: the source has {taken[0]!r} beside its labels {label!r:.120}, and a config calls its own so; "
-            f"name those to keep without it{noisy}"
+            "name those to keep without it"
         )
+    if len(set(kept)) < len(kept):
+        raise ValueError(f"columns: each must be named once, got {kept!s:.200}")
     if not kept:
         raise ValueError(f"columns: nothing would be left beside the labels; the source has {list(features)}")
     for name in how.text_columns or ():
+        if name not in kept:
+            raise ValueError(
+                f"columns: {name!r:.120}, which holds the texts, must be among those to keep beside labels"
+            )
         if "string" not in str(getattr(features[name], "dtype", "")):
             raise ValueError(f"text column {name!r:.120} must hold text; it is {features[name]!s:.120}")
     for split in splits[1:]:
@@ -136,7 +167,10 @@ def _ring(rows: datasets.Dataset, labels: np.ndarray, num_classes: int, how: Rea
         if asked is not None:
             check_kept(rows.column_names, [asked], "superclass_column")
         return None
-    _, of_row = np.unique(np.asarray(rows.with_format("numpy")[column][:]), return_inverse=True)
+    values = rows.with_format("arrow")[column][:]
+    if values.null_count or pa.types.is_nested(values.type):
+        raise ValueError(f"superclass_column: {column!r:.120} must hold one superclass a row, text or whole numbers")
+    _, of_row = np.unique(np.asarray(values.to_pylist()), return_inverse=True)
     of_class = np.full(num_classes, -1)
     of_class[labels] = of_row
     mixed = np.flatnonzero(of_class[labels] != of_row)

@@ -7,6 +7,7 @@ too. They come first in every file, in one row group cut into content-defined pa
 chunks once holds them once for all configs.
 """
 
+import json
 import math
 import os
 import shutil
@@ -15,7 +16,6 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from datasets.utils.py_utils import convert_file_size_to_int
 from tqdm.auto import tqdm
 
 from hf_common.files import replace_text, write_json
@@ -31,7 +31,7 @@ from .any_source import Reading, load_any
 from .card import dataset_card
 from .figures import write_figures
 from .form import ANY, CIFAR10, Form
-from .manifest import UNFINISHED, read_manifest, unfinished_paths
+from .manifest import MOST_CLASSES, MOST_FILES, UNFINISHED, read_manifest, unfinished_paths
 from .plan import (
     Given,
     Noises,
@@ -43,7 +43,7 @@ from .plan import (
     read_checked,
     resolve_configs,
 )
-from .shards import write_split
+from .shards import size_in_bytes, write_split
 from .source import SourceData, Split, decode_all, load_cifar10
 
 CONFIGS = (
@@ -145,8 +145,9 @@ def build_noisy_dataset(
 
     Returns:
         `dict`: the manifest, as `build_noisy_cifar10` has it, and `source_config`, `label_column`, `features` (of the
-        columns beside the labels), `text_columns`, `test_split`, `validation_split`, `maps` (kind -> class -> class)
-        and, for each config and `test`, `num_files`. `test` is None for a source that has none.
+        columns beside the labels), `text_columns`, `test_split`, `validation_split`, `superclass_column`,
+        `max_shard_size` (bytes), `maps` (kind -> class -> class) and, for each config and `test`, `num_files`. `test`
+        is None for a source that has none, `matrix` where there are more than 256 classes.
 
     Raises:
         ValueError, TypeError: as for `build_noisy_cifar10`; also a source without such a split or column.
@@ -157,9 +158,11 @@ def build_noisy_dataset(
     kinds = {spec.kind for spec in noises.values() if spec is not None}
     if content is not None and "semantic" not in kinds:
         raise ValueError("semantic_map: it is of semantic_RR, which is none of the configs")
-    shard_bytes = convert_file_size_to_int(max_shard_size)
-    if shard_bytes < 1:
-        raise ValueError(f"max_shard_size: expected a size such as {SHARD_SIZE!r}, got {max_shard_size!r:.80}")
+    shard_bytes = size_in_bytes(max_shard_size, "max_shard_size")
+    if Path(source).is_dir() and Path(source).resolve() in Path(output_dir).resolve().parents:
+        raise ValueError(
+            f"output_dir: {str(output_dir)!r} lies in the source {source!r:.120}, which it would become a part of"
+        )
 
     read = partial(_read_any, source, how, noises, content, human_labels, shard_bytes)
     return _build(ANY, output_dir, {"seed": seed, "sampling": sampling}, noises, published, read)
@@ -180,6 +183,11 @@ def _read_any(
     own = {} if ring is None else {"superclass": ring}
     if content is not None:
         own["semantic"] = _targets(content, names)
+    largest = max(split.num_bytes for split in (data.train, data.test) if split is not None)
+    if largest > MOST_FILES * shard_bytes:
+        raise ValueError(
+            f"max_shard_size: {shard_bytes} bytes are too few for {largest} in at most {MOST_FILES} files"
+        )
     human = {} if human_labels is None else read_human_labels(human_labels, len(names), any_configs=True)
     check_human(human, human_labels, noises, data)
     try:
@@ -188,7 +196,9 @@ def _read_any(
         hints = {"semantic": "semantic_map", "superclass": "superclass_column"}
         hint = next((f"; {name} says how" for kind, name in hints.items() if f"'{kind}_" in str(error)), "")
         raise ValueError(f"{error}{hint}") from None
-    return Given(data, human, human_labels, maps_of(noises, own, len(names)), _more(data, how), shard_bytes)
+    return Given(
+        data, human, human_labels, maps_of(noises, own, len(names)), _more(data, how, shard_bytes), shard_bytes
+    )
 
 
 def _targets(content: str | Mapping, names: list[str]) -> dict[int, int]:
@@ -197,15 +207,18 @@ def _targets(content: str | Mapping, names: list[str]) -> dict[int, int]:
     return check_targets(content, len(names))
 
 
-def _more(source: SourceData, how: Reading) -> dict:
+def _more(source: SourceData, how: Reading, shard_bytes: int) -> dict:
     """What the manifest of any data set says beyond that of CIFAR-10."""
     return {
         "source_config": source.config,
         "label_column": how.label_column or "label",
-        "features": source.train.rows.features.to_dict(),
+        # As they come back from a file: tuples are lists there.
+        "features": json.loads(json.dumps(source.train.rows.features.to_dict())),
         "text_columns": None if how.text_columns is None else list(how.text_columns),
         "test_split": None if how.validation_split is not None else how.test_split,
         "validation_split": how.validation_split,
+        "superclass_column": how.superclass_column,
+        "max_shard_size": shard_bytes,
         "maps": {},
     }
 
@@ -283,7 +296,7 @@ def _add_configs(
             noisy = make_noisy_labels(clean, spec, **draw, targets=given.maps.get(spec.kind))
         manifest["configs"][name] = add(name, "train", source.train, noisy) | {
             "rate": realised_rate(clean, noisy),
-            "matrix": realised_matrix(clean, noisy, classes).tolist(),
+            "matrix": realised_matrix(clean, noisy, classes).tolist() if classes <= MOST_CLASSES else None,
         }
         # In this order: a config that the manifest has and the card lacks is announced by the next call, whereas one
         # that the card alone had would be taken for unfinished and removed.

@@ -18,7 +18,7 @@ from ..noise.from_matrix import PREFIX, MatrixByName, is_matrix_name
 from ..noise.human import is_human_name
 from ..noise.kinds import KINDS, kind_of
 from ..noise.mapped import MappedNoise
-from .figures import MOST_NAMES
+from .figures import MOST_NAMES, has_matrices
 from .form import ANY, CIFAR10, entry_files, manifest_form
 from .manifest import features_of
 from .shards import config_features
@@ -144,10 +144,12 @@ def _any_command(manifest: dict, recorded: bool) -> str:
         "columns": list(manifest["features"]),
         "test_split": "none" if split is share is None else split,
         "validation_split": share,
+        "superclass_column": manifest["superclass_column"],
         "human_labels": "FILE" if recorded else None,
         "semantic_map": "FILE" if "semantic" in manifest["maps"] else None,
         "seed": manifest["seed"],
         "sampling": manifest["sampling"],
+        "max_shard_size": manifest["max_shard_size"],
         "output_dir": "noisy-dataset",
         "configs": [f"{PREFIX}FILE" if is_matrix_name(name) else name for name in manifest["configs"]],
     }
@@ -162,7 +164,9 @@ def _any_words(manifest: dict, kinds: list[NoiseKind], features: Features) -> di
         "contents": {name: _column_words(name, feature, images) for name, feature in features.items()},
         "image": images[0] if images else None,
         "small": len(manifest["class_names"]) <= MOST_NAMES,
-        "confusions": {name: _confusions(entry["matrix"]) for name, entry in manifest["configs"].items()},
+        "confusions": {name: _confusions(entry["matrix"] or []) for name, entry in manifest["configs"].items()},
+        "matrices": has_matrices(manifest),
+        "texts": shlex.join(map(visible, manifest["text_columns"] or ())),
         "recorded_configs": [name for name in manifest["configs"] if is_human_name(name)],
     }
 

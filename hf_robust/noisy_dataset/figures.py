@@ -27,8 +27,17 @@ def write_figures(folder: Path, manifest: dict) -> None:
     One manifest and one version of matplotlib give the same bytes.
     """
     form = manifest_form(manifest)
-    for name, plot in {form.rates_figure: plot_rates, form.matrices_figure: plot_matrices}.items():
+    plots = {
+        form.rates_figure: plot_rates,
+        **({form.matrices_figure: plot_matrices} if has_matrices(manifest) else {}),
+    }
+    for name, plot in plots.items():
         save_figure(plot(manifest), folder / name)
+
+
+def has_matrices(manifest: dict) -> bool:
+    """Whether the classes are few enough for transition matrices."""
+    return all(entry["matrix"] is not None for entry in manifest["configs"].values())
 
 
 def plot_rates(manifest: dict) -> Figure:
@@ -55,7 +64,7 @@ def plot_matrices(manifest: dict) -> Figure:
     The colour scale goes with the square root, so that rare flips show beside the diagonal.
     """
     names, matrices = (
-        [in_figure(name, 30) for name in manifest["class_names"]],
+        [in_figure(name, 20) for name in manifest["class_names"]],
         {k: v["matrix"] for k, v in manifest["configs"].items()},
     )
     ticks: range | list[int] = range(len(names))

@@ -19,6 +19,7 @@ from hf_common.foreign import read_json, short
 from hf_common.hub import HUB_FILES, check_push, push_folder
 
 from .card import dataset_card
+from .figures import has_matrices
 from .form import CIFAR10, Form, entry_files, form_of
 from .manifest import check_manifest, check_replaces, read_manifest
 
@@ -75,6 +76,8 @@ def publish_noisy_dataset(
     # Not all configs that are there: one that appears after the check below is foreign to the push and not deleted.
     configs = [*manifest["configs"], *(["test"] if manifest["test"] else [])]
     files = [*(name for config in configs for name in entry_files(manifest, config)), *_shared_names(form)]
+    if not has_matrices(manifest):
+        files.remove(form.matrices_figure)
     missing = [name for name in files if not (folder / name).is_file()]
     missing += [f"{key} in its {form.manifest}" for key in _lacking(manifest, form)]
     if missing:

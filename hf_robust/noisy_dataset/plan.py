@@ -14,7 +14,7 @@ from ..noise.base import NOISE_VERSION, whole_shares
 from ..noise.cifar10n import check_same_order
 from ..noise.from_matrix import is_matrix_name
 from ..noise.human import is_human_name
-from ..noise.labels import realised_matrix
+from ..noise.labels import realised_matrix, realised_rate
 from ..noise.mapped import MappedNoise, check_targets
 from ..noise.spec import NoiseSpec
 from .form import ANY, Form
@@ -128,7 +128,9 @@ def plan_build(
 def _check_same_source(where: str, manifest: dict, given: Given, other: str) -> None:
     """Raise a `ValueError` where a data set was built of other rows or labels."""
     check_same(where, manifest, {"source_fingerprint": given.source.fingerprint}, other)
-    check_same(where, manifest, {key: given.more[key] for key in ("features",) if key in given.more}, other)
+    check_same(
+        where, manifest, {key: given.more[key] for key in ("features", "max_shard_size") if key in given.more}, other
+    )
     if given.more:
         check_same(where, manifest, {"class_names": given.source.class_names}, other)
     _check_noise_version(where, manifest, given, other)
@@ -139,8 +141,9 @@ def _check_same_source(where: str, manifest: dict, given: Given, other: str) -> 
             )
     for name in set(given.human) & set(manifest["configs"]):
         classes = len(given.source.class_names)
-        matrix = realised_matrix(given.source.train.labels, given.human[name], classes).tolist()
-        if manifest["configs"][name]["matrix"] != matrix:
+        clean, entry = given.source.train.labels, manifest["configs"][name]
+        matrix = None if entry["matrix"] is None else realised_matrix(clean, given.human[name], classes).tolist()
+        if (entry["rate"], entry["matrix"]) != (realised_rate(clean, given.human[name]), matrix):
             raise ValueError(
                 f"human_labels: {where} has {name} from other labels than those in {str(given.human_file)!r}; "
                 f"give the same file or name another {other}"

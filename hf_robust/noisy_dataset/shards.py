@@ -1,6 +1,7 @@
 """The files of a data set folder: rows as they are, with a given and a clean label, as Parquet in shards."""
 
 import contextlib
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +12,16 @@ from datasets import ClassLabel, Dataset, Features
 
 from .form import split_files
 from .source import Split, stored_rows
+
+UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
+
+
+def size_in_bytes(size: int | str, name: str) -> int:
+    """A size such as `"100MB"`, or a number of bytes; a `ValueError` that calls it `name` where it is none."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?) *([A-Za-z]*)", str(size), re.ASCII)
+    if found is None or found[2].upper() not in UNITS or (count := int(float(found[1]) * UNITS[found[2].upper()])) < 1:
+        raise ValueError(f"{name}: expected bytes, or a size such as 100MB or 1.5GB, got {size!r:.80}")
+    return count
 
 
 def config_features(kept: Features, class_names: list[str]) -> Features:

@@ -177,7 +177,8 @@ def test_a_second_call_adds_and_refuses_what_is_other(photos, tmp_path):
         ("sampling: ", {"sampling": "bernoulli"}),
         ("source_fingerprint: ", {"reading": Reading(validation_split=0.5)}),
         ("configs: expected at least one", {"configs": []}),
-        ("max_shard_size", {"max_shard_size": 0}),
+        ("max_shard_size: expected", {"max_shard_size": 0}),
+        ("max_shard_size: .* was built with 100000000, this call has 5000", {"max_shard_size": "5KB"}),
         ("noise='semantic_40' is defined on the classes .*; semantic_map says how", {"configs": ["semantic_40"]}),
         ("noise='superclass_40' is defined on .*; superclass_column says how", {"configs": ["superclass_40"]}),
         ("block5_40 needs a multiple of 5 classes, got 4", {"configs": ["block5_40"]}),
@@ -461,7 +462,12 @@ def test_a_table_of_texts(hub, reviews, tmp_path, monkeypatch):
 def test_the_command_of_the_card_builds_the_same_folder(photos, tmp_path, monkeypatch):
     made = tmp_path / "made"
     build_noisy_dataset(
-        str(photos), made, configs=["symmetric_40", "clean"], reading=Reading(validation_split=0.25), seed=5
+        str(photos),
+        made,
+        configs=["symmetric_40", "clean"],
+        reading=Reading(validation_split=0.25),
+        seed=5,
+        max_shard_size=20_000,
     )
     text = (made / "README.md").read_text()
     words = re.search(r"```bash\nhf-robust make-noisy-dataset (.*?)\n```", text, re.S).group(1)
@@ -537,3 +543,71 @@ def test_a_published_one_is_replaced_by_itself_alone(hub, photos, tmp_path):
     build_noisy_dataset(str(photos), tmp_path / "d", configs=["clean", "symmetric_40"], reading=how, seed=1)
     with pytest.raises(ValueError, match="seed: "):
         publish_noisy_dataset(tmp_path / "d", REPO)
+
+
+def table(path, rows, features=None):
+    Dataset.from_dict(rows, features=features).to_parquet(path)
+    return str(path)
+
+
+def test_a_thousand_classes_can_be_gone_on_with(hub, tmp_path):
+    rows = {"text": [f"word {i}" for i in range(3000)], "label": [i % 1000 for i in range(3000)]}
+    source = table(tmp_path / "many.parquet", rows)
+    how = Reading(text_columns=["text"], test_split=None)
+    out = tmp_path / "out"
+    for configs in (["clean", "symmetric_40"], ["symmetric_60"]):
+        manifest = build_noisy_dataset(source, out, configs=configs, reading=how)
+    assert [entry["matrix"] for entry in manifest["configs"].values()] == [None] * 3
+    assert (out / "noisy_dataset.json").stat().st_size < 100_000
+    card = (out / "README.md").read_text()
+    assert "matrices of 1000 classes are too large to be shown" in card and "noisy_dataset_matrices" not in card
+    publish_noisy_dataset(out, REPO)
+    assert load_dataset(REPO, "symmetric_40")["train"]["label"][:] == (
+        make_noisy_labels(rows["label"], "symmetric_40", num_classes=1000).tolist()
+    )
+
+
+def test_columns_of_arrays_are_the_same_in_a_second_call(tmp_path):
+    features = Features({"x": datasets.Array2D((2, 2), "float32"), "label": ClassLabel(names=["a", "b"])})
+    source = tmp_path / "source"
+    source.mkdir()
+    table(source / "train.parquet", {"x": [[[1.0, 2.0], [3.0, 4.0]]] * 10, "label": [0, 1] * 5}, features)
+    for configs in (["clean"], ["symmetric_20"]):
+        build_noisy_dataset(str(source), tmp_path / "out", configs=configs, reading=Reading(test_split=None))
+    assert load_dataset(str(tmp_path / "out"), "symmetric_20")["train"]["x"][3] == [[1.0, 2.0], [3.0, 4.0]]
+
+
+@pytest.mark.parametrize("size", ["abc", "0", "-5MB", "nan", "", "1.5XB", 0])
+def test_sizes_that_are_none(photos, tmp_path, size):
+    with pytest.raises(ValueError, match="max_shard_size: expected bytes, or a size such as 100MB"):
+        build_noisy_dataset(str(photos), tmp_path / "out", configs=["clean"], max_shard_size=size)
+
+
+def test_what_would_be_lost_or_wrong_is_refused(photos, tmp_path):
+    text = {"text": ["a", "b", "c", "d"] * 5, "label": [0, 1, 2, 3] * 5, "group": [0, 0, 1, None] * 5}
+    source = table(tmp_path / "text.parquet", text)
+    years = table(tmp_path / "years.parquet", {"text": ["a", "b"], "label": [20230101, 20230102]})
+    noisy = table(tmp_path / "noisy.parquet", {**text, "clean_label": text["label"]})
+    (tmp_path / "latin.csv").write_bytes("text,label\ncaf\xe9,a\nthe,b\n".encode("latin-1"))
+    (tmp_path / "null.csv").write_text("image,label\n,a\nx.png,b\n")
+    (tmp_path / "code.py").write_text("1")
+    of_text = {"text_columns": ["text"], "test_split": None}
+    for match, name, configs, how in (
+        ("label_column_name: whole numbers are classes", years, ["clean"], of_text),
+        ("noisy already; take that column", noisy, ["clean"], {**of_text, "columns": ["text"]}),
+        ("'text', which holds the texts, must be among", source, ["clean"], {**of_text, "columns": ["group"]}),
+        ("each must be named once", source, ["clean"], {**of_text, "columns": ["text", "text"]}),
+        ("superclass_column: 'group' must hold", source, ["superclass_20"], {**of_text, "superclass_column": "group"}),
+        ("latin.csv' cannot be read as csv", str(tmp_path / "latin.csv"), ["clean"], of_text),
+        ("where the path of its image must be", str(tmp_path / "null.csv"), ["clean"], {"test_split": None}),
+        ("is a file, and none of the kinds", str(tmp_path / "code.py"), ["clean"], of_text),
+        ("source: expected a data set, got an empty name", "", ["clean"], of_text),
+        ("source_config: expected a data set, got 'x' of a table", source, ["clean"], {**of_text, "config": "x"}),
+    ):
+        with pytest.raises(ValueError, match=match):
+            build_noisy_dataset(name, tmp_path / "out", configs=configs, reading=Reading(**how))
+    with pytest.raises(ValueError, match="test_split: 'train' is what the noise is put on"):
+        Reading(test_split="train")
+    with pytest.raises(ValueError, match="lies in the source"):
+        build_noisy_dataset(str(photos), photos / "noisy", configs=["clean"], reading=Reading(test_split=None))
+    assert not (tmp_path / "out").exists() and not (photos / "noisy").exists()
