@@ -26,7 +26,7 @@ from hf_common.running import run_command
 from hf_robust.noise.base import SAMPLINGS
 from hf_robust.noise.human import HUMAN_CONFIGS
 from hf_robust.noise.spec import spec_patterns
-from hf_robust.noisy_dataset.arguments import RepositoryArguments, print_configs
+from hf_robust.noisy_dataset.arguments import GOES_ON, RepositoryArguments, print_configs, publish_built
 
 
 @dataclass
@@ -61,7 +61,7 @@ class Arguments:
 def main():
     args, hub = FlagParser((Arguments, RepositoryArguments), description=__doc__).parse_args_into_dataclasses()
     from hf_robust.noisy_dataset.build import build_noisy_cifar10
-    from hf_robust.noisy_dataset.hub import check_publish, publish_noisy_dataset
+    from hf_robust.noisy_dataset.hub import check_publish
 
     published = None if hub.push_to_hub is None else check_publish(hub.push_to_hub, **hub.target)
     manifest = build_noisy_cifar10(
@@ -74,14 +74,9 @@ def main():
         published=published,
     )
     print_configs(manifest, args.output_dir, "images")
-    if hub.push_to_hub is not None:
-        commit = publish_noisy_dataset(args.output_dir, hub.push_to_hub, create_pr=hub.create_pr, **hub.target)
-        print(commit.pr_url or commit.commit_url)
+    publish_built(args.output_dir, hub)
 
 
 def run() -> None:
     """The command."""
-    run_command(
-        main,
-        "the configs that are finished are kept in --output_dir; the same command builds the others:",
-    )
+    run_command(main, GOES_ON)

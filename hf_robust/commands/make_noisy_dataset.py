@@ -28,7 +28,7 @@ from hf_common.flags import FlagParser
 from hf_common.running import run_command
 from hf_robust.noise.base import SAMPLINGS
 from hf_robust.noise.spec import spec_patterns
-from hf_robust.noisy_dataset.arguments import RepositoryArguments, print_configs
+from hf_robust.noisy_dataset.arguments import GOES_ON, RepositoryArguments, print_configs, publish_built
 
 NO_SPLIT = "none"
 
@@ -100,7 +100,7 @@ def main():
     from hf_robust.noisy_dataset.any_source import Reading
     from hf_robust.noisy_dataset.build import build_noisy_dataset
     from hf_robust.noisy_dataset.form import ANY
-    from hf_robust.noisy_dataset.hub import check_publish, publish_noisy_dataset
+    from hf_robust.noisy_dataset.hub import check_publish
 
     reading = Reading(
         config=source.source_config,
@@ -125,14 +125,9 @@ def main():
         published=published,
     )
     print_configs(manifest, args.output_dir, "rows")
-    if hub.push_to_hub is not None:
-        commit = publish_noisy_dataset(args.output_dir, hub.push_to_hub, create_pr=hub.create_pr, **hub.target)
-        print(commit.pr_url or commit.commit_url)
+    publish_built(args.output_dir, hub)
 
 
 def run() -> None:
     """The command."""
-    run_command(
-        main,
-        "the configs that are finished are kept in --output_dir; the same command builds the others:",
-    )
+    run_command(main, GOES_ON)

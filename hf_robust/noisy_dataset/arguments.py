@@ -1,6 +1,8 @@
-"""What the two commands that build data set folders share: where they publish, and what they print."""
+"""What the two commands that build data set folders share: where they publish, how, and what they print."""
 
 from dataclasses import dataclass, field
+
+GOES_ON = "the configs that are finished are kept in --output_dir; the same command builds the others:"
 
 
 @dataclass
@@ -42,3 +44,13 @@ def print_configs(manifest: dict, output_dir: str, what: str) -> None:
     for name, entry in manifest["configs"].items():
         print(f"{name:<{width}}{entry['num_examples']:>8}{entry['rate']:>16.3%}{entry['file_bytes'] / 1e6:>9.1f}")
     print(f"{len(manifest['configs'])} configs in {output_dir}")
+
+
+def publish_built(output_dir: str, hub: RepositoryArguments) -> None:
+    """Push the folder, where a repository was named, and print where it is."""
+    if hub.push_to_hub is None:
+        return
+    from .hub import publish_noisy_dataset
+
+    commit = publish_noisy_dataset(output_dir, hub.push_to_hub, create_pr=hub.create_pr, **hub.target)
+    print(commit.pr_url or commit.commit_url)
