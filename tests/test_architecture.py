@@ -30,7 +30,6 @@ REPEATED = {
     "ModelArguments": "the flags of each package's scripts, of other fields",
     "main": "each command's: flags, one call, what is printed",
     "run": "each command's, as scripts and the front door call it",
-    "add_noise": "to labels, a name that README teaches; to images, as diffusers calls it",
 }
 LONGEST_FUNCTION, LONGEST_FILE = 60, 450
 LONG_FUNCTIONS = {("hf_dit/sampling/pipeline.py", "__call__")}  # one readable loop

@@ -25,7 +25,7 @@ from pathlib import Path
 
 from hf_common.flags import FlagParser
 from hf_common.running import run_command
-from hf_dit.studies.axes import SCHEDULERS, check_axes
+from hf_dit.studies.axes import FLOW_SCHEDULERS, SCHEDULERS, check_axes
 
 DTYPES = ("float32", "bfloat16", "float16")
 GUIDANCE_SCALES, STEPS = [0.0, 1.0, 4.0, 10.0], [50, 250, 500]
@@ -50,9 +50,12 @@ class SampleArguments:
     attentions: list[str] | None = field(
         default=None, metadata={"help": "Specs as full, na7, swa64, na7*11,full. Default: the model's own."}
     )
-    schedulers: list[str] = field(
-        default_factory=lambda: ["ddim"],
-        metadata={"help": f"Of {', '.join(SCHEDULERS)}, or scheduler classes of diffusers. Default: ddim."},
+    schedulers: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": f"Of {', '.join(SCHEDULERS)}, or scheduler classes of diffusers. A flow takes "
+            f"{', '.join(FLOW_SCHEDULERS)}. Default: ddim, for a flow euler."
+        },
     )
     images_per_class: int = field(default=1, metadata={"help": "Images of each label in a cell."})
     seed: int = field(default=0, metadata={"help": "Of the noise."})
@@ -85,7 +88,9 @@ def check_flags(args: SampleArguments) -> None:
     if interval is not None and (len(interval) != 2 or not 0 <= interval[0] <= interval[1] < math.inf):
         raise ValueError(f"--guidance_interval must be two numbers, 0 <= low <= high; got {interval}")
     attentions = [None] if args.attentions is None else args.attentions
-    check_axes(args.guidance_scales or GUIDANCE_SCALES, args.num_inference_steps, attentions, args.schedulers)
+    check_axes(
+        args.guidance_scales or GUIDANCE_SCALES, args.num_inference_steps, attentions, args.schedulers or ["ddim"]
+    )
 
 
 def main() -> None:
@@ -103,7 +108,7 @@ def main() -> None:
     from hf_dit.studies.study_report import study_markdown
 
     try:
-        for name in args.schedulers:
+        for name in args.schedulers or []:
             scheduler_class(name)
         device = torch.device(args.device or ("cuda" if torch.cuda.is_available() else "cpu"))
     except (ValueError, RuntimeError) as error:

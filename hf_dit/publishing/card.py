@@ -16,6 +16,7 @@ from .commands import sampling_command, scoring_command, training_command
 from .papers import papers
 from .scores import METRICS, TASK, model_index, score_rows
 from .words import (
+    PREDICTED,
     attention_in_words,
     data_in_words,
     example_labels,
@@ -23,6 +24,7 @@ from .words import (
     images_in_words,
     in_words,
     listed,
+    objective_in_words,
     origin,
     shortened,
     size_in_words,
@@ -75,7 +77,9 @@ def dit_pipeline_card(
         pictures=pictures,
         training_command=training_command(results, run),
         other_commands=_other_commands(study, scores, run, results["config"]["attention"]),
-        papers=papers(results["config"], study["axes"]["attentions"] if study else (), _measured(rows)),
+        papers=papers(
+            results["config"], results["settings"], study["axes"]["attentions"] if study else (), _measured(rows)
+        ),
         results_file=RESULTS,
     )
     return f"{card}\n"
@@ -103,6 +107,8 @@ def _of_training(results: dict) -> dict:
         "latent_size": size_in_words(config),
         "tokens": tokens(config),
         "origin": origin(settings),
+        "objective": objective_in_words(settings),
+        "predicted": PREDICTED[settings["prediction_type"]],
         "attention_in_words": attention_in_words(config["attention"], config["num_layers"], token_grid(config)),
         "classes": shortened(results["label_names"]),
         "source": data_in_words(results),

@@ -14,6 +14,36 @@ PAPERS = {
     "variance": Paper(
         "A. Nichol, P. Dhariwal", "Improved Denoising Diffusion Probabilistic Models", "ICML 2021", "2102.09672"
     ),
+    "v_prediction": Paper(
+        "T. Salimans, J. Ho",
+        "Progressive Distillation for Fast Sampling of Diffusion Models",
+        "ICLR 2022",
+        "2202.00512",
+    ),
+    "snr_gamma": Paper(
+        "T. Hang, S. Gu, C. Li, J. Bao, D. Chen, H. Hu, X. Geng, B. Guo",
+        "Efficient Diffusion Training via Min-SNR Weighting Strategy",
+        "ICCV 2023",
+        "2303.09556",
+    ),
+    "rescale_betas_zero_snr": Paper(
+        "S. Lin, B. Liu, J. Li, X. Yang",
+        "Common Diffusion Noise Schedules and Sample Steps are Flawed",
+        "WACV 2024",
+        "2305.08891",
+    ),
+    "flow": Paper(
+        "N. Ma, M. Goldstein, M. S. Albergo, N. M. Boffi, E. Vanden-Eijnden, S. Xie",
+        "SiT: Exploring Flow and Diffusion-based Generative Models with Scalable Interpolant Transformers",
+        "ECCV 2024",
+        "2401.08740",
+    ),
+    "flow_times": Paper(
+        "P. Esser et al.",
+        "Scaling Rectified Flow Transformers for High-Resolution Image Synthesis",
+        "ICML 2024",
+        "2403.03206",
+    ),
     "ddim": Paper("J. Song, C. Meng, S. Ermon", "Denoising Diffusion Implicit Models", "ICLR 2021", "2010.02502"),
     "guidance": Paper(
         "J. Ho, T. Salimans",
@@ -45,15 +75,17 @@ PAPERS = {
 }
 
 
-def papers(config: dict, attentions: Iterable[str], measured: Iterable[str]) -> list[Paper]:
+def papers(config: dict, settings: dict, attentions: Iterable[str], measured: Iterable[str]) -> list[Paper]:
     """What such a model, its samples and its scores rest on: entries of `PAPERS`, and what its attention comes from.
 
     Args:
         config: of the model.
+        settings: of its training.
         attentions: specs that it was sampled with besides its own.
         measured: names of values, as evaluate_images.py writes them.
     """
-    keys = ["dit", "ddpm"] + ["variance"] * config["learn_sigma"] + ["ddim"]
+    keys = ["dit", *objective_papers(settings)] + ["variance"] * config["learn_sigma"]
+    keys += ["ddim"] * (settings["prediction_type"] != "flow")
     keys += ["guidance"] * (config["num_classes"] is not None and config["class_dropout_prob"] > 0)
     of_attention = [
         Paper(*paper)
@@ -63,3 +95,11 @@ def papers(config: dict, attentions: Iterable[str], measured: Iterable[str]) -> 
     ]
     of_scores = [PAPERS[key] for key in ("cmmd", "frechet_distance", "fd_infinity", "kid") if key in set(measured)]
     return list(dict.fromkeys([*(PAPERS[key] for key in keys), *of_attention, *of_scores]))
+
+
+def objective_papers(settings: dict) -> list[str]:
+    """The entries of `PAPERS` that the objective of a training comes from."""
+    of_flags = [name for name in ("snr_gamma", "rescale_betas_zero_snr") if settings.get(name)]
+    if settings["prediction_type"] == "flow":
+        return ["flow"] + ["flow_times"] * ("flow_times" in settings or "flow_shift" in settings)
+    return ["ddpm"] + ["v_prediction"] * (settings["prediction_type"] == "v_prediction") + of_flags

@@ -11,6 +11,8 @@ from ..models.sizes import DIT_SIZES, height_and_width
 
 HUB_ID = r"\w[\w.-]*(/\w[\w.-]*)?"
 MOST_NAMES = 12  # of classes in a sentence
+PREDICTED = {"epsilon": "noise", "sample": "sample", "v_prediction": "v", "flow": "flow"}
+OF_TIMES = ("flow_logit_mean", "flow_logit_std", "flow_mode_scale")
 
 
 def in_words(value: float, error: float | None, figures: int = 3) -> str:
@@ -43,6 +45,22 @@ def origin(settings: dict) -> str:
         return f"{code(settings['model'])}, trained on"
     changed = f" with {escaped(settings['config_overrides'])}" if settings["config_overrides"] else ""
     return f"{code(settings['model'])}{changed} from scratch"
+
+
+def objective_in_words(settings: dict) -> str:
+    """What the network was trained to predict, how it was weighed and when."""
+    words = f"{PREDICTED[settings['prediction_type']]}-prediction"
+    if settings["prediction_type"] == "flow":
+        words = "the velocity of a straight path from noise to data (flow matching)"
+    if settings.get("flow_times"):
+        given = [(name.split("_", 1)[1], settings[name]) for name in OF_TIMES if name in settings]
+        numbers = "".join(f", {name} {value:g}" for name, value in given)
+        words += f", times drawn {code(settings['flow_times'])}{numbers}"
+    if settings.get("flow_shift"):
+        words += f", shifted by {settings['flow_shift']:g}"
+    if settings.get("snr_gamma"):
+        words += f", min-SNR weights of gamma {settings['snr_gamma']:g}"
+    return words + ", zero terminal SNR" * bool(settings.get("rescale_betas_zero_snr"))
 
 
 def data_in_words(results: dict) -> str:

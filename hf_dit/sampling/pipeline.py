@@ -26,11 +26,14 @@ from ..models.sizes import height_and_width
 from .guidance import guidance_scales, guide, guided_channels, guided_null_class, plan_pass
 from .labels import checked_labels, ids_of_names, label_table
 from .schedule import (
+    TrainedOn,
     check_schedule,
     check_scheduler,
     checked_steps,
+    initial_scale,
     integer_in,
-    noise_levels,
+    model_times,
+    scaled_input,
     scheduler_of_call,
     set_timesteps,
     step_arguments,
@@ -70,9 +73,10 @@ class DiTImagePipeline(DiffusionPipeline):
 
     Args:
         transformer: a `DiTModel`.
-        scheduler: a diffusers scheduler for diffusion, with the noise schedule that the model was trained with. It may
-            be replaced by any other that has that schedule and comes out at an image whose exact predictions it is
-            given, which the first call measures; others are refused. A learned variance is what `DDPMScheduler` uses,
+        scheduler: a diffusers scheduler for what the model was trained to predict: one for diffusion with the model's
+            noise schedule and `prediction_type`, or one for flow matching. It may be replaced by any other of the same
+            kind that comes out at an image whose exact predictions it is given, which the first call measures; others
+            are refused. A learned variance is what `DDPMScheduler` uses,
             of a model trained with `learn_sigma`; all others leave the model's variance out.
         vae: decodes samples into images; its latent channels are the model's input channels. `None`: samples are
             images in [-1, 1].
@@ -130,7 +134,7 @@ class DiTImagePipeline(DiffusionPipeline):
         self.num_model_evaluations = 0
         self._num_timesteps = 0
         self._state = _CallState()
-        self._trained = noise_levels(scheduler), scheduler.config.get("prediction_type", "epsilon")
+        self._trained = TrainedOn.of_scheduler(scheduler)
         self._measured: tuple[type, str] | None = (
             None  # class and config of the last scheduler that was found to be fit
         )
@@ -228,7 +232,7 @@ class DiTImagePipeline(DiffusionPipeline):
         *,
         guidance_scale: float | Sequence[float] | Tensor = 4.0,
         num_inference_steps: int = 50,
-        timesteps: Sequence[int] | Tensor | None = None,
+        timesteps: Sequence[float] | Tensor | None = None,
         guidance_interval: tuple[float, float] | None = None,
         cfg_channels: int | str = "all",
         height: int | None = None,
@@ -255,7 +259,7 @@ class DiTImagePipeline(DiffusionPipeline):
                 without labels or without label dropout) has no scale but 1.
             num_inference_steps: from 1 to the scheduler's `num_train_timesteps`.
             timesteps: descending integers in [0, num_train_timesteps) in place of the scheduler's own choice for
-                `num_inference_steps`; not every scheduler takes them.
+                `num_inference_steps`; not every scheduler takes them. Of a flow: numbers in (0, num_train_timesteps].
             guidance_interval: `(low, high)` in training timesteps, both included, 0 <= low <= high <=
                 num_train_timesteps. Outside, the scale is 1 at the cost of one pass (Kynkäänniemi et al. 2024,
                 arXiv:2404.07724, who give the interval in noise levels: with the linear schedule of DiT, their
@@ -318,7 +322,7 @@ class DiTImagePipeline(DiffusionPipeline):
         of_step = step_arguments(scheduler, generator, eta)
         if latents is None:
             latents = randn_tensor(shape, generator=generator, device=device, dtype=dtype)
-        latents = latents.to(device=device, dtype=dtype) * scheduler.init_noise_sigma
+        latents = latents.to(device=device, dtype=dtype) * initial_scale(scheduler)
 
         whole = channels == in_channels
         guided = plan_pass(labels, null_class_id, scales, whole, device, dtype)
@@ -328,15 +332,15 @@ class DiTImagePipeline(DiffusionPipeline):
         self.num_model_evaluations = 0
         self._guidance_scale = guidance_scale
         self._interrupt = False
-        steps = scheduler.timesteps.tolist()
+        steps, times = scheduler.timesteps.tolist(), model_times(scheduler)
         self._num_timesteps = len(steps)
         with evaluating(transformer):
             for i, t in enumerate(self.progress_bar(scheduler.timesteps)):
                 if self.interrupt:
                     continue
                 plan = guided if low <= steps[i] <= high else unguided
-                model_input = scheduler.scale_model_input(latents, t)[plan.images]
-                output = transformer(model_input, t, plan.labels, return_dict=False)[0]
+                model_input = scaled_input(scheduler, latents, t)[plan.images]
+                output = transformer(model_input, times[i], plan.labels, return_dict=False)[0]
                 self.num_model_evaluations += len(model_input)
                 if variance is None:
                     output = output[:, :in_channels]
@@ -367,7 +371,7 @@ class DiTImagePipeline(DiffusionPipeline):
         """[`check_scheduler`], once for a class and config."""
         key = (type(self.scheduler), repr(sorted(self.scheduler.config.items())))
         if key != self._measured:
-            check_scheduler(self.scheduler, *self._trained)
+            check_scheduler(self.scheduler, self._trained)
             self._measured = key
 
     def _decode(self, latents: Tensor) -> Tensor:

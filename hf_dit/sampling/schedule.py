@@ -5,13 +5,16 @@ import inspect
 import itertools
 import operator
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 from diffusers.schedulers.scheduling_ddpm_parallel import DDPMParallelScheduler
+from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchEulerDiscreteScheduler
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from torch import Tensor
+
+from .predictions import prediction_of
 
 LEARNED_VARIANCES = ("learned", "learned_range")
 WITH_LEARNED_VARIANCE = (DDPMScheduler, DDPMParallelScheduler)  # the others that know the word cut it off
@@ -55,41 +58,54 @@ def noise_levels(scheduler: SchedulerMixin) -> Tensor | None:
     return torch.cumprod(1 - betas.double().cpu(), dim=0) if isinstance(betas, Tensor) else None
 
 
-def check_scheduler(scheduler: SchedulerMixin, trained: Tensor | None, prediction_type: str) -> None:
-    """Raise a `ValueError` that names the scheduler unless it samples a model of this noise schedule.
+class TrainedOn(NamedTuple):
+    """What the network of a pipeline was trained to predict, and at which noise levels."""
+
+    prediction_type: str  # one of `predictions.PREDICTIONS`
+    num_timesteps: int
+    levels: Tensor | None  # the [`noise_levels`] of diffusion
+
+    @classmethod
+    def of_scheduler(cls, scheduler: SchedulerMixin) -> "TrainedOn":
+        """What the scheduler that a pipeline is made with stands for."""
+        kind = predicted_with(scheduler)
+        timesteps = scheduler.config.get("num_train_timesteps", 1000)
+        return cls(kind, timesteps, None if kind == "flow" else noise_levels(scheduler))
+
+
+def predicted_with(scheduler: SchedulerMixin) -> str:
+    """What a scheduler takes its model's output for: `epsilon`, `sample`, `v_prediction`, `flow`, or its own word."""
+    kind = scheduler.config.get("prediction_type", "epsilon")
+    # No base class tells the schedulers for flow matching; those that know nothing else have this method alone.
+    if hasattr(scheduler, "scale_noise") or (kind == "flow_prediction" and scheduler.config.get("use_flow_sigmas")):
+        return "flow"
+    return kind
+
+
+def check_scheduler(scheduler: SchedulerMixin, trained: TrainedOn) -> None:
+    """Raise a `ValueError` that names the scheduler unless it samples a model that was trained so.
 
     Measured: with the exact predictions of one image in [-1, 1], `MEASURED_STEPS` steps must come out at that image.
-
-    Args:
-        trained: the [`noise_levels`] that the model was trained with.
-        prediction_type: what the model predicts: epsilon, sample or v_prediction.
     """
     name = type(scheduler).__name__
-    # No base class tells the schedulers for diffusion from those for flow matching.
-    if not hasattr(scheduler, "scale_model_input") or not hasattr(scheduler, "init_noise_sigma"):
-        raise ValueError(f"scheduler must be one for diffusion, with scale_model_input; got {name}")
-    found = noise_levels(scheduler)
-    if trained is None:
-        raise ValueError(f"scheduler {name} cannot be used: the pipeline was made with one without a noise schedule")
-    if prediction_type == "epsilon" and trained[-1] <= 0:
+    if not hasattr(scheduler, "scale_noise") and not hasattr(scheduler, "scale_model_input"):
+        raise ValueError(f"scheduler must be one for diffusion or flow matching; got {name}")
+    predicted, wanted = predicted_with(scheduler), trained.prediction_type
+    if predicted != wanted:
+        flow = "; prediction_type='flow_prediction' with use_flow_sigmas=True is that of DPMSolver and UniPC"
         raise ValueError(
-            f"scheduler {name} cannot be used: the last timestep is pure noise (rescale_betas_zero_snr), of which a "
-            "model with prediction_type='epsilon' says nothing"
+            f"scheduler {name} takes prediction_type={predicted!r}; this pipeline was made for {wanted!r}"
+            f"{flow if wanted == 'flow' else ''}"
         )
-    predicted = scheduler.config.get("prediction_type", prediction_type)
-    if predicted != prediction_type:
+    if wanted != "flow":
+        _check_levels(scheduler, trained)
+    elif scheduler.config.num_train_timesteps != trained.num_timesteps:
         raise ValueError(
-            f"scheduler {name} takes prediction_type={predicted!r}; this pipeline was made for {prediction_type!r}"
-        )
-    same = found is None or (found.shape == trained.shape and torch.allclose(found, trained, rtol=1e-3, atol=1e-7))
-    if not same:
-        kept = "num_train_timesteps, beta_start, beta_end, beta_schedule and trained_betas"
-        raise ValueError(
-            f"scheduler {name} has another noise schedule than the one that this pipeline was made with: give "
-            f"{name}.from_config that one's {kept}, too, which from_config leaves out where they are defaults"
+            f"scheduler {name} has num_train_timesteps={scheduler.config.num_train_timesteps}; this pipeline was made "
+            f"with {trained.num_timesteps}"
         )
     try:
-        error = _measured_error(scheduler, trained, prediction_type)
+        error = _measured_error(scheduler, trained)
     except Exception as failure:  # of any kind: schedulers for other tasks want other arguments and shapes
         words = f"{type(failure).__name__}: {failure}".split("\n")[0][:200]
         raise ValueError(f"scheduler {name} cannot be used: with exact predictions it ends in {words}") from failure
@@ -100,8 +116,26 @@ def check_scheduler(scheduler: SchedulerMixin, trained: Tensor | None, predictio
         )
 
 
+def _check_levels(scheduler: SchedulerMixin, trained: TrainedOn) -> None:
+    """Raise a `ValueError` where the noise schedule is not that of the training, or says nothing at its end."""
+    name, found, levels = type(scheduler).__name__, noise_levels(scheduler), trained.levels
+    if levels is None:
+        raise ValueError(f"scheduler {name} cannot be used: the pipeline was made with one without a noise schedule")
+    if trained.prediction_type == "epsilon" and levels[-1] <= 0:
+        raise ValueError(
+            f"scheduler {name} cannot be used: the last timestep is pure noise (rescale_betas_zero_snr), of which a "
+            "model with prediction_type='epsilon' says nothing"
+        )
+    if not (found is None or (found.shape == levels.shape and torch.allclose(found, levels, rtol=1e-3, atol=1e-7))):
+        kept = "num_train_timesteps, beta_start, beta_end, beta_schedule and trained_betas"
+        raise ValueError(
+            f"scheduler {name} has another noise schedule than the one that this pipeline was made with: give "
+            f"{name}.from_config that one's {kept}, too, which from_config leaves out where they are defaults"
+        )
+
+
 @torch.no_grad()
-def _measured_error(scheduler: SchedulerMixin, trained: Tensor, prediction_type: str) -> float:
+def _measured_error(scheduler: SchedulerMixin, trained: TrainedOn) -> float:
     """Largest error of a pixel after some steps of a scheduler like this one, on the CPU."""
     fixed = {}
     if learned_variance(scheduler) is not None:
@@ -109,19 +143,46 @@ def _measured_error(scheduler: SchedulerMixin, trained: Tensor, prediction_type:
     scheduler = type(scheduler).from_config(scheduler.config, **fixed)
     generator = torch.Generator().manual_seed(0)
     clean = torch.linspace(-1, 1, 64, dtype=torch.float64).view(1, 1, 8, 8)
-    set_timesteps(scheduler, min(MEASURED_STEPS, len(trained)), None, torch.device("cpu"))
-    sample = torch.randn(clean.shape, generator=generator) * scheduler.init_noise_sigma
+    set_timesteps(scheduler, min(MEASURED_STEPS, trained.num_timesteps), None, torch.device("cpu"))
+    sample = torch.randn(clean.shape, generator=generator) * initial_scale(scheduler)
     of_step = step_arguments(scheduler, generator, eta=0.0)
-    # Between two timesteps a noise level is that of the schedulers that use such: the logarithm of sigma is linear.
-    logs = ((1 - trained) / trained.clamp(min=1e-30)).log() / 2
-    for t in scheduler.timesteps:
-        below = int(min(max(float(t), 0), len(logs) - 1))
-        sigma = torch.lerp(logs[below], logs[min(below + 1, len(logs) - 1)], float(t) - below).exp()
-        signal, noise = 1 / (1 + sigma**2).sqrt(), sigma / (1 + sigma**2).sqrt()
-        epsilon = (scheduler.scale_model_input(sample, t).double() - signal * clean) / noise
-        exact = {"epsilon": epsilon, "sample": clean, "v_prediction": signal * epsilon - noise * clean}
-        sample = scheduler.step(exact[prediction_type].float(), t, sample, **of_step, return_dict=False)[0]
+    for t, time in zip(scheduler.timesteps, model_times(scheduler), strict=True):
+        signal, noise_level = _signal_and_noise(trained, float(time))
+        noise = (scaled_input(scheduler, sample, t).double() - signal * clean) / noise_level
+        exact = prediction_of(trained.prediction_type, clean, noise, signal, noise_level)
+        sample = scheduler.step(exact.float(), t, sample, **of_step, return_dict=False)[0]
     return float((sample - clean).abs().max())
+
+
+def _signal_and_noise(trained: TrainedOn, time: float) -> tuple[Tensor, Tensor]:
+    """What weighs clean sample and noise at a time of the model, float64."""
+    if trained.levels is None:
+        level = torch.tensor(time / trained.num_timesteps, dtype=torch.float64)
+        return 1 - level, level
+    # Between two timesteps a noise level is that of the schedulers that use such: the logarithm of sigma is linear.
+    logs = ((1 - trained.levels) / trained.levels.clamp(min=1e-30)).log() / 2
+    below = int(min(max(time, 0), len(logs) - 1))
+    sigma = torch.lerp(logs[below], logs[min(below + 1, len(logs) - 1)], time - below).exp()
+    return 1 / (1 + sigma**2).sqrt(), sigma / (1 + sigma**2).sqrt()
+
+
+def initial_scale(scheduler: SchedulerMixin) -> float | Tensor:
+    """What multiplies noise of variance 1 to become the scheduler's first sample."""
+    return getattr(scheduler, "init_noise_sigma", 1.0)
+
+
+def scaled_input(scheduler: SchedulerMixin, sample: Tensor, t: Tensor) -> Tensor:
+    """What the model gets of a scheduler's sample."""
+    return scheduler.scale_model_input(sample, t) if hasattr(scheduler, "scale_model_input") else sample
+
+
+def model_times(scheduler: SchedulerMixin) -> Tensor:
+    """The time that the model gets at each of the scheduler's timesteps."""
+    if scheduler.config.get("use_flow_sigmas"):
+        # Their timesteps are cut to whole numbers, which a flow is not trained at.
+        times = scheduler.sigmas[: len(scheduler.timesteps)] * scheduler.config.num_train_timesteps
+        return times.to(device=scheduler.timesteps.device, dtype=torch.float32)
+    return scheduler.timesteps
 
 
 def integer_in(name: str, value: Any, low: int, high: int) -> int:
@@ -136,23 +197,30 @@ def integer_in(name: str, value: Any, low: int, high: int) -> int:
 
 
 def checked_steps(
-    scheduler: SchedulerMixin, num_inference_steps: int, timesteps: Sequence[int] | Tensor | None
-) -> tuple[int, list[int] | None]:
+    scheduler: SchedulerMixin, num_inference_steps: int, timesteps: Sequence[float] | Tensor | None
+) -> tuple[int, list[float] | None]:
     """The number of steps, and the timesteps if given; a `ValueError` for what the scheduler can't take."""
     name, trained = type(scheduler).__name__, scheduler.config.num_train_timesteps
     if timesteps is None:
         return integer_in("num_inference_steps", num_inference_steps, 1, trained), None
+    flow = isinstance(scheduler, FlowMatchEulerDiscreteScheduler)
     if "timesteps" not in inspect.signature(scheduler.set_timesteps).parameters:
         raise ValueError(f"timesteps cannot be given to {name}; DDPMScheduler is one that takes them")
-    message = f"timesteps must be descending integers in [0, {trained}), got {timesteps}"
+    kind = f"numbers in (0, {trained}]" if flow else f"integers in [0, {trained})"
+    message = f"timesteps must be descending {kind}, got {timesteps}"
     try:
-        given = [operator.index(timestep) for timestep in timesteps]
-    except TypeError:
+        given: list[float] = [_number(timestep, whole=not flow) for timestep in timesteps]
+    except (TypeError, ValueError):
         raise ValueError(message) from None
+    inside = (0 < timestep <= trained if flow else 0 <= timestep < trained for timestep in given)
     descending = all(later < earlier for earlier, later in itertools.pairwise(given))
-    if not given or not descending or not all(0 <= timestep < trained for timestep in given):
+    if not given or not descending or not all(inside):
         raise ValueError(message)
     return len(given), given
+
+
+def _number(value: Any, *, whole: bool) -> float:
+    return operator.index(value) if whole else float(value)
 
 
 def check_schedule(scheduler: SchedulerMixin, guidance_interval: tuple[float, float] | None, eta: float) -> None:
@@ -171,10 +239,22 @@ def check_schedule(scheduler: SchedulerMixin, guidance_interval: tuple[float, fl
 
 
 def set_timesteps(
-    scheduler: SchedulerMixin, num_inference_steps: int, timesteps: list[int] | None, device: torch.device
+    scheduler: SchedulerMixin, num_inference_steps: int, timesteps: list[float] | None, device: torch.device
 ) -> None:
-    """Give the scheduler so many steps, or these very timesteps."""
-    if timesteps is None:
+    """Give the scheduler so many steps, or these very timesteps.
+
+    n Euler steps of a flow are of one length, from 1 to 0 before the shift, as in SiT and as diffusers' own pipelines
+    ask for. The scheduler's default grid has n - 1 such steps and one of 0.001, and shifts its end twice.
+    """
+    if isinstance(scheduler, FlowMatchEulerDiscreteScheduler) and not scheduler.config.use_dynamic_shifting:
+        shift, scale = scheduler.shift, scheduler.config.num_train_timesteps
+        if timesteps is None:
+            sigmas = [1 - step / num_inference_steps for step in range(num_inference_steps)]
+        else:  # the scheduler shifts what it is given
+            times = [timestep / scale for timestep in timesteps]
+            sigmas = [time / (shift - (shift - 1) * time) for time in times]
+        scheduler.set_timesteps(sigmas=sigmas, device=device)
+    elif timesteps is None:
         scheduler.set_timesteps(num_inference_steps, device=device)
     else:
         scheduler.set_timesteps(timesteps=timesteps, device=device)

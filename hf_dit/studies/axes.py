@@ -15,6 +15,13 @@ SCHEDULERS: dict[str, str] = {
     "dpmsolver++": "DPMSolverMultistepScheduler",
     "unipc": "UniPCMultistepScheduler",
 }
+# The same names for a model of flow matching, where they mean something.
+FLOW_SCHEDULERS: dict[str, str] = {
+    "euler": "FlowMatchEulerDiscreteScheduler",
+    "heun": "FlowMatchHeunDiscreteScheduler",
+    "dpmsolver++": "DPMSolverMultistepScheduler",
+    "unipc": "UniPCMultistepScheduler",
+}
 PHASES = ("forward", "forward+backward")  # of a benchmark
 
 
@@ -45,9 +52,10 @@ def check_axes(
             raise no_scheduler(name)
 
 
-def no_scheduler(name: str) -> ValueError:
+def no_scheduler(name: str, known: dict[str, str] = SCHEDULERS) -> ValueError:
     """The error for a name that stands for no scheduler."""
+    of = " of a flow" if known is FLOW_SCHEDULERS else ""
     return ValueError(
-        f"schedulers must be among {', '.join(SCHEDULERS)}, or classes of diffusers; got {name!r:.120}"
-        f"{did_you_mean(name, SCHEDULERS)}"
+        f"schedulers{of} must be among {', '.join(known)}, or classes of diffusers; got {name!r:.120}"
+        f"{did_you_mean(name, known)}"
     )

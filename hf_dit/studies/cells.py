@@ -117,7 +117,7 @@ def run_cell(pipeline: DiTImagePipeline, cell: Cell, labels: list, settings: dic
     result = {
         **cell._asdict(),
         "timesteps": {"number": len(timesteps), "first": timesteps[0], "last": timesteps[-1]},
-        "timestep_spacing": pipeline.scheduler.config.timestep_spacing,
+        "timestep_spacing": pipeline.scheduler.config.get("timestep_spacing", "linear"),
         "seconds": seconds,
         "images_per_second": len(images) / seconds,
         "model_evaluations": evaluations,

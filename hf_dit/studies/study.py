@@ -39,7 +39,7 @@ from ..models.weights import weights_digest
 from ..sampling.pipeline import DiTImagePipeline
 from .axes import check_axes
 from .cells import Cell, finished_cell, refuse_another_study, run_cell, try_scales
-from .schedulers import sampling_scheduler, scheduler_class
+from .schedulers import default_scheduler, sampling_scheduler, scheduler_class
 from .study_report import add_changes, save_pictures, study_markdown
 
 STUDY = "study.json"
@@ -54,7 +54,7 @@ def run_study(
     guidance_scales: Sequence[float] = (0.0, 1.0, 4.0, 10.0),
     steps: Sequence[int] = (50, 250, 500),
     attentions: Sequence[str | None] = (None,),
-    schedulers: Sequence[str] = ("ddim",),
+    schedulers: Sequence[str] | None = None,
     images_per_class: int = 1,
     batch_size: int | None = None,
     seed: int = 0,
@@ -76,7 +76,7 @@ def run_study(
         class_labels: ids or names, one image each and `images_per_class` times over; None for an unconditional model.
         output_dir: the folder of this study, made if it is not there.
         guidance_scales, steps, attentions, schedulers: the axes. `attentions` are specs, None for the model's own;
-            `schedulers` are names for [`scheduler_class`], built by [`sampling_scheduler`] from the pipeline's own.
+            `schedulers` are names for [`scheduler_class`], None for `ddim`, or `euler` of a flow.
         images_per_class: images of a label (of a cell, for an unconditional model).
         batch_size: images that are sampled at once. Default: all of a cell.
         seed, guidance_interval, cfg_channels: 0 or more; the others as the pipeline takes them.
@@ -89,7 +89,7 @@ def run_study(
     folder = Path(output_dir)
     axes: dict[str, list] = {  # in the order of a `Cell`
         "attentions": _attention_names(pipeline.transformer, attentions),
-        "schedulers": list(schedulers),
+        "schedulers": [default_scheduler(pipeline.scheduler)] if schedulers is None else list(schedulers),
         "guidance_scales": [float(scale) for scale in guidance_scales],
         "steps": list(steps),
     }
@@ -125,7 +125,7 @@ def class_ids(pipeline: DiTImagePipeline, labels: Sequence[int | str]) -> list[i
 def _check_study(pipeline: DiTImagePipeline, axes: dict, images_per_class: int, batch_size: int | None) -> None:
     check_axes(**axes)
     for scheduler in axes["schedulers"]:
-        scheduler_class(scheduler)
+        scheduler_class(scheduler, pipeline.scheduler)
     for name, value in (("images_per_class", images_per_class), ("batch_size", batch_size)):
         if value is not None and value < 1:
             raise ValueError(f"{name} must be 1 or more; got {value}")
@@ -173,7 +173,7 @@ def _run_cells(pipeline: DiTImagePipeline, study: dict, folder: Path) -> None:
     results = {cell: finished_cell(folder, cell, settings) for cell in cells}
     missing = [cell for cell in cells if results[cell] is None]
     built = {
-        name: sampling_scheduler(name, pipeline.scheduler.config, transformer.config.learn_sigma)
+        name: sampling_scheduler(name, pipeline.scheduler, transformer.config.learn_sigma)
         for name in axes["schedulers"]
     }
     worker = copy.copy(pipeline)  # its scheduler, progress bar and counts are its own, its models are shared

@@ -2,7 +2,7 @@
 
 import math
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from inspect import signature
 
 from hf_common.arguments import parse_overrides
@@ -14,7 +14,11 @@ from ..models.sizes import DIT_SIZES
 LR_SCHEDULERS = ("linear", "cosine", "cosine_with_restarts", "polynomial", "constant", "constant_with_warmup")
 LR_SCHEDULERS_WITHOUT_END = ("constant", "constant_with_warmup")
 BETA_SCHEDULES = ("linear", "scaled_linear", "squaredcos_cap_v2", "sigmoid")
-PREDICTION_TYPES = ("epsilon", "sample")
+PREDICTION_TYPES = ("epsilon", "sample", "v_prediction", "flow")
+FLOW_TIMES = ("uniform", "logit_normal", "mode", "cosmap")
+# Beside `prediction_type`: for diffusion, for a flow.
+OF_DIFFUSION = ("snr_gamma", "rescale_betas_zero_snr", "ddpm_beta_schedule")
+OF_FLOW = ("flow_times", "flow_logit_mean", "flow_logit_std", "flow_mode_scale", "flow_shift")
 PRECISIONS = ("no", "fp16", "bf16")
 TRACKERS = ("tensorboard", "wandb")
 # The config entries that follow from the data or have a flag of their own.
@@ -107,7 +111,9 @@ class ModelArguments:
         default=None,
         metadata={"help": "full, na7, swa64, na7*11,full, xformers:full, ... Default: the model's own, or else full."},
     )
-    learn_sigma: bool = field(default=True, metadata={"help": "Learn the variance too, by the variational bound."})
+    learn_sigma: bool = field(
+        default=True, metadata={"help": "Learn the variance too, by the variational bound; a flow has none."}
+    )
     class_dropout_prob: float = field(
         default=0.1, metadata={"help": "Share of the labels that become the null class, which guidance needs."}
     )
@@ -189,7 +195,32 @@ class DiTTrainingArguments:
     )
     gradient_checkpointing: bool = field(default=False, metadata={"help": "Less memory for a third more time."})
     dataloader_num_workers: int = field(default=0, metadata={"help": "Processes that draw the noise; 4 for a GPU."})
-    prediction_type: str = field(default="epsilon", metadata={"help": "What the model predicts: epsilon or sample."})
+    prediction_type: str = field(
+        default="epsilon",
+        metadata={
+            "help": "What the model predicts: epsilon, sample, v_prediction or flow (the velocity of a straight path "
+            "from noise to data, as SiT and rectified flow).",
+            "aliases": ["--objective"],
+        },
+    )
+    snr_gamma: float | None = field(
+        default=None, metadata={"help": "min-SNR weights of this gamma, for diffusion; 5 in the paper. Default: none."}
+    )
+    rescale_betas_zero_snr: bool = field(
+        default=False,
+        metadata={"help": "Let the last timestep be pure noise (zero terminal SNR); not for epsilon, not for flow."},
+    )
+    flow_times: str = field(
+        default="uniform",
+        metadata={"help": f"How times of a flow are drawn: {', '.join(FLOW_TIMES)} (the last three as SD3)."},
+    )
+    flow_logit_mean: float = field(default=0.0, metadata={"help": "Of logit_normal; above 0: more noise."})
+    flow_logit_std: float = field(default=1.0, metadata={"help": "Of logit_normal."})
+    flow_mode_scale: float = field(default=1.29, metadata={"help": "Of mode."})
+    flow_shift: float = field(
+        default=1.0,
+        metadata={"help": "Moves times towards noise, in training and in the sampler that is saved; 3 in SD3."},
+    )
     ddpm_num_steps: int = field(default=1000, metadata={"help": "Timesteps of the noise schedule."})
     ddpm_beta_schedule: str = field(default="linear", metadata={"help": f"One of {', '.join(BETA_SCHEDULES)}."})
     checkpointing_steps: int = field(default=1000, metadata={"help": "Steps between checkpoints; 0: only by time."})
@@ -219,6 +250,17 @@ class DiTTrainingArguments:
 
     def __post_init__(self):
         self.resume_from_checkpoint = resume_choice(self.resume_from_checkpoint)
+        self._check_numbers()
+        self._check_names()
+        if self.sample_steps > self.ddpm_num_steps:
+            raise ValueError(
+                f"sample_steps must be at most ddpm_num_steps={self.ddpm_num_steps}; got {self.sample_steps}"
+            )
+        self._check_objective()
+        if self.report_to != "none" and not _can_track(self.report_to):
+            raise ImportError(f"report_to={self.report_to!r:.120} needs a package: pip install {self.report_to}")
+
+    def _check_numbers(self) -> None:
         for name, least in (
             ("seed", 0),
             ("train_batch_size", 1),
@@ -237,7 +279,17 @@ class DiTTrainingArguments:
             value = getattr(self, name)
             if value is not None and value < least:
                 raise ValueError(f"{name} must be {least} or more; got {value}")
-        for name in ("num_epochs", "learning_rate", "adam_epsilon", "ema_inv_gamma", "ema_power", "max_grad_norm"):
+        for name in (
+            "num_epochs",
+            "learning_rate",
+            "adam_epsilon",
+            "ema_inv_gamma",
+            "ema_power",
+            "max_grad_norm",
+            "snr_gamma",
+            "flow_logit_std",
+            "flow_shift",
+        ):
             value = getattr(self, name)
             if value is not None and not 0 < value < math.inf:
                 raise ValueError(f"{name} must be more than 0 and finite; got {value}")
@@ -247,10 +299,22 @@ class DiTTrainingArguments:
         for name in ("adam_weight_decay", "checkpointing_minutes"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"{name} must be 0 or more and finite; got {getattr(self, name)}")
+        if not self.sample_guidance_scales or not all(map(math.isfinite, self.sample_guidance_scales)):
+            raise ValueError(
+                f"sample_guidance_scales must be one or more finite numbers; got {self.sample_guidance_scales}"
+            )
+        if not math.isfinite(self.flow_logit_mean):
+            raise ValueError(f"flow_logit_mean must be finite; got {self.flow_logit_mean}")
+        low, high = -1.0, 2 / (math.pi - 2)  # where its times are in order, Esser et al. 2024, section 3.1
+        if not low <= self.flow_mode_scale <= high:
+            raise ValueError(f"flow_mode_scale must lie in [{low:g}, {high:.4g}]; got {self.flow_mode_scale}")
+
+    def _check_names(self) -> None:
         for name, allowed in (
             ("lr_scheduler", LR_SCHEDULERS),
             ("mixed_precision", (None, *PRECISIONS)),
             ("prediction_type", PREDICTION_TYPES),
+            ("flow_times", FLOW_TIMES),
             ("ddpm_beta_schedule", BETA_SCHEDULES),
             ("report_to", (*TRACKERS, "none")),
         ):
@@ -261,21 +325,33 @@ class DiTTrainingArguments:
                 f"lr_warmup_steps={self.lr_warmup_steps} has no effect on lr_scheduler='constant'; "
                 "take 'constant_with_warmup'"
             )
-        if not self.sample_guidance_scales or not all(map(math.isfinite, self.sample_guidance_scales)):
+
+    def _check_objective(self) -> None:
+        flow, defaults = self.prediction_type == "flow", {item.name: item.default for item in fields(self)}
+        for name in OF_DIFFUSION if flow else OF_FLOW:
+            if getattr(self, name) != defaults[name]:
+                raise ValueError(
+                    f"{name} has no meaning for prediction_type={self.prediction_type!r}; got {getattr(self, name)}"
+                )
+        for name, times in (
+            ("flow_logit_mean", "logit_normal"),
+            ("flow_logit_std", "logit_normal"),
+            ("flow_mode_scale", "mode"),
+        ):
+            if self.flow_times != times and getattr(self, name) != defaults[name]:
+                raise ValueError(f"{name} is of flow_times={times!r}, not of {self.flow_times!r}")
+        if self.rescale_betas_zero_snr and self.prediction_type == "epsilon":
             raise ValueError(
-                f"sample_guidance_scales must be one or more finite numbers; got {self.sample_guidance_scales}"
+                "rescale_betas_zero_snr needs prediction_type v_prediction or sample: at a timestep of pure noise, "
+                "epsilon is the model's own input"
             )
-        if self.sample_steps > self.ddpm_num_steps:
-            raise ValueError(
-                f"sample_steps must be at most ddpm_num_steps={self.ddpm_num_steps}; got {self.sample_steps}"
-            )
+        if flow:
+            return
         if self.ddpm_beta_schedule != "squaredcos_cap_v2" and beta_range(self.ddpm_num_steps)[1] >= 1:
             raise ValueError(
                 f"ddpm_num_steps must be 21 or more with ddpm_beta_schedule={self.ddpm_beta_schedule!r}, whose betas "
                 f"grow as 1000 / ddpm_num_steps; got {self.ddpm_num_steps}"
             )
-        if self.report_to != "none" and not _can_track(self.report_to):
-            raise ImportError(f"report_to={self.report_to!r:.120} needs a package: pip install {self.report_to}")
 
     @property
     def lr_needs_end(self) -> bool:

@@ -6,7 +6,6 @@ from typing import Any
 import torch
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.schedulers.scheduling_ddim import DDIMScheduler
-from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 from matplotlib.figure import Figure
 from PIL import Image
 
@@ -15,11 +14,12 @@ from ..models.sizes import height_and_width
 from ..sampling.pictures import image_grid
 from ..sampling.pipeline import DiTImagePipeline
 from .arguments import DiTTrainingArguments
+from .objectives.make import TrainingScheduler
 
 
 def sample_grid(
     network: DiTModel,
-    scheduler: DDPMScheduler,
+    scheduler: TrainingScheduler,
     vae: AutoencoderKL | None,
     id2label: dict[int, str] | None,
     args: DiTTrainingArguments,
@@ -27,13 +27,15 @@ def sample_grid(
 ) -> Image.Image:
     """Samples from the same noise at every call: a row a guidance scale, columns over the classes.
 
-    DDIM, which draws nothing: two grids of a training differ by the weights alone. `dtype` is that of the training's
-    attention, as a kernel may know half precision alone.
+    DDIM, or a flow's own Euler steps, which draw nothing: two grids of a training differ by the weights alone.
+    `dtype` is that of the training's attention, as a kernel may know half precision alone.
     """
     if dtype != network.dtype:
         # ModelMixin's own `to` warns of every cast.
         network = torch.nn.Module.to(copy.deepcopy(network), dtype)
-    pipeline = DiTImagePipeline(network, DDIMScheduler.from_config(scheduler.config), vae, id2label)
+    is_flow = args.prediction_type == "flow"
+    sampler = scheduler if is_flow else DDIMScheduler.from_config(scheduler.config)
+    pipeline = DiTImagePipeline(network, sampler, vae, id2label)
     pipeline.set_progress_bar_config(disable=True)
     size, count = height_and_width(network.config.sample_size), args.num_sample_images
     common: dict[str, Any] = {

@@ -12,7 +12,6 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from diffusers.optimization import get_scheduler
-from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 from diffusers.training_utils import EMAModel
 from PIL import Image
 from tqdm.auto import tqdm
@@ -23,7 +22,7 @@ from hf_common.signals import Stopped, deferred, requested_signal
 from ..models.dit import DiTModel
 from .arguments import DiTTrainingArguments
 from .checkpoints import publish_checkpoint, temporary_checkpoint
-from .objectives import NoiseSchedule, add_noise, diffusion_losses
+from .objectives.make import TrainingScheduler, make_objective
 from .stream import DROPOUT, StepBatches, TrainingStream, position_rng
 
 STATE = "training_state.json"
@@ -40,7 +39,7 @@ class DiTTrainer:
     Args:
         model (`DiTModel`): float32 weights.
         stream (`TrainingStream`): the samples.
-        scheduler (`DDPMScheduler`): the noise schedule and the prediction type.
+        scheduler: its class and config say what is learned, see [`make_objective`].
         args (`DiTTrainingArguments`).
         accelerator (`Accelerator`): with the accumulation steps of `args`, and `step_scheduler_with_optimizer=False`.
         max_train_steps (`int`): the last step.
@@ -59,7 +58,7 @@ class DiTTrainer:
         self,
         model: DiTModel,
         stream: TrainingStream,
-        scheduler: DDPMScheduler,
+        scheduler: TrainingScheduler,
         args: DiTTrainingArguments,
         accelerator: Accelerator,
         *,
@@ -72,8 +71,8 @@ class DiTTrainer:
         self.step = 0
         self.history: list[dict] = []
         self.images_per_second: float | None = None
-        self.scheduler, self._sample, self._prediction_type = scheduler, sample, scheduler.config.prediction_type
-        self._schedule = NoiseSchedule.from_scheduler(scheduler).to(accelerator.device)
+        self.scheduler, self._sample = scheduler, sample
+        self._objective = make_objective(scheduler, args.snr_gamma).to(accelerator.device)
         self._window: list[list[float]] = []  # losses of steps since the last row of the history
         self._pending: list[torch.Tensor] = []  # the same, still on the device
         self.saved: int | None = None
@@ -271,18 +270,12 @@ class DiTTrainer:
         batch = {name: tensor.to(device, non_blocking=True) for name, tensor in batch.items()}
         if self.network.config.dropout:
             torch.manual_seed(int(position_rng(self.stream.seed, DROPOUT, position).integers(2**63)))
-        noisy = add_noise(self._schedule, batch["clean"], batch["noise"], batch["timestep"])
+        clean, noise, timestep = batch["clean"], batch["noise"], batch["timestep"]
+        noisy = self._objective.add_noise(clean, noise, timestep)
         # No draw of the model's own where labels are never dropped: it may have no null class.
         drop = batch["drop"] if "drop" in batch and self.network.config.class_dropout_prob else None
-        output = self.model(noisy, batch["timestep"], class_labels=batch.get("label"), force_drop_ids=drop).sample
-        losses = diffusion_losses(
-            self._schedule,
-            output,
-            batch["clean"],
-            batch["noise"],
-            batch["timestep"],
-            prediction_type=self._prediction_type,
-        )
+        output = self.model(noisy, timestep, class_labels=batch.get("label"), force_drop_ids=drop).sample
+        losses = self._objective.losses(output, clean, noise, timestep)
         self.accelerator.backward(losses.loss.mean())
         if self.accelerator.sync_gradients and self.args.max_grad_norm is not None:
             self.accelerator.clip_grad_norm_(self.model.parameters(), self.args.max_grad_norm)

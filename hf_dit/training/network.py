@@ -4,6 +4,7 @@ import torch
 from accelerate import Accelerator
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
+from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchEulerDiscreteScheduler
 
 from hf_common.foreign import first_line, short
 from hf_common.names import did_you_mean
@@ -12,6 +13,7 @@ from ..models.dit import DiTModel
 from ..models.sizes import DIT_SIZES, dit_config
 from .arguments import DiTTrainingArguments, ModelArguments, beta_range, model_overrides
 from .latents import latent_size
+from .objectives.make import TrainingScheduler
 
 DTYPES = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}  # by the names of mixed precision
 
@@ -99,12 +101,16 @@ def open_network(model: ModelArguments, shape: tuple[int, int, int], num_classes
     return network
 
 
-def noise_scheduler(args: DiTTrainingArguments, learn_sigma: bool, *, latents: bool) -> DDPMScheduler:
-    """The scheduler that is trained with and saved.
+def training_scheduler(args: DiTTrainingArguments, learn_sigma: bool, *, latents: bool) -> TrainingScheduler:
+    """The scheduler that is trained with and saved: its class and config say what the network predicts.
 
     Its predicted clean samples are clipped to [-1, 1] in pixel space, where every sample lies there, which keeps
-    strong guidance in range (Ho et al. 2020); latents have no bounds (and DiT clips nothing).
+    strong guidance in range (Ho et al. 2020); latents have no bounds (and DiT clips nothing). With zero terminal SNR
+    its timesteps are "trailing", which begin at the last one (Lin et al. 2023, section 3.3).
     """
+    if args.prediction_type == "flow":
+        return FlowMatchEulerDiscreteScheduler(num_train_timesteps=args.ddpm_num_steps, shift=args.flow_shift)
+    zero_snr = {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"} if args.rescale_betas_zero_snr else {}
     beta_start, beta_end = beta_range(args.ddpm_num_steps)
     return DDPMScheduler(
         num_train_timesteps=args.ddpm_num_steps,
@@ -114,4 +120,5 @@ def noise_scheduler(args: DiTTrainingArguments, learn_sigma: bool, *, latents: b
         prediction_type=args.prediction_type,
         variance_type="learned_range" if learn_sigma else "fixed_small",
         clip_sample=not latents,
+        **zero_snr,
     )

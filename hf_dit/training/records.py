@@ -9,7 +9,7 @@ from hf_common.foreign import Check, check_fields, dict_of, list_of, number, rea
 
 from ..attention.spec import make_attn_processors
 from ..models.config import check_dit_config
-from .arguments import DataArguments, DiTTrainingArguments, ModelArguments
+from .arguments import FLOW_TIMES, PREDICTION_TYPES, DataArguments, DiTTrainingArguments, ModelArguments
 from .figures import smoothed
 
 
@@ -48,6 +48,12 @@ NEEDED_SETTINGS: dict[str, Check] = {  # of those that the card reads; files of 
     "global_batch": whole(1),
     "mixed_precision": str,
     "ddpm_num_steps": whole(1),
+    "prediction_type": lambda value: value in PREDICTION_TYPES,
+    "flow_times?": lambda value: value in FLOW_TIMES,
+    "rescale_betas_zero_snr?": bool,
+    **dict.fromkeys(
+        ["snr_gamma?", "flow_logit_mean?", "flow_logit_std?", "flow_mode_scale?", "flow_shift?"], number()
+    ),
 }
 CONFIG_FIELDS: dict[str, Check] = {  # beside what `check_dit_config` says of them
     "sample_size": (int, list_of(int, 2)),

@@ -4,6 +4,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -34,7 +35,8 @@ from .figures import plot_loss, sample_grid, smoothed
 from .images import ImageFormat, ImageRows, image_format, load_images, open_rows
 from .latents import LatentMoments, cached_latents
 from .loop import STATE, DiTTrainer
-from .network import DTYPES, check_attention, load_vae, noise_scheduler, open_network, sample_shape
+from .network import DTYPES, check_attention, load_vae, open_network, sample_shape, training_scheduler
+from .objectives.flow import FlowTimes
 from .records import read_state
 from .settings import settings_from_hub, settings_of_weights
 from .stream import CleanSamples, PixelSamples, TrainingStream
@@ -70,6 +72,8 @@ def train_dit(
         Stopped: a signal came (`hf_common.signals`); the checkpoint of the step is written.
         RuntimeError, ImportError: the attention cannot run here (before images are decoded); a loss is not finite.
     """
+    if args.prediction_type == "flow":
+        model = replace(model, learn_sigma=False)
     accelerator = make_accelerator(model, args)
     if check_push is not None:
         _decided(accelerator, check_push)
@@ -170,8 +174,11 @@ class _Run:
             num_timesteps=args.ddpm_num_steps,
             class_dropout_prob=self.model.class_dropout_prob,
             random_flip=self.data.random_flip,
+            draw_time=flow_times(args),
         )
-        scheduler = noise_scheduler(args, network.config.learn_sigma, latents=self.vae is not None)
+        if args.snr_gamma is not None and args.rescale_betas_zero_snr:
+            self.accelerator.print("snr_gamma weighs the last timestep, which is pure noise, with 0: it's not learned")
+        scheduler = training_scheduler(args, network.config.learn_sigma, latents=self.vae is not None)
         sample = partial(
             sample_grid,
             scheduler=scheduler,
@@ -262,6 +269,13 @@ def make_accelerator(model: ModelArguments, args: DiTTrainingArguments) -> Accel
             f"accelerate is configured to {accelerator.distributed_type.value}; each process must hold the whole model"
         )
     return accelerator
+
+
+def flow_times(args: DiTTrainingArguments) -> FlowTimes | None:
+    """How a flow draws its times; None for diffusion."""
+    if args.prediction_type != "flow":
+        return None
+    return FlowTimes(args.flow_times, args.flow_logit_mean, args.flow_logit_std, args.flow_mode_scale, args.flow_shift)
 
 
 def check_guidance(data: DataArguments, model: ModelArguments, args: DiTTrainingArguments) -> None:

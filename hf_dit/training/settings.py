@@ -1,10 +1,10 @@
 """What the weights of a training depend on, as its folder and its card have it."""
 
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 
 from ..models.sizes import DIT_SIZES
-from .arguments import DataArguments, DiTTrainingArguments, ModelArguments, beta_range
+from .arguments import OF_DIFFUSION, OF_FLOW, DataArguments, DiTTrainingArguments, ModelArguments, beta_range
 
 
 def settings_of_weights(
@@ -35,6 +35,11 @@ def settings_of_weights(
     del settings["cache_dir"], settings["latent_cache_dir"]
     if args.ddpm_num_steps != 1000:  # the schedule of other runs, which began before it was scaled, is another
         settings["betas"] = list(beta_range(args.ddpm_num_steps))
+    # Only where they say something: what was trained before they were there has none of them.
+    own = {item.name: getattr(args, item.name) for item in fields(args) if item.name in {*OF_DIFFUSION, *OF_FLOW}}
+    settings |= {
+        item.name: own[item.name] for item in fields(args) if own.get(item.name, item.default) != item.default
+    }
     if args.lr_needs_end:
         settings["max_train_steps"] = max_train_steps
     return settings

@@ -6,7 +6,7 @@ seed and the position, never by a generator with a history. So a resumed trainin
 the samples of an optimizer step are the same however they are split into processes and micro-batches.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Protocol
 
 import numpy as np
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 # What a generator is for: it keeps draws of one kind from being those of another.
-ORDER, SAMPLE, DROPOUT = range(3)
+ORDER, SAMPLE, DROPOUT, TIME = range(4)
 
 
 def position_rng(seed: int, purpose: int, index: int) -> np.random.Generator:
@@ -58,8 +58,9 @@ class PixelSamples:
 class TrainingStream(torch.utils.data.Dataset):
     """What is trained on at each position of the stream.
 
-    `stream[p]` is a dict: `clean` and `noise`, (C, H, W) float32; `timestep`, an int in [0, num_timesteps); with
-    labels, `label` and `drop`, whether the label is to become the null class.
+    `stream[p]` is a dict: `clean` and `noise`, (C, H, W) float32; `timestep`, an int in [0, num_timesteps), or with
+    `draw_time` a float32 tensor () in (0, num_timesteps]; with labels, `label` and `drop`, whether the label is to
+    become the null class.
 
     Args:
         samples: the N images or latents.
@@ -68,6 +69,8 @@ class TrainingStream(torch.utils.data.Dataset):
         num_timesteps: of the noise schedule.
         class_dropout_prob: share of the positions whose label is dropped.
         random_flip: mirror half of the visits.
+        draw_time: draws the share of `num_timesteps`, in (0, 1], of a position from a generator of its own, so that
+            all else is what it is without it. Default: integers, all as likely.
     """
 
     def __init__(
@@ -79,12 +82,13 @@ class TrainingStream(torch.utils.data.Dataset):
         num_timesteps: int = 1000,
         class_dropout_prob: float = 0.1,
         random_flip: bool = False,
+        draw_time: Callable[[np.random.Generator], float] | None = None,
     ):
         if labels is not None and len(labels) != len(samples):
             raise ValueError(f"labels must be {len(samples)}, one a sample; got {len(labels)}")
         self.samples, self.labels, self.seed = samples, labels, seed
         self._num_timesteps, self._class_dropout_prob = num_timesteps, class_dropout_prob
-        self._random_flip = random_flip
+        self._random_flip, self._draw_time = random_flip, draw_time
         self._epoch, self._order = -1, np.empty(0, np.int64)
 
     def index(self, position: int) -> int:
@@ -98,7 +102,11 @@ class TrainingStream(torch.utils.data.Dataset):
         index = self.index(position)
         rng = position_rng(self.seed, SAMPLE, position)
         # Always all of them and in this order: a flag changes what it names and no other draw.
-        timestep, drop, flip = int(rng.integers(self._num_timesteps)), rng.random(), rng.random()
+        timestep: int | Tensor = int(rng.integers(self._num_timesteps))
+        drop, flip = rng.random(), rng.random()
+        if self._draw_time is not None:
+            time = self._draw_time(position_rng(self.seed, TIME, position))
+            timestep = torch.tensor(time * self._num_timesteps, dtype=torch.float32)
         noise = torch.from_numpy(rng.standard_normal(self.samples.shape, dtype=np.float32))
         clean = self.samples.draw(index, self._random_flip and flip < 0.5, rng)
         item = {"clean": clean, "noise": noise, "timestep": timestep}

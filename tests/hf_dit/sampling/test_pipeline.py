@@ -693,8 +693,10 @@ def test_bad_timesteps(timesteps):
 def test_bad_combinations():
     with pytest.raises(ValueError, match="eta must be 0 with EulerDiscreteScheduler"):
         sample(small_pipeline(EulerDiscreteScheduler()), 0, eta=0.5)
-    with pytest.raises(ValueError, match="FlowMatchEulerDiscreteScheduler"):
-        sample(small_pipeline(FlowMatchEulerDiscreteScheduler()), 0)
+    pipeline = small_pipeline(DDIMScheduler())
+    pipeline.scheduler = FlowMatchEulerDiscreteScheduler()
+    with pytest.raises(ValueError, match="FlowMatchEulerDiscreteScheduler takes .*'flow'.* for 'epsilon'"):
+        sample(pipeline, 0)
     learned = DDPMScheduler(variance_type="learned_range")
     with pytest.raises(ValueError, match="learn_sigma=False"):
         sample(small_pipeline(learned, learn_sigma=False), 0)

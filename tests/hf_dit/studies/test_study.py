@@ -75,7 +75,7 @@ def test_every_scheduler_has_the_noise_schedule_and_spacing_of_the_pipelines_own
     # Given or left at the class's defaults, which differ between classes, all values are those of the first.
     for given in ({}, {"beta_start": 0.001, "beta_end": 0.015, "timestep_spacing": "trailing"}):
         own = base(**given)
-        scheduler = sampling_scheduler(name, own.config, learn_sigma=True)
+        scheduler = sampling_scheduler(name, own, learn_sigma=True)
         assert torch.equal(scheduler.alphas_cumprod, own.alphas_cumprod)
         for key in ("prediction_type", "num_train_timesteps", "steps_offset"):
             assert scheduler.config[key] == own.config[key], key
@@ -88,7 +88,7 @@ def test_every_scheduler_has_the_noise_schedule_and_spacing_of_the_pipelines_own
 @pytest.mark.parametrize("steps", [1, 50, 250, 500, 1000])
 @pytest.mark.parametrize("spacing", ["leading", "trailing"])
 def test_every_scheduler_goes_from_noise_to_the_end_in_any_number_of_steps(name, steps, spacing):
-    scheduler = sampling_scheduler(name, DDIMScheduler(timestep_spacing=spacing).config, learn_sigma=True)
+    scheduler = sampling_scheduler(name, DDIMScheduler(timestep_spacing=spacing), learn_sigma=True)
     scheduler.set_timesteps(steps)
     timesteps = scheduler.timesteps.unique()
     stride = 1000 // steps
@@ -96,10 +96,10 @@ def test_every_scheduler_goes_from_noise_to_the_end_in_any_number_of_steps(name,
 
 
 def test_only_ancestral_sampling_takes_the_learned_variance():
-    learned = DDPMScheduler(variance_type="learned_range").config
-    assert sampling_scheduler("ddpm", DDIMScheduler().config, learn_sigma=True).config.variance_type == "learned_range"
+    learned = DDPMScheduler(variance_type="learned_range")
+    assert sampling_scheduler("ddpm", DDIMScheduler(), learn_sigma=True).config.variance_type == "learned_range"
     assert sampling_scheduler("ddpm", learned, learn_sigma=False).config.variance_type == "fixed_small"
-    large = DDPMScheduler(variance_type="fixed_large").config
+    large = DDPMScheduler(variance_type="fixed_large")
     assert sampling_scheduler("ddpm", large, learn_sigma=False).config.variance_type == "fixed_large"
     for name, cls in SCHEDULERS.items():
         if name != "ddpm" and "variance_type" in inspect.signature(getattr(diffusers, cls).__init__).parameters:
@@ -137,7 +137,7 @@ def test_a_cell_is_what_the_pipeline_gives_from_the_same_noise(tmp_path, schedul
     for scheduler in schedulers:
         for scale in (0, 1, 2.5):
             direct = DiTImagePipeline(
-                pipeline.transformer, sampling_scheduler(scheduler, pipeline.scheduler.config, learn_sigma=True)
+                pipeline.transformer, sampling_scheduler(scheduler, pipeline.scheduler, learn_sigma=True)
             )
             expected = direct(
                 [4, 1, 4, 1], guidance_scale=scale, num_inference_steps=3, generator=image_generators(5, 4)

@@ -5,7 +5,7 @@ import pytest
 import torch
 from diffusers import DDPMScheduler
 
-from hf_dit.training.network import noise_scheduler
+from hf_dit.training.network import training_scheduler
 from hf_dit.training.settings import settings_of_weights
 
 from .small import arguments
@@ -17,13 +17,15 @@ def test_a_short_schedule_ends_at_noise_as_a_long_one(tmp_path, steps, end):
     # As the original's create_diffusion: linspace between 1e-4 and 0.02, both times 1000 / T.
     betas = np.linspace(1000 / steps * 1e-4, 1000 / steps * 0.02, steps)
     assert np.prod(1 - betas) == pytest.approx(end, rel=0.3)
-    np.testing.assert_allclose(noise_scheduler(args, True, latents=True).betas, betas, rtol=1e-5)
+    np.testing.assert_allclose(training_scheduler(args, True, latents=True).betas, betas, rtol=1e-5)
 
 
 @pytest.mark.parametrize("schedule", ["linear", "scaled_linear", "squaredcos_cap_v2", "sigmoid"])
 def test_a_schedule_of_1000_steps_is_that_of_diffusers(tmp_path, schedule):
     *_, args = arguments(str(tmp_path), tmp_path, ddpm_beta_schedule=schedule)
-    assert torch.equal(noise_scheduler(args, False, latents=True).betas, DDPMScheduler(beta_schedule=schedule).betas)
+    assert torch.equal(
+        training_scheduler(args, False, latents=True).betas, DDPMScheduler(beta_schedule=schedule).betas
+    )
 
 
 def test_betas_are_settings_where_they_are_scaled(tmp_path):

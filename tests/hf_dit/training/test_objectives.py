@@ -6,7 +6,9 @@ import torch
 from diffusers import DDPMScheduler
 from scipy.stats import norm
 
-from hf_dit.training.objectives import NoiseSchedule, add_noise, diffusion_losses, discretised_log_likelihood
+from hf_dit.training.objectives.diffusion import DiffusionObjective
+from hf_dit.training.objectives.schedule import NoiseSchedule
+from hf_dit.training.objectives.variance import discretised_log_likelihood
 
 BETA_SCHEDULES = ("linear", "scaled_linear", "squaredcos_cap_v2", "sigmoid")
 
@@ -19,6 +21,14 @@ def batch(num_timesteps=1000, channels=3, sides=(4, 6), count=9, seed=0):
     timesteps = torch.randint(num_timesteps, (count,), generator=generator)
     timesteps[:4] = torch.tensor([0, 0, 1, num_timesteps - 1])
     return clean, noise, output, timesteps
+
+
+def diffusion_losses(schedule, output, clean, noise, timesteps, prediction_type="epsilon"):
+    return DiffusionObjective(schedule, prediction_type).losses(output, clean, noise, timesteps)
+
+
+def add_noise(schedule, clean, noise, timesteps):
+    return DiffusionObjective(schedule).add_noise(clean, noise, timesteps)
 
 
 def textbook_vb(betas, output, clean, noise, timesteps, prediction_type):
@@ -34,6 +44,8 @@ def textbook_vb(betas, output, clean, noise, timesteps, prediction_type):
         predicted = prediction[i]
         if prediction_type == "epsilon":
             predicted = (noisy - math.sqrt(1 - alpha_bar[t]) * prediction[i]) / math.sqrt(alpha_bar[t])
+        if prediction_type == "v_prediction":
+            predicted = math.sqrt(alpha_bar[t]) * noisy - math.sqrt(1 - alpha_bar[t]) * prediction[i]
         first = math.sqrt(before) * betas[t] / (1 - alpha_bar[t])
         second = math.sqrt(1 - betas[t]) * (1 - before) / (1 - alpha_bar[t])
         mean, true_mean = first * predicted + second * noisy, first * clean[i] + second * noisy
@@ -55,19 +67,17 @@ def textbook_vb(betas, output, clean, noise, timesteps, prediction_type):
     return torch.tensor(bits)
 
 
-@pytest.mark.parametrize("prediction_type", ["epsilon", "sample"])
+@pytest.mark.parametrize("prediction_type", ["epsilon", "sample", "v_prediction"])
 @pytest.mark.parametrize("beta_schedule", BETA_SCHEDULES)
 def test_losses_equal_the_textbook_in_float64(beta_schedule, prediction_type):
     scheduler = DDPMScheduler(beta_schedule=beta_schedule)
     clean, noise, output, timesteps = batch()
-    if prediction_type == "sample":
-        output[:, :3] = clean + 0.05 * output[:, :3]
-    else:
-        output[:, :3] = noise + 0.3 * output[:, :3]
+    velocity = scheduler.get_velocity(clean, noise, timesteps)
+    target = {"epsilon": noise, "sample": clean, "v_prediction": velocity}[prediction_type]
+    output[:, :3] = target + (0.05 if prediction_type == "sample" else 0.3) * output[:, :3]
     schedule = NoiseSchedule.from_scheduler(scheduler)
     losses = diffusion_losses(schedule, output, clean, noise, timesteps, prediction_type=prediction_type)
-    target = noise if prediction_type == "epsilon" else clean
-    torch.testing.assert_close(losses.mse, ((output[:, :3] - target) ** 2).mean(dim=(1, 2, 3)))
+    torch.testing.assert_close(losses.mse, ((output[:, :3] - target) ** 2).mean(dim=(1, 2, 3)), rtol=1e-5, atol=1e-6)
     expected = textbook_vb(scheduler.betas, output, clean, noise, timesteps, prediction_type)
     torch.testing.assert_close(losses.vb.double(), expected, rtol=2e-4, atol=1e-6)
     torch.testing.assert_close(losses.loss, losses.mse + losses.vb)
@@ -167,8 +177,8 @@ def test_half_precision_outputs_are_scored_in_float32_also_under_autocast():
 def test_bad_input():
     schedule = NoiseSchedule.from_scheduler(DDPMScheduler())
     clean, noise, output, timesteps = batch()
-    with pytest.raises(ValueError, match="prediction_type must be one of .*'v_prediction'"):
-        diffusion_losses(schedule, output, clean, noise, timesteps, prediction_type="v_prediction")
+    with pytest.raises(ValueError, match="prediction_type must be one of .*'velocity'"):
+        diffusion_losses(schedule, output, clean, noise, timesteps, prediction_type="velocity")
     with pytest.raises(ValueError, match=r"output must have the shape of clean, \(9, 3, 4, 6\)"):
         diffusion_losses(schedule, output[:, :4], clean, noise, timesteps)
     with pytest.raises(ValueError, match="output must have the shape"):

@@ -21,8 +21,8 @@ from hf_dit.training import run as training_module
 from hf_dit.training.arguments import DiTTrainingArguments, model_overrides
 from hf_dit.training.figures import smoothed
 from hf_dit.training.images import image_format, load_images, open_rows
-from hf_dit.training.network import noise_scheduler, open_network
-from hf_dit.training.objectives import NoiseSchedule, add_noise
+from hf_dit.training.network import open_network, training_scheduler
+from hf_dit.training.objectives.make import make_objective
 from hf_dit.training.run import train_dit
 from hf_dit.training.stream import PixelSamples, TrainingStream
 from tests import ROOT
@@ -83,7 +83,8 @@ def test_the_loop_equals_plain_pytorch(colours, tmp_path):
     rows = open_rows(data)
     loaded = load_images(rows, image_format(rows, data))
     stream = TrainingStream(PixelSamples(loaded.images), loaded.labels, seed=0, random_flip=True)
-    schedule = NoiseSchedule.from_scheduler(noise_scheduler(args, True, latents=False))
+    objective = make_objective(training_scheduler(args, True, latents=False))
+    schedule = objective.schedule
     torch.manual_seed(0)
     network = open_network(model, (3, 8, 8), 3).train()
     optimizer = torch.optim.AdamW(network.parameters(), lr=1e-3, weight_decay=0)
@@ -93,7 +94,7 @@ def test_the_loop_equals_plain_pytorch(colours, tmp_path):
         clean, noise = (torch.stack([item[name] for item in items]) for name in ("clean", "noise"))
         timesteps = torch.tensor([item["timestep"] for item in items])
         labels = torch.tensor([3 if item["drop"] else item["label"] for item in items])
-        output = network(add_noise(schedule, clean, noise, timesteps), timesteps, labels, torch.zeros(batch).bool())
+        output = network(objective.add_noise(clean, noise, timesteps), timesteps, labels, torch.zeros(batch).bool())
         mse = (output.sample[:, :3] - noise).square().mean()
         fraction = (output.sample[:, 3:] + 1) / 2
         low, high = (
@@ -370,7 +371,7 @@ def test_a_folder_that_is_no_run_is_left_alone(colours, tmp_path):
         ({"checkpoints_total_limit": -1}, "checkpoints_total_limit must be 0 or more"),
         ({"lr_scheduler": "step"}, "lr_scheduler must be one of .*'cosine'"),
         ({"mixed_precision": "fp8"}, "mixed_precision must be one of"),
-        ({"prediction_type": "v_prediction"}, "prediction_type must be one of"),
+        ({"prediction_type": "velocity"}, "prediction_type must be one of"),
         ({"sample_guidance_scales": []}, "sample_guidance_scales must be one or more finite"),
         ({"sample_guidance_scales": [float("inf")]}, "sample_guidance_scales must be one or more finite"),
         ({"ddpm_num_steps": 10, "sample_steps": 11}, "sample_steps must be at most ddpm_num_steps=10"),
