@@ -100,8 +100,8 @@ class ModelArguments:
     model: str = field(
         default="dit-s-2",
         metadata={
-            "help": f"A size to train from scratch ({', '.join(DIT_SIZES)}), or a folder or Hub id of a DiTModel to "
-            "go on from."
+            "help": f"A size to train from scratch ({', '.join(DIT_SIZES)}), or a folder or Hub id of a DiTModel or "
+            "its pipeline to go on from; for another number of classes its label table is made anew."
         },
     )
     config_overrides: str | None = field(

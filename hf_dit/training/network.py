@@ -1,19 +1,19 @@
 """What is trained, and in which space: network, autoencoder, noise schedule."""
 
+from collections.abc import Callable
+
 import torch
 from accelerate import Accelerator
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchEulerDiscreteScheduler
 
-from hf_common.foreign import first_line, short
-from hf_common.names import did_you_mean
-
 from ..models.dit import DiTModel
 from ..models.sizes import DIT_SIZES, dit_config
 from .arguments import DiTTrainingArguments, ModelArguments, beta_range, model_overrides
 from .latents import latent_size
 from .objectives.make import TrainingScheduler
+from .pretrained import pretrained_config, pretrained_network, with_new_labels
 
 DTYPES = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}  # by the names of mixed precision
 
@@ -35,7 +35,7 @@ def check_attention(model: ModelArguments, accelerator: Accelerator, shape: tupl
     if model.model in DIT_SIZES:
         config = dit_config(model.model, **model_overrides(model.config_overrides))
     else:
-        config = _config_of(model.model)
+        config = pretrained_config(model.model)
     if model.attention is not None:
         config["attention"] = model.attention
     with torch.device("meta"):  # no memory, no time
@@ -49,19 +49,15 @@ def check_attention(model: ModelArguments, accelerator: Accelerator, shape: tupl
     )
 
 
-def _config_of(name: str) -> dict:
-    """The config of a saved model; a `ValueError` that lists the sizes where there is none."""
-    try:
-        return DiTModel.load_config(name)
-    except OSError as error:
-        raise ValueError(
-            f"model {short(repr(name), 120)} is neither a size, {', '.join(DIT_SIZES)}, nor a folder or Hub id of a "
-            f"DiTModel: {short(first_line(error), 120)}{did_you_mean(name, DIT_SIZES)}"
-        ) from error
-
-
-def open_network(model: ModelArguments, shape: tuple[int, int, int], num_classes: int | None) -> DiTModel:
+def open_network(
+    model: ModelArguments,
+    shape: tuple[int, int, int],
+    num_classes: int | None,
+    said: Callable[[str], object] = print,
+) -> DiTModel:
     """The network that `model` names, for samples of a shape; initial weights from PyTorch's global generator.
+
+    A trained one of another number of classes gets a new label table, see [`with_new_labels`]; `said` gets that.
 
     Raises:
         ValueError: the config of a trained model differs from what data and flags ask for.
@@ -79,13 +75,14 @@ def open_network(model: ModelArguments, shape: tuple[int, int, int], num_classes
             attention=model.attention or "full",
             **model_overrides(model.config_overrides),
         )
-    network = DiTModel.from_pretrained(model.model, use_safetensors=True)
-    wanted = {
+    network = pretrained_network(model.model)
+    wanted: dict[str, object] = {
         "sample_size": size,
         "in_channels": channels,
-        "num_classes": num_classes,
         "learn_sigma": model.learn_sigma,
     }
+    if num_classes is None or network.config.num_classes is None:
+        wanted["num_classes"] = num_classes
     found = {name: network.config[name] for name in wanted}
     if isinstance(found["sample_size"], list):  # as JSON has it
         found["sample_size"] = tuple(found["sample_size"])
@@ -96,6 +93,8 @@ def open_network(model: ModelArguments, shape: tuple[int, int, int], num_classes
         raise ValueError(
             f"model {model.model!r} has no null class; class_dropout_prob must be 0, got {model.class_dropout_prob}"
         )
+    if num_classes is not None:
+        network = with_new_labels(network, num_classes, said)
     if model.attention is not None:
         network.set_attn_processor(model.attention)
     return network

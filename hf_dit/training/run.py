@@ -28,6 +28,7 @@ from hf_common.run_folder import RESULTS, SETTINGS, HeldFolder
 from hf_common.signals import deferred
 
 from .. import LIBRARIES
+from ..models.sizes import DIT_SIZES
 from ..sampling.pipeline import DiTImagePipeline
 from .arguments import PRECISIONS, DataArguments, DiTTrainingArguments, ModelArguments
 from .checkpoints import checkpoint_step, claimed_checkpoint, finished_training
@@ -37,6 +38,7 @@ from .latents import LatentMoments, cached_latents
 from .loop import STATE, DiTTrainer
 from .network import DTYPES, check_attention, load_vae, open_network, sample_shape, training_scheduler
 from .objectives.flow import FlowTimes
+from .pretrained import trained_prediction
 from .records import read_state
 from .settings import settings_from_hub, settings_of_weights
 from .stream import CleanSamples, PixelSamples, TrainingStream
@@ -165,7 +167,10 @@ class _Run:
         """The trainer at step 0."""
         args, names = self.args, self.rows.label_names
         torch.manual_seed(args.seed)  # of the initial weights
-        network = open_network(self.model, self.shape, None if names is None else len(names))
+        network = open_network(self.model, self.shape, None if names is None else len(names), self.accelerator.print)
+        before = None if self.model.model in DIT_SIZES else trained_prediction(self.model.model)
+        if before not in (None, args.prediction_type):
+            self.accelerator.print(f"{self.model.model} was trained to predict {before}, now {args.prediction_type}")
         samples, labels = self.samples()
         stream = TrainingStream(
             samples,

@@ -12,6 +12,7 @@ import pytest
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, DistributedType, GradientState
+from diffusers import DDPMScheduler
 from PIL import Image
 from safetensors.torch import load_file
 
@@ -301,8 +302,54 @@ def test_going_on_from_a_trained_model(colours, tmp_path):
     for key, value in weights(tmp_path / "run").items():
         torch.testing.assert_close(value, expected[key])
     assert DiTModel.from_pretrained(tmp_path / "run", subfolder="transformer").config.attention == "swa3"
-    with pytest.raises(ValueError, match="does not fit data and flags: it has num_classes=3, not None; learn_sigma"):
+    with pytest.raises(
+        ValueError, match="does not fit data and flags: it has learn_sigma=True, not False; num_classes=3, not"
+    ):
         train_dit(*arguments(colours, tmp_path / "other", **start, unconditional=True, learn_sigma=False))
+
+
+def test_other_classes_take_a_new_label_table_and_leave_the_rest(colours, tmp_path, capsys):
+    """From 10 classes to the 3 of the images, by the folder of a pipeline: what is not of a class is the same."""
+    torch.manual_seed(3)
+    old = DiTModel.from_name("dit-micro-2", sample_size=8, in_channels=3, num_classes=10)
+    for parameter in old.parameters():
+        torch.nn.init.normal_(parameter, std=0.05)
+    DiTImagePipeline(old, DDPMScheduler(variance_type="learned_range")).save_pretrained(tmp_path / "old")
+    start = {"model": str(tmp_path / "old"), "max_train_steps": 1, "learning_rate": 1e-12}
+    results = train_dit(*arguments(colours, tmp_path / "run", **start))
+    assert "label table of 3 classes drawn anew in place of 10" in capsys.readouterr().out
+    assert results["config"]["num_classes"] == 3
+    new = DiTModel.from_pretrained(tmp_path / "run", subfolder="transformer").eval()
+    x, t = torch.randn(2, 3, 8, 8), torch.tensor([10, 900])
+    with torch.no_grad():
+        null, before = (m(x, t, torch.tensor([n, n])).sample for m, n in ((new, 3), (old.eval(), 10)))
+        torch.testing.assert_close(null, before)
+        assert not torch.allclose(new(x, t, torch.tensor([0, 1])).sample, before, atol=1e-4)
+    table = new.class_embedding.weight[:3]
+    assert table.std().item() == pytest.approx(0.02, rel=0.3)
+    # The same seed, the same table; and a run of another objective says so.
+    again = arguments(colours, tmp_path / "again", **start, prediction_type="v_prediction")
+    train_dit(*again)
+    assert "was trained to predict epsilon, now v_prediction" in capsys.readouterr().out
+    same = DiTModel.from_pretrained(tmp_path / "again", subfolder="transformer").class_embedding.weight[:3]
+    torch.testing.assert_close(table, same)
+
+
+@pytest.mark.parametrize("times", ["uniform", "logit_normal"])
+def test_a_flow_is_trained_killed_and_gone_on_with(times, colours, tmp_path):
+    changes = {"prediction_type": "flow", "flow_times": times, "flow_shift": 1.5, "random_flip": True}
+    results = train_dit(*arguments(colours, tmp_path / "whole", **changes, max_train_steps=6))
+    assert results["config"]["learn_sigma"] is False and results["settings"]["learn_sigma"] is False
+    assert "vb" not in results["history"][0]
+    for steps in (3, 6):
+        again = {"max_train_steps": steps, "resume_from_checkpoint": "last", "checkpointing_steps": 3}
+        train_dit(*arguments(colours, tmp_path / "parts", **changes, **again))
+    whole, parts = weights(tmp_path / "whole"), weights(tmp_path / "parts")
+    assert all(torch.equal(whole[name], parts[name]) for name in whole)
+    pipeline = DiTImagePipeline.from_pretrained(tmp_path / "whole")
+    assert pipeline.scheduler.config.shift == 1.5
+    assert pipeline("red", num_inference_steps=2).images[0].size == (8, 8)
+    assert (tmp_path / "whole" / "samples").is_dir()
 
 
 # --- bad arguments, before long work
