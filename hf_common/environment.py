@@ -1,5 +1,6 @@
 """The words in which results name the machine and the versions that they come from."""
 
+import os
 import platform
 from collections.abc import Iterable
 from importlib.metadata import version
@@ -21,3 +22,8 @@ def hardware(device: "torch.device") -> str:
 def versions(libraries: Iterable[str]) -> dict[str, str]:
     """Versions of Python and of the installed `libraries`, by name."""
     return {"python": platform.python_version(), **{name: version(name) for name in libraries}}
+
+
+def memory_bytes() -> int:
+    """The memory of the machine."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

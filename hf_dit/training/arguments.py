@@ -70,6 +70,13 @@ class DataArguments:
     )
     allow_upscale: bool = field(default=False, metadata={"help": "Enlarge images smaller than the resolution."})
     skip_corrupt: bool = field(default=False, metadata={"help": "Leave out images that can't be decoded."})
+    keep_in_memory: bool | None = field(
+        default=None,
+        metadata={
+            "help": "Decode all images at the start, or each at its visit, by --dataloader_num_workers. Default: "
+            "the former if they take at most a quarter of the machine's memory. Latents are always on disk."
+        },
+    )
     max_train_samples: int | None = field(
         default=None,
         metadata={"help": "Train on so many images: the first of a shuffle that is the same for every --seed."},

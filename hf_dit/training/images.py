@@ -128,13 +128,7 @@ def read_images(
     """
 
     def read(index: int, encoded: dict | None) -> np.ndarray | None:
-        image = _opened(rows, index, encoded, skip_corrupt)
-        if image is None:
-            return None
-        try:
-            return prepare_image(image, form)
-        except ValueError as error:
-            raise ValueError(f"{rows.describe(index, encoded)}: {error}") from None
+        return _prepared(rows, form, index, encoded, skip_corrupt)
 
     bar = tqdm(total=len(rows), desc="images", unit="image", leave=False, disable=not progress)
     with ThreadPoolExecutor(os.cpu_count()) as threads, bar:
@@ -145,6 +139,13 @@ def read_images(
                 if pixels is not None:
                     yield index, pixels
             bar.update(len(chunk))
+
+
+def read_image(rows: ImageRows, form: ImageFormat, index: int) -> np.ndarray:
+    """One of the rows, (3, H, W) uint8; errors as those of [`read_images`]."""
+    pixels = _prepared(rows, form, index, rows.rows[index][rows.image_column], skip_corrupt=False)
+    assert pixels is not None  # what can't be decoded is an error where nothing is skipped
+    return pixels
 
 
 def load_images(
@@ -182,6 +183,18 @@ def prepare_image(image: Image.Image, form: ImageFormat) -> np.ndarray:
             raise ValueError(f"{found} and is no square; allowed with --center_crop")
         image = resized_square(image, height)
     return np.asarray(image).transpose(2, 0, 1)
+
+
+def _prepared(
+    rows: ImageRows, form: ImageFormat, index: int, encoded: dict | None, skip_corrupt: bool
+) -> np.ndarray | None:
+    image = _opened(rows, index, encoded, skip_corrupt)
+    if image is None:
+        return None
+    try:
+        return prepare_image(image, form)
+    except ValueError as error:
+        raise ValueError(f"{rows.describe(index, encoded)}: {error}") from None
 
 
 def _opened(rows: ImageRows, index: int, encoded: dict | None, skip_corrupt: bool) -> Image.Image | None:

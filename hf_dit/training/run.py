@@ -33,6 +33,7 @@ from ..sampling.pipeline import DiTImagePipeline
 from .arguments import PRECISIONS, DataArguments, DiTTrainingArguments, ModelArguments
 from .checkpoints import checkpoint_step, claimed_checkpoint, finished_training
 from .figures import plot_loss, sample_grid, smoothed
+from .files import FileSamples, fits_in_memory
 from .images import ImageFormat, ImageRows, image_format, load_images, open_rows
 from .latents import LatentMoments, cached_latents
 from .loop import STATE, DiTTrainer
@@ -136,11 +137,16 @@ class _Run:
         return None if self.rows.label_names is None else dict(enumerate(self.rows.label_names))
 
     def samples(self) -> tuple[CleanSamples, Tensor | None]:
-        """What is trained on, and the labels: decoded images, or latents, which are encoded if need be."""
+        """What is trained on, and the labels: images, or latents, which are encoded if need be."""
         skip_corrupt, printed = self.data.skip_corrupt, self.accelerator.print
         samples: CleanSamples
-        if self.vae is None:
-            progress = self.accelerator.is_local_main_process
+        progress = self.accelerator.is_local_main_process
+        keep = self.data.keep_in_memory
+        if self.vae is None and not (fits_in_memory(len(self.rows), self.form) if keep is None else keep):
+            samples = files = FileSamples(self.rows, self.form, skip_corrupt=skip_corrupt, progress=progress)
+            labels = None if self.rows.labels is None else torch.from_numpy(self.rows.labels[files.kept])
+            printed("images are decoded as they are visited")
+        elif self.vae is None:
             loaded = load_images(self.rows, self.form, skip_corrupt=skip_corrupt, progress=progress)
             samples, labels = PixelSamples(loaded.images), loaded.labels
         else:

@@ -1,7 +1,6 @@
 """Labelled images, in memory or read as they come: of the Hub, a folder, a table, or the embedded digits."""
 
 import logging
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -11,6 +10,7 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
+from hf_common.environment import memory_bytes
 from hf_common.images import image_column as find_image_column
 
 from ..noise.draw import make_noisy_labels
@@ -371,8 +371,3 @@ def images_of_rows(
             )
         images[position] = pixels
     return ImageTensorDataset(torch.from_numpy(images).permute(0, 3, 1, 2).contiguous(), labels, clean, read)
-
-
-def memory_bytes() -> int:
-    """Of the machine."""
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

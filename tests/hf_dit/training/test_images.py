@@ -1,3 +1,5 @@
+import io
+
 import datasets
 import numpy as np
 import pytest
@@ -5,7 +7,9 @@ import torch
 from PIL import Image
 
 from hf_dit.training.arguments import DataArguments
+from hf_dit.training.files import FileSamples, fits_in_memory
 from hf_dit.training.images import ImageFormat, image_format, load_images, open_rows, prepare_image
+from hf_dit.training.stream import PixelSamples
 
 from .small import COLOURS, picture, write_parquet
 
@@ -131,3 +135,36 @@ def test_a_share_of_the_images_is_of_all_classes(colours):
     assert torch.equal(some.labels, everything.labels[rows.numbers])
     with pytest.raises(ValueError, match="max_train_samples=31 is more than the data set's 30"):
         open_rows(DataArguments(dataset_name=colours, max_train_samples=31))
+
+
+def test_images_that_are_decoded_at_each_visit(tmp_path):
+    buffer = io.BytesIO()
+    picture((200, 10, 10), 20, 12).save(buffer, "PNG")
+    broken = {"bytes": buffer.getvalue()[:60], "path": "c.png"}
+    images = [picture((9, 90, 9), 16, 12), picture((9, 9, 200), 12, 12), broken, picture((50, 60, 70), 30, 14)]
+    folder = write_parquet(tmp_path / "data", {"image": images}, {"image": datasets.Image()})
+    data = DataArguments(dataset_name=folder, unconditional=True, resolution=8, skip_corrupt=True)
+    rows = open_rows(data)
+    form = image_format(rows, data)
+    memory = PixelSamples(load_images(rows, form, skip_corrupt=True).images)
+    visited = FileSamples(rows, form, skip_corrupt=True)
+    assert visited.kept.tolist() == [0, 1, 3]
+    assert (len(visited), visited.shape) == (len(memory), memory.shape) == (3, (3, 8, 8))
+    rng = np.random.default_rng(0)
+    for index in (2, 0, 1):
+        for flip in (False, True):
+            assert torch.equal(visited.draw(index, flip, rng), memory.draw(index, flip, rng))
+    all_rows = FileSamples(rows, form)
+    assert len(all_rows) == 4
+    with pytest.raises(ValueError, match=r"image 2 \(c.png\) can't be decoded"):
+        all_rows.draw(2, False, rng)
+    bad = write_parquet(tmp_path / "bad", {"image": [broken]}, {"image": datasets.Image()})
+    with pytest.raises(ValueError, match="none of the 1 images can be decoded"):
+        FileSamples(open_rows(DataArguments(dataset_name=bad, unconditional=True)), form, skip_corrupt=True)
+
+
+def test_what_fits_into_memory(monkeypatch):
+    monkeypatch.setattr("hf_dit.training.files.memory_bytes", lambda: 4 * 3 * 64 * 100)
+    form = ImageFormat((8, 8), resized=True)
+    assert fits_in_memory(100, form)
+    assert not fits_in_memory(101, form)

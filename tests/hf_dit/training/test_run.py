@@ -352,6 +352,16 @@ def test_a_flow_is_trained_killed_and_gone_on_with(times, colours, tmp_path):
     assert (tmp_path / "whole" / "samples").is_dir()
 
 
+def test_images_decoded_at_their_visit_train_the_same_weights(colours, tmp_path):
+    changes = {"random_flip": True, "max_train_steps": 9}
+    train_dit(*arguments(colours, tmp_path / "memory", **changes))
+    train_dit(*arguments(colours, tmp_path / "visit", **changes, keep_in_memory=False, dataloader_num_workers=2))
+    memory, visit = weights(tmp_path / "memory"), weights(tmp_path / "visit")
+    assert all(torch.equal(memory[name], visit[name]) for name in memory)
+    settings = [json.loads((tmp_path / name / "settings.json").read_text()) for name in ("memory", "visit")]
+    assert settings[0] == settings[1]
+
+
 # --- bad arguments, before long work
 
 
