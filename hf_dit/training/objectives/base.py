@@ -10,9 +10,9 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class ObjectiveLosses:
-    """Losses of a batch, each (B,) float: `loss`, which is trained, and its parts.
+    """Losses of a batch, each (B,) float: `loss`, which is trained, the sum of its parts.
 
-    mse: mean squared error of the prediction, without weight.
+    mse: mean squared error of the prediction, times its weight.
     vb: term of the variational bound, in bits per dimension; None without a learned variance.
     """
 

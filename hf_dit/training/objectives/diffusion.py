@@ -67,9 +67,10 @@ class DiffusionObjective(Objective):
         signal, level = (as_factor(values[timestep], clean) for values in (self.schedule.signal, self.schedule.noise))
         target = prediction_of(self.prediction_type, clean, noise, signal, level)
         mse = mean_of_sample(torch.square(prediction - target))
-        loss = mse if self._weight is None else mse * self._weight[timestep].to(mse.dtype)
+        if self._weight is not None:
+            mse = mse * self._weight[timestep].to(mse.dtype)
         if variance is None:
-            return ObjectiveLosses(loss, mse, None)
+            return ObjectiveLosses(mse, mse, None)
         # Clean minus predicted clean. Through x_t it would lose digits where the signal is weak; x_t cancels.
         error = target - prediction.detach()
         if self.prediction_type == "epsilon":
@@ -77,4 +78,4 @@ class DiffusionObjective(Objective):
         elif self.prediction_type == "v_prediction":
             error = -error * level
         vb = variational_bound(self.schedule, error, variance, clean, timestep)
-        return ObjectiveLosses(loss + vb, mse, vb)
+        return ObjectiveLosses(mse + vb, mse, vb)

@@ -24,6 +24,7 @@ from hf_dit.training.figures import smoothed
 from hf_dit.training.images import image_format, load_images, open_rows
 from hf_dit.training.network import open_network, training_scheduler
 from hf_dit.training.objectives.make import make_objective
+from hf_dit.training.records import read_training
 from hf_dit.training.run import train_dit
 from hf_dit.training.stream import PixelSamples, TrainingStream
 from tests import ROOT
@@ -335,19 +336,28 @@ def test_other_classes_take_a_new_label_table_and_leave_the_rest(colours, tmp_pa
     torch.testing.assert_close(table, same)
 
 
-@pytest.mark.parametrize("times", ["uniform", "logit_normal"])
-def test_a_flow_is_trained_killed_and_gone_on_with(times, colours, tmp_path):
-    changes = {"prediction_type": "flow", "flow_times": times, "flow_shift": 1.5, "random_flip": True}
+@pytest.mark.parametrize(
+    "objective",
+    [
+        {"prediction_type": "flow", "flow_times": "logit_normal", "flow_shift": 1.5},
+        {"prediction_type": "v_prediction", "snr_gamma": 5.0, "rescale_betas_zero_snr": True},
+    ],
+)
+def test_other_objectives_are_trained_stopped_and_gone_on_with(objective, colours, tmp_path):
+    changes, flow = {**objective, "random_flip": True}, objective["prediction_type"] == "flow"
     results = train_dit(*arguments(colours, tmp_path / "whole", **changes, max_train_steps=6))
-    assert results["config"]["learn_sigma"] is False and results["settings"]["learn_sigma"] is False
-    assert "vb" not in results["history"][0]
+    assert results["config"]["learn_sigma"] is results["settings"]["learn_sigma"] is not flow
+    assert ("vb" in results["history"][0]) is not flow
+    assert objective.items() <= results["settings"].items()
+    assert read_training(tmp_path / "whole" / "results.json") == results
     for steps in (3, 6):
         again = {"max_train_steps": steps, "resume_from_checkpoint": "last", "checkpointing_steps": 3}
         train_dit(*arguments(colours, tmp_path / "parts", **changes, **again))
     whole, parts = weights(tmp_path / "whole"), weights(tmp_path / "parts")
     assert all(torch.equal(whole[name], parts[name]) for name in whole)
     pipeline = DiTImagePipeline.from_pretrained(tmp_path / "whole")
-    assert pipeline.scheduler.config.shift == 1.5
+    kept = {"shift": 1.5} if flow else {"rescale_betas_zero_snr": True, "prediction_type": "v_prediction"}
+    assert kept.items() <= dict(pipeline.scheduler.config).items()
     assert pipeline("red", num_inference_steps=2).images[0].size == (8, 8)
     assert (tmp_path / "whole" / "samples").is_dir()
 
