@@ -7,6 +7,8 @@
     accelerate launch --mixed_precision bf16 scripts/train_dit.py --train_data_dir my_images --resolution 256 \\
         --vae stabilityai/sd-vae-ft-mse --random_flip --model dit-s-2 --dataloader_num_workers 4 \\
         --output_dir runs/my-images-latents
+    accelerate launch scripts/train_dit.py --train_data_dir my_images --resolution 64 --model dit-s-4 \\
+        --objective flow --eval_metric evaluate_metrics/cmmd --eval_steps 5000 --output_dir runs/my-images-flow
     accelerate launch scripts/train_dit.py --train_data_dir my_images --resolution 64 --unconditional \\
         --model dit-s-4 --resume_from_checkpoint last --output_dir runs/my-images-unconditional
 
@@ -34,6 +36,9 @@ nothing; with what sample_dit.py and evaluate_images.py have found out about it 
     accelerate launch scripts/train_dit.py ... --output_dir runs/cifar10 --push_to_hub --hub_model_id USER/NAME \\
         --hub_study_dir runs/study --hub_score_dirs runs/scores-guidance1 runs/scores-guidance4 runs/scores-real
 
+--eval_metric scores samples on the way, into results.json, the tracker and loss_curve.png, and keeps the pipeline with
+the lowest score in the folder best.
+
 Flags are named as in diffusers' train_unconditional.py, but for --model (there --model_config_name_or_path),
 --num_sample_images (--eval_batch_size), --sample_steps (--ddpm_num_inference_steps), --save_images_steps
 (--save_images_epochs), --report_to (--logger) and --attention (--enable_xformers_memory_efficient_attention). Defaults
@@ -47,7 +52,7 @@ from dataclasses import dataclass, field, fields
 
 from hf_common.flags import FlagParser
 from hf_common.running import run_command
-from hf_dit.training.arguments import DataArguments, DiTTrainingArguments, ModelArguments
+from hf_dit.training.arguments import DataArguments, DiTTrainingArguments, ModelArguments, ScoringArguments
 
 
 @dataclass
@@ -108,13 +113,13 @@ def push(output_dir: str, hub: HubArguments) -> None:
 
 
 def main() -> None:
-    parser = FlagParser((DataArguments, ModelArguments, DiTTrainingArguments, HubArguments), description=__doc__)
-    data, model, args, hub = parser.parse_args_into_dataclasses()
+    parts = (DataArguments, ModelArguments, DiTTrainingArguments, ScoringArguments, HubArguments)
+    data, model, args, scoring, hub = FlagParser(parts, description=__doc__).parse_args_into_dataclasses()
     from accelerate import PartialState
 
     from hf_dit.training.run import train_dit
 
-    train_dit(data, model, args, check_push=hub.check if hub.push_to_hub else None)
+    train_dit(data, model, args, scoring=scoring, check_push=hub.check if hub.push_to_hub else None)
     if hub.push_to_hub and PartialState().is_main_process:
         push(args.output_dir, hub)
 

@@ -1,11 +1,14 @@
 """What a training shows: grids of samples, the curve of the loss."""
 
 import copy
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.schedulers.scheduling_ddim import DDIMScheduler
+from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
 
@@ -15,6 +18,26 @@ from ..sampling.pictures import image_grid
 from ..sampling.pipeline import DiTImagePipeline
 from .arguments import DiTTrainingArguments
 from .objectives.make import TrainingScheduler
+
+
+def sampling_pipeline(
+    network: DiTModel,
+    scheduler: TrainingScheduler,
+    vae: AutoencoderKL | None,
+    id2label: dict[int, str] | None,
+    dtype: torch.dtype,
+) -> DiTImagePipeline:
+    """A pipeline without bars: by DDIM, or a flow's own Euler steps, which draw nothing.
+
+    `dtype` is that of the training's attention, as a kernel may know half precision alone.
+    """
+    if dtype != network.dtype:
+        # ModelMixin's own `to` warns of every cast.
+        network = torch.nn.Module.to(copy.deepcopy(network), dtype)
+    sampler = DDIMScheduler.from_config(scheduler.config) if isinstance(scheduler, DDPMScheduler) else scheduler
+    pipeline = DiTImagePipeline(network, sampler, vae, id2label)
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
 
 
 def sample_grid(
@@ -27,16 +50,9 @@ def sample_grid(
 ) -> Image.Image:
     """Samples from the same noise at every call: a row a guidance scale, columns over the classes.
 
-    DDIM, or a flow's own Euler steps, which draw nothing: two grids of a training differ by the weights alone.
-    `dtype` is that of the training's attention, as a kernel may know half precision alone.
+    Two grids of a training differ by the weights alone.
     """
-    if dtype != network.dtype:
-        # ModelMixin's own `to` warns of every cast.
-        network = torch.nn.Module.to(copy.deepcopy(network), dtype)
-    is_flow = args.prediction_type == "flow"
-    sampler = scheduler if is_flow else DDIMScheduler.from_config(scheduler.config)
-    pipeline = DiTImagePipeline(network, sampler, vae, id2label)
-    pipeline.set_progress_bar_config(disable=True)
+    pipeline = sampling_pipeline(network, scheduler, vae, id2label, dtype)
     size, count = height_and_width(network.config.sample_size), args.num_sample_images
     common: dict[str, Any] = {
         "num_inference_steps": args.sample_steps,
@@ -70,12 +86,14 @@ def smoothed(history: list[dict]) -> list[dict]:
     return [row | {"smoothed": sum(window) / len(window)} for row, window in zip(history, windows, strict=True)]
 
 
-def plot_loss(history: list[dict]) -> Figure:
-    """The loss over the steps and its smoothed curve; with a learned variance, the bound in a panel of its own."""
+def plot_loss(history: list[dict], scored: Sequence[dict] = ()) -> Figure:
+    """The loss over the steps and its smoothed curve; the bound of a learned variance and the scores in own panels."""
     parts = [("loss", "loss")] + ([("vb", "variational bound (bits per dimension)")] if "vb" in history[0] else [])
-    figure = Figure(figsize=(5.5 * len(parts), 4), layout="constrained")
+    panels = len(parts) + bool(scored)
+    figure = Figure(figsize=(5.5 * panels, 4), layout="constrained")
+    axes_of_all = figure.subplots(1, panels, squeeze=False)[0]
     steps = [row["step"] for row in history]
-    for axes, (part, name) in zip(figure.subplots(1, len(parts), squeeze=False)[0], parts, strict=True):
+    for axes, (part, name) in zip(axes_of_all, parts, strict=False):
         marker = "o" if len(steps) == 1 else None  # a line of one point is not seen
         values = [row[part] for row in history]
         axes.plot(steps, values, color="C0", alpha=0.4, marker=marker, label=f"mean of {steps[0]} steps")
@@ -84,4 +102,21 @@ def plot_loss(history: list[dict]) -> Figure:
         axes.set(xlabel="optimizer step", ylabel=name, yscale="log")
         axes.grid(alpha=0.3, which="both")
         axes.legend()
+    if scored:
+        plot_scores(axes_of_all[-1], scored)
     return figure
+
+
+def plot_scores(axes: Axes, scored: Sequence[dict]) -> None:
+    """The first score over the steps, with its standard error where there is one; the lowest is marked."""
+    name = next(key for key in scored[0] if key != "step")
+    rows = [row for row in scored if name in row]
+    steps, values = [row["step"] for row in rows], [row[name] for row in rows]
+    errors = [row.get("standard_error", 0.0) for row in rows]
+    axes.errorbar(steps, values, yerr=errors if any(errors) else None, color="C1", marker="o", capsize=3, label=name)
+    best = min(range(len(values)), key=values.__getitem__)
+    axes.plot(steps[best], values[best], "*", color="C2", markersize=14, label=f"lowest, step {steps[best]}")
+    axes.set(xlabel="optimizer step", ylabel=f"{name} of samples")
+    axes.set_ylim(bottom=min(0, *(value - error for value, error in zip(values, errors, strict=True))))
+    axes.grid(alpha=0.3)
+    axes.legend()

@@ -3,7 +3,7 @@
 import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import datasets
 import numpy as np
@@ -42,6 +42,13 @@ class ImageRows:
     def fingerprint(self) -> str:
         """Names the rows and their order; changes with the files that they come from."""
         return self.rows._fingerprint  # `datasets` keys its own caches by it and gives it no public name
+
+    def some(self, count: int) -> "ImageRows":
+        """So many of the rows: the first of a shuffle that is always the same."""
+        # Shuffled, as many data sets are sorted by class.
+        chosen = np.random.default_rng(0).permutation(len(self))[:count]
+        labels = None if self.labels is None else self.labels[chosen]
+        return replace(self, rows=self.rows.select(chosen), numbers=self.numbers[chosen], labels=labels)
 
     def describe(self, index: int, encoded: dict | None) -> str:
         """`"image 17 (cats/a.png)"`: the number in the data set, and the path where the row's image has one."""
@@ -91,15 +98,12 @@ def open_rows(data: DataArguments) -> ImageRows:
     if not data.unconditional:
         labels, label_names = _numbered_labels(rows, _label_column(rows, data.label_column_name))
     rows = rows.select_columns(column).cast_column(column, datasets.Image(decode=False))
-    numbers = np.arange(len(rows))
-    if data.max_train_samples is not None:
-        if data.max_train_samples > len(rows):
-            raise ValueError(f"max_train_samples={data.max_train_samples} is more than the data set's {len(rows)}")
-        # Shuffled, as many data sets are sorted by class.
-        numbers = np.random.default_rng(0).permutation(len(rows))[: data.max_train_samples]
-        rows = rows.select(numbers)
-        labels = None if labels is None else labels[numbers]
-    return ImageRows(rows, column, numbers, labels, label_names)
+    found = ImageRows(rows, column, np.arange(len(rows)), labels, label_names)
+    if data.max_train_samples is None:
+        return found
+    if data.max_train_samples > len(rows):
+        raise ValueError(f"max_train_samples={data.max_train_samples} is more than the data set's {len(rows)}")
+    return found.some(data.max_train_samples)
 
 
 def image_format(rows: ImageRows, data: DataArguments) -> ImageFormat:

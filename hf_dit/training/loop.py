@@ -23,6 +23,7 @@ from ..models.dit import DiTModel
 from .arguments import DiTTrainingArguments
 from .checkpoints import publish_checkpoint, temporary_checkpoint
 from .objectives.make import TrainingScheduler, make_objective
+from .scoring import SampleScores
 from .stream import DROPOUT, StepBatches, TrainingStream, position_rng
 
 STATE = "training_state.json"
@@ -44,12 +45,14 @@ class DiTTrainer:
         accelerator (`Accelerator`): with the accumulation steps of `args`, and `step_scheduler_with_optimizer=False`.
         max_train_steps (`int`): the last step.
         sample: makes the sample grid of the (averaged) model in evaluation mode, on the main process.
+        scores: scores samples of it, on the main process.
 
     Attributes:
         step: optimizer steps made.
         saved: the step of the newest checkpoint of this process's life; None if it wrote or read none.
         history: a dict for each `logging_steps` steps: `step`, mean `loss`, `mse` and (with a learned variance) `vb`,
             `learning_rate`.
+        scored: a dict for each time that samples were scored: `step` and the scores by name.
         images_per_second: of this call of [`train`], all processes together, without its first step, checkpoints and
             sample grids; None where nothing was timed.
     """
@@ -64,6 +67,7 @@ class DiTTrainer:
         *,
         max_train_steps: int,
         sample: Callable[[DiTModel], Image.Image],
+        scores: SampleScores | None = None,
     ):
         self.args, self.accelerator, self.stream = args, accelerator, stream
         self.max_train_steps, self.output_dir = max_train_steps, Path(args.output_dir)
@@ -71,7 +75,8 @@ class DiTTrainer:
         self.step = 0
         self.history: list[dict] = []
         self.images_per_second: float | None = None
-        self.scheduler, self._sample = scheduler, sample
+        self.scheduler, self._sample, self._scores = scheduler, sample, scores
+        self.scored: list[dict] = []
         self._objective = make_objective(scheduler, args.snr_gamma).to(accelerator.device)
         self._window: list[list[float]] = []  # losses of steps since the last row of the history
         self._pending: list[torch.Tensor] = []  # the same, still on the device
@@ -166,10 +171,14 @@ class DiTTrainer:
                     started = time.perf_counter()
                 signal, overdue = self._agreed(requested_signal(), self._overdue())
                 checkpoint = signal or overdue or self._due(args.checkpointing_steps)
-                images = not signal and self._due(args.save_images_steps) and self.step < self.max_train_steps
-                if checkpoint or images:
+                last = self.step == self.max_train_steps
+                images = not signal and self._due(args.save_images_steps) and not last
+                scores = not signal and self._scores is not None and (last or self._due(self._scores.every))
+                if checkpoint or images or scores:
                     self._collect()
                     before = time.perf_counter()
+                    if scores:  # first: the checkpoint holds them
+                        self.save_scores()
                     if checkpoint:
                         self.save_checkpoint()
                     if images:
@@ -203,6 +212,7 @@ class DiTTrainer:
                 "global_batch": self.global_batch,
                 "train_images": len(self.stream.samples),
                 "history": self.history,
+                **({"scored": self.scored} if self.scored else {}),
                 "window": self._window,
                 "files": digests(temporary, _files_below(temporary)),
             }
@@ -237,7 +247,7 @@ class DiTTrainer:
         # accelerate counts micro-batches to know when a step is full; it may now have other ones than before.
         self.accelerator.step = 0
         self.step, self.history, self._window = state["step"], state["history"], state["window"]
-        self.saved = self.step
+        self.saved, self.scored = self.step, state.get("scored", [])
         if self.ema is not None:
             self.ema.optimization_step = self.step
 
@@ -247,6 +257,18 @@ class DiTTrainer:
             with self.averaged() as network:
                 picture = self._sample(network)
             save_picture(picture, self.output_dir / "samples" / f"step-{self.step:07d}.png")
+        self.accelerator.wait_for_everyone()
+
+    def save_scores(self) -> None:
+        """Score samples, once a step."""
+        assert self._scores is not None
+        if self.accelerator.is_main_process:
+            with self.averaged() as network:
+                row = self._scores.row(network, self.step, self.scored)
+            self.scored.append(row)
+            words = ", ".join(f"{name} {value:.4g}" for name, value in row.items())
+            self.accelerator.print(f"\n{words}")
+            self.accelerator.log({name: value for name, value in row.items() if name != "step"}, step=self.step)
         self.accelerator.wait_for_everyone()
 
     @contextmanager

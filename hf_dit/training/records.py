@@ -36,6 +36,7 @@ RESULT_FIELDS: dict[str, Check] = {
     "hardware": str,
     "versions": dict_of(str),
     "plugins?": list_of(str),
+    "scored?": list_of(dict_of(number())),
     "finished": str,
 }
 NEEDED_SETTINGS: dict[str, Check] = {  # of those that the card reads; files of all versions have them
@@ -69,6 +70,7 @@ STATE_FIELDS: dict[str, Check] = {
     "train_images": whole(1),
     "history": list_of(dict),
     "window": (list_of(list_of(number(), 2)), list_of(list_of(number(), 3))),
+    "scored?": list_of(dict_of(number())),
     "files?": dict_of(str),  # their digests; none in those of older versions
 }
 

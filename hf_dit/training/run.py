@@ -25,22 +25,25 @@ from hf_common.files import publish_folder, save_figure, sync, write_json
 from hf_common.plugins import loaded_plugins
 from hf_common.processes import from_first_process
 from hf_common.run_folder import RESULTS, SETTINGS, HeldFolder
+from hf_common.sample_scores import SampleScorer
 from hf_common.signals import deferred
 
 from .. import LIBRARIES
 from ..models.sizes import DIT_SIZES
 from ..sampling.pipeline import DiTImagePipeline
-from .arguments import PRECISIONS, DataArguments, DiTTrainingArguments, ModelArguments
+from .arguments import PRECISIONS, DataArguments, DiTTrainingArguments, ModelArguments, ScoringArguments
 from .checkpoints import checkpoint_step, claimed_checkpoint, finished_training
-from .figures import plot_loss, sample_grid, smoothed
+from .figures import plot_loss, sample_grid, sampling_pipeline, smoothed
 from .files import FileSamples, fits_in_memory
 from .images import ImageFormat, ImageRows, image_format, load_images, open_rows
 from .latents import LatentMoments, cached_latents
 from .loop import STATE, DiTTrainer
 from .network import DTYPES, check_attention, load_vae, open_network, sample_shape, training_scheduler
 from .objectives.flow import FlowTimes
+from .objectives.make import TrainingScheduler
 from .pretrained import trained_prediction
 from .records import read_state
+from .scoring import SampleScores, reference_images
 from .settings import settings_from_hub, settings_of_weights
 from .stream import CleanSamples, PixelSamples, TrainingStream
 
@@ -53,6 +56,7 @@ def train_dit(
     model: ModelArguments,
     args: DiTTrainingArguments,
     *,
+    scoring: ScoringArguments | None = None,
     check_push: Callable[[], None] | None = None,
 ) -> dict:
     """Train, and write into `args.output_dir`, which no other process may have at the same time:
@@ -62,6 +66,8 @@ def train_dit(
     `checkpoint-*`.
 
     Args:
+        scoring: what scores samples on the way, into `results.json`, the tracker and the picture of the loss, and
+            keeps the best pipeline in the folder `best`; None, or without a metric: nothing.
         check_push: called on the first process before anything else; what it raises (`ValueError`, `OSError`) is
             raised on all. Where it is given, `output_dir` may hold this very run, finished: it is left as it is, for
             a push that failed.
@@ -82,7 +88,7 @@ def train_dit(
         _decided(accelerator, check_push)
     check_guidance(data, model, args)
     with HeldFolder(args.output_dir, accelerator.process_index, accelerator.num_processes) as held:
-        run = _Run(data, model, args, accelerator)
+        run = _Run(data, model, args, accelerator, scoring or ScoringArguments())
         held.take()
         return _finished(run, accelerator, check_push is not None)
 
@@ -116,9 +122,15 @@ class _Run:
     """A training whose images are found and fit, from its samples to what it leaves in its folder."""
 
     def __init__(
-        self, data: DataArguments, model: ModelArguments, args: DiTTrainingArguments, accelerator: Accelerator
+        self,
+        data: DataArguments,
+        model: ModelArguments,
+        args: DiTTrainingArguments,
+        accelerator: Accelerator,
+        scoring: ScoringArguments,
     ):
         self.data, self.model, self.args, self.accelerator = data, model, args, accelerator
+        self.scoring = scoring
         self.output_dir = Path(args.output_dir)
         self.vae = load_vae(model.vae)
         if data.resolution is not None:
@@ -199,8 +211,41 @@ class _Run:
             dtype=DTYPES[self.accelerator.mixed_precision],
         )
         return DiTTrainer(
-            network, stream, scheduler, args, self.accelerator, max_train_steps=self.steps, sample=sample
+            network,
+            stream,
+            scheduler,
+            args,
+            self.accelerator,
+            max_train_steps=self.steps,
+            sample=sample,
+            scores=self.scores(scheduler),
         )
+
+    def scores(self, scheduler: TrainingScheduler) -> SampleScores | None:
+        """What scores samples, if that was asked for."""
+        scoring = self.scoring
+        if scoring.eval_metric is None:
+            return None
+        rows, form = self.rows, self.form
+        scorer = SampleScorer(
+            scoring.eval_metric, lambda: reference_images(scoring, rows, form), encoder=scoring.eval_encoder
+        )
+        scores = SampleScores(
+            scoring,
+            scorer,
+            partial(
+                sampling_pipeline,
+                scheduler=scheduler,
+                vae=self.vae,
+                id2label=self.id2label,
+                dtype=DTYPES[self.accelerator.mixed_precision],
+            ),
+            self.output_dir,
+            sample_steps=self.args.sample_steps,
+            seed=self.args.seed,
+        )
+        _decided(self.accelerator, scores.prepare)  # before long work
+        return scores
 
     def begin(self, trainer: DiTTrainer, checkpoint: Path | None) -> None:
         """Go on from the checkpoint, if there is one, and write down whose run the folder holds."""
@@ -221,7 +266,7 @@ class _Run:
                 save_pipeline(DiTImagePipeline(averaged, trainer.scheduler, self.vae, self.id2label), self.output_dir)
         trainer.save_samples()
         if self.accelerator.is_main_process:
-            save_figure(plot_loss(results["history"]), self.output_dir / "loss_curve.png")
+            save_figure(plot_loss(results["history"], trainer.scored), self.output_dir / "loss_curve.png")
             write_json(self.output_dir / RESULTS, results)  # last: its presence says that the run is finished
         self.accelerator.wait_for_everyone()
         self.accelerator.print(f"pipeline, {RESULTS}, loss_curve.png, samples: {self.output_dir.resolve()}")
@@ -234,6 +279,7 @@ class _Run:
             "steps": trainer.step,
             "loss": trainer.history[-1]["loss"],
             "history": smoothed(trainer.history),
+            **({"scored": trainer.scored} if trainer.scored else {}),
             "images_per_second": trainer.images_per_second,  # of this call; None where it made fewer than two steps
             "processes": self.accelerator.num_processes,
             "train_images": trained_on,

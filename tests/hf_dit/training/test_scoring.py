@@ -1,0 +1,140 @@
+"""Scores of samples while training: what a metric of evaluate says of the averaged weights' samples, and the best."""
+
+import json
+
+import datasets
+import evaluate
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from hf_common.plugins import import_source
+from hf_common.sample_scores import SampleScorer
+from hf_dit.sampling.pipeline import DiTImagePipeline
+from hf_dit.training.arguments import ScoringArguments
+from hf_dit.training.images import image_format, open_rows
+from hf_dit.training.records import read_training
+from hf_dit.training.run import train_dit
+from hf_dit.training.scoring import reference_images
+
+from .small import COLOURS, arguments, picture, write_parquet
+
+ENCODER = """
+import numpy as np, torch
+CALLS = []
+def encode(images):
+    CALLS.append(len(images))
+    pixels = np.stack([np.asarray(image.resize((2, 2)), np.float32).ravel() for image in images])
+    return torch.from_numpy(pixels / 255 + 0.1)
+"""
+
+
+@pytest.fixture
+def encoder(tmp_path):
+    path = tmp_path / f"encoder_of_{abs(hash(tmp_path.name))}.py"
+    path.write_text(ENCODER)
+    return f"{path}:encode"
+
+
+def scoring(encoder, **changes):
+    defaults = {"eval_metric": "evaluate_metrics/cmmd", "eval_steps": 2, "eval_num_images": 7, "eval_batch_size": 3}
+    return ScoringArguments(**{**defaults, "eval_encoder": encoder, **changes})
+
+
+@pytest.mark.parametrize("objective", ["epsilon", "flow"])
+def test_scores_are_those_of_the_saved_pipelines_samples(objective, colours, tmp_path, encoder):
+    parts = arguments(colours, tmp_path / "run", prediction_type=objective, max_train_steps=5, sample_steps=3)
+    results = train_dit(*parts, scoring=scoring(encoder, eval_guidance_scale=2.0))
+    scored = results["scored"]
+    assert [row["step"] for row in scored] == [2, 4, 5]  # and at the end
+    assert read_training(tmp_path / "run" / "results.json")["scored"] == scored
+    assert {"cmmd", "frechet_distance", "standard_error"} <= scored[0].keys()
+
+    best = min(scored, key=lambda row: row["cmmd"])
+    pipeline = DiTImagePipeline.from_pretrained(tmp_path / "run" / "best")
+    pipeline.set_progress_bar_config(disable=True)
+    images = pipeline(
+        [0, 1, 2, 0, 1, 2, 0],
+        guidance_scale=2.0,
+        num_inference_steps=3,
+        generator=[torch.Generator().manual_seed(number) for number in range(7)],
+    ).images
+    rows = open_rows(parts[0])
+    references = list(reference_images(scoring(encoder), rows, image_format(rows, parts[0])))
+    assert len(references) == 30 and references[0].size == (8, 8)
+    encode = import_source(encoder.rpartition(":")[0]).encode
+    metric = evaluate.load("evaluate_metrics/cmmd", encoder=encode)
+    expected = metric.compute(predictions=images, references=references)
+    for name in ("cmmd", "frechet_distance"):
+        assert best[name] == pytest.approx(expected[name], rel=1e-4)
+
+
+def test_a_resumed_training_has_the_same_scores_and_weights(colours, tmp_path, encoder):
+    whole = train_dit(*arguments(colours, tmp_path / "whole"), scoring=scoring(encoder))
+    plain = train_dit(*arguments(colours, tmp_path / "plain"))
+    for steps in (3, 6):
+        again = {"max_train_steps": steps, "resume_from_checkpoint": "last", "checkpointing_steps": 1}
+        parts = train_dit(*arguments(colours, tmp_path / "parts", **again), scoring=scoring(encoder))
+    rows = {row["step"]: row for row in parts["scored"]}
+    assert rows.keys() == {2, 3, 4, 6}  # 3 was the last step of the first part
+    assert all(rows[row["step"]] == row for row in whole["scored"])
+    assert [row["loss"] for row in whole["history"]] == [row["loss"] for row in plain["history"]]
+    assert "scored" not in plain
+
+
+def test_references_of_ones_own(tmp_path, encoder):
+    colour = next(iter(COLOURS.values()))
+    images = [picture(colour, side, 10) for side in (12, 10, 20, 31)]
+    folder = write_parquet(tmp_path / "data", {"image": images}, {"image": datasets.Image()})
+    rows = open_rows(arguments(folder, tmp_path, unconditional=True, resolution=8)[0])
+    form = image_format(rows, arguments(folder, tmp_path, unconditional=True, resolution=8)[0])
+    own = tmp_path / "own"
+    own.mkdir()
+    for number in range(5):
+        Image.fromarray(np.full((6, 9, 3), 40 * number, np.uint8)).save(own / f"{number}.png")
+    found = list(reference_images(scoring(encoder, eval_references=str(own)), rows, form))
+    assert sorted(image.getpixel((0, 0))[0] for image in found) == [0, 40, 80, 120, 160]
+    assert {image.size for image in found} == {(8, 8)}
+    few = list(reference_images(scoring(encoder, eval_references=str(own), eval_max_references=2), rows, form))
+    assert len(few) == 2
+    assert len(list(reference_images(scoring(encoder), rows, form))) == 4
+
+
+def test_the_references_are_embedded_once(encoder):
+    calls = import_source(encoder.rpartition(":")[0]).CALLS
+    references = [Image.new("RGB", (4, 4), (shade, 0, 0)) for shade in range(0, 200, 20)]
+    scorer = SampleScorer("evaluate_metrics/cmmd", lambda: references, encoder=encoder)
+    del calls[:]
+    first, second = (scorer(references[:4]) for _ in range(2))
+    assert first == second
+    assert sum(calls) == 10 + 4 + 4 + calls.count(1)  # an encoder is tried with one image when it is made
+
+
+def test_bad_input_is_refused_before_the_first_step(colours, tmp_path, encoder):
+    def run(**changes):
+        train_dit(*arguments(colours, tmp_path / "run"), scoring=scoring(**{"encoder": encoder, **changes}))
+
+    with pytest.raises(ValueError, match="metric 'nosuch/metric' can't be loaded"):
+        run(eval_metric="./nosuch/metric.py".replace("./", "").removesuffix(".py"))
+    with pytest.raises(ValueError, match="encoder 'nosuch.py:encode' can't be imported: FileNotFoundError"):
+        run(encoder="nosuch.py:encode")
+    broken = tmp_path / "broken_encoder_here.py"
+    broken.write_text("def encode(images):\n    raise KeyError('x')\n")
+    with pytest.raises(ValueError, match="can't embed the references: KeyError"):
+        run(encoder=f"{broken}:encode")
+    assert not (tmp_path / "run" / "results.json").exists()
+    with pytest.raises(ValueError, match="eval_steps has no effect without eval_metric"):
+        ScoringArguments(eval_steps=5)
+    with pytest.raises(ValueError, match="eval_num_images must be 1 or more; got 0"):
+        ScoringArguments(eval_metric="m", eval_num_images=0)
+
+
+def test_the_picture_shows_the_scores(colours, tmp_path, encoder):
+    train_dit(*arguments(colours, tmp_path / "plain"))
+    train_dit(*arguments(colours, tmp_path / "scored"), scoring=scoring(encoder))
+    sizes = [Image.open(tmp_path / name / "loss_curve.png").size for name in ("plain", "scored")]
+    assert sizes[1][0] > sizes[0][0]
+    assert json.loads((tmp_path / "scored" / "settings.json").read_text()) == json.loads(
+        (tmp_path / "plain" / "settings.json").read_text()
+    )
