@@ -170,20 +170,7 @@ class DiTTrainer:
                     self._collect()  # waits for the device
                     started = time.perf_counter()
                 signal, overdue = self._agreed(requested_signal(), self._overdue())
-                checkpoint = signal or overdue or self._due(args.checkpointing_steps)
-                last = self.step == self.max_train_steps
-                images = not signal and self._due(args.save_images_steps) and not last
-                scores = not signal and self._scores is not None and (last or self._due(self._scores.every))
-                if checkpoint or images or scores:
-                    self._collect()
-                    before = time.perf_counter()
-                    if scores:  # first: the checkpoint holds them
-                        self.save_scores()
-                    if checkpoint:
-                        self.save_checkpoint()
-                    if images:
-                        self.save_samples()
-                    paused += time.perf_counter() - before
+                paused += self._what_is_due(bool(signal), bool(overdue))
                 if signal:
                     break
         timed = self.step - first - 1
@@ -191,6 +178,24 @@ class DiTTrainer:
             seconds = time.perf_counter() - started - paused
             self.images_per_second = timed * self.global_batch / seconds
         return signal
+
+    def _what_is_due(self, ends: bool, overdue: bool) -> float:
+        """Write scores, checkpoint and sample grid where it is time; the seconds that they took."""
+        last = self.step == self.max_train_steps
+        checkpoint = ends or overdue or self._due(self.args.checkpointing_steps)
+        images = not ends and self._due(self.args.save_images_steps) and not last
+        scores = not ends and self._scores is not None and (last or self._due(self._scores.every))
+        if not (checkpoint or images or scores):
+            return 0.0
+        self._collect()
+        before = time.perf_counter()
+        if scores:  # first: the checkpoint holds them
+            self.save_scores()
+        if checkpoint:
+            self.save_checkpoint()
+        if images:
+            self.save_samples()
+        return time.perf_counter() - before
 
     def save_checkpoint(self) -> None:
         """Write `checkpoint-{step}`: complete under that name or not there; older ones are deleted beyond the limit.
