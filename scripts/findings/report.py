@@ -5,13 +5,21 @@ from pathlib import Path
 from hf_common.files import replace_text, save_figure
 from hf_common.tables import escaped, markdown_table
 
-from . import collapse, guidance, human, kernels, local, metrics, noise, steps
+from . import collapse, guidance, human, kernels, metrics, noise, steps
 from .cells import CARDS, RESULTS, read_cells
 from .claims import verdict_words
+from .local import LOCAL
+from .objectives import OBJECTIVES
 from .robust_runs import robust_study
 from .study import Study
+from .trainings import Comparison
 
 FIGURES = "figures/studies"
+
+
+def dit_trainings(title: str, comparison: Comparison) -> Study:
+    """The study of trainings that differ in one thing."""
+    return Study(title, comparison.cells, comparison.run, comparison.paragraph, comparison.figures, lambda cells: [])
 
 
 STUDIES = {
@@ -40,9 +48,8 @@ STUDIES = {
     ),
     "guidance": Study("Guidance", guidance.CELLS, guidance.run, guidance.paragraph, guidance.figures, guidance.claims),
     "steps": Study("Steps", steps.CELLS, steps.run, steps.paragraph, steps.figures, steps.claims),
-    "local": Study(
-        "Full against local attention", local.CELLS, local.run, local.paragraph, local.figures, lambda cells: []
-    ),
+    "local": dit_trainings("Full against local attention", LOCAL),
+    "objectives": dit_trainings("Objectives of a Diffusion Transformer", OBJECTIVES),
     "kernels": Study(
         "Kernels of attention", kernels.CELLS, kernels.run, kernels.paragraph, kernels.figures, kernels.claims
     ),

@@ -11,9 +11,13 @@ from PIL import Image
 from tests import ROOT
 
 sys.path.insert(0, str(ROOT / "scripts"))
-from findings import claims, dit_runs, guidance, kernels, local, metrics, report, steps
+from findings import claims, dit_runs, guidance, kernels, metrics, report, steps, trainings
 from findings.cells import read_cells
+from findings.local import LOCAL
+from findings.objectives import OBJECTIVES
 from findings.study import Place, Sources
+
+from hf_common.files import slug
 
 sys.path.remove(str(ROOT / "scripts"))
 
@@ -41,6 +45,9 @@ def landscapes(folder, sizes={"train": 48, "test": 24}):  # noqa: B006
     return folder
 
 
+TINY = [comparison._replace(side=16, model="dit-micro-2", images_seen=24) for comparison in (LOCAL, OBJECTIVES)]
+
+
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
     folder = tmp_path_factory.mktemp("studies")
@@ -57,26 +64,28 @@ def cells(place):
         patch.setattr(dit_runs, "BATCH", 8)
         patch.setattr(dit_runs, "RECIPE", {"learning_rate": 1e-3})
         patch.setattr(dit_runs, "EPOCHS_OF_CLASSIFIER", 1)
-        for module in (guidance, local):
-            for name, value in {"SIDE": 16, "MODEL": "dit-micro-2", "IMAGES_SEEN": 24, "STEPS": 3}.items():
-                patch.setattr(module, name, value)
+        for name, value in {"SIDE": 16, "MODEL": "dit-micro-2", "IMAGES_SEEN": 24}.items():
+            patch.setattr(guidance, name, value)
+        for module in (guidance, trainings):
+            patch.setattr(module, "STEPS", 3)
             patch.setattr(module, "IMAGES_PER_CLASS", 3)
         patch.setattr(steps, "IMAGES_PER_CLASS", 2)
         small = {name: [step // 10 + 1 for step in counts] for name, counts in steps.STEPS.items()}
         patch.setattr(steps, "STEPS", small)
         patch.setattr(steps, "CELLS", [])  # of other steps
-        for module in (guidance, local):
-            module.run(place)
+        guidance.run(place)
+        for comparison in TINY:
+            comparison.run(place)
         patch.setattr(steps, "CELLS", ["one that is missing"])
         steps.run(place)
     return {name: list(read_cells(name, place.results).values()) for name in report.STUDIES}
 
 
 def test_every_cell_is_there_and_makes_its_part_of_the_report(cells, place, tmp_path):
-    assert [len(cells[name]) for name in ("guidance", "steps", "local")] == [7, 26, 5]
-    for name in ("guidance", "local"):
+    assert [len(cells[name]) for name in ("guidance", "steps", "local", "objectives")] == [7, 26, 5, 8]
+    for name in ("guidance", "local", "objectives"):
         study = report.STUDIES[name]
-        assert set(read_cells(name, place.results)) == {cell.lower() for cell in study.cells}
+        assert set(read_cells(name, place.results)) == {slug(cell) for cell in study.cells}
         text = study.paragraph(cells)
         assert "nan" not in text and "None" not in text
         figures = study.figures(cells[name])
@@ -92,7 +101,8 @@ def test_every_cell_is_there_and_makes_its_part_of_the_report(cells, place, tmp_
 
 def test_finished_cells_are_not_made_again(cells, place):
     before = {path: path.stat().st_mtime_ns for path in place.results.rglob("*.json")}
-    local.run(place)
+    for comparison in TINY:
+        comparison.run(place)
     guidance.run(place)
     assert {path: path.stat().st_mtime_ns for path in place.results.rglob("*.json")} == before
 
