@@ -20,6 +20,7 @@ FLOW_TIMES = ("uniform", "logit_normal", "mode", "cosmap")
 OF_DIFFUSION = ("snr_gamma", "rescale_betas_zero_snr", "ddpm_beta_schedule")
 OF_FLOW = ("flow_times", "flow_logit_mean", "flow_logit_std", "flow_mode_scale", "flow_shift")
 PRECISIONS = ("no", "fp16", "bf16")
+OPTIMIZERS = ("adamw_torch", "adamw_torch_fused", "adamw_bnb_8bit")
 TRACKERS = ("tensorboard", "wandb")
 # The config entries that follow from the data or have a flag of their own.
 FIXED = ("sample_size", "in_channels", "num_classes", "learn_sigma", "class_dropout_prob", "attention")
@@ -182,6 +183,9 @@ class DiTTrainingArguments:
         default=0,
         metadata={"help": "Optimizer steps of linear warm-up; all schedules but constant have one."},
     )
+    optim: str = field(
+        default="adamw_torch", metadata={"help": f"One of {', '.join(OPTIMIZERS)}; the last needs bitsandbytes."}
+    )
     adam_beta1: float = field(default=0.9, metadata={"help": "Of AdamW."})
     adam_beta2: float = field(default=0.999, metadata={"help": "Of AdamW."})
     adam_weight_decay: float = field(default=0.0, metadata={"help": "Of AdamW."})
@@ -201,6 +205,9 @@ class DiTTrainingArguments:
         default=None, metadata={"help": "no, fp16 or bf16. Default: what accelerate is configured to."}
     )
     gradient_checkpointing: bool = field(default=False, metadata={"help": "Less memory for a third more time."})
+    torch_compile: bool = field(
+        default=False, metadata={"help": "Compile the blocks, which takes minutes once; weights differ by rounding."}
+    )
     dataloader_num_workers: int = field(default=0, metadata={"help": "Processes that draw the noise; 4 for a GPU."})
     prediction_type: str = field(
         default="epsilon",
@@ -320,6 +327,7 @@ class DiTTrainingArguments:
         for name, allowed in (
             ("lr_scheduler", LR_SCHEDULERS),
             ("mixed_precision", (None, *PRECISIONS)),
+            ("optim", OPTIMIZERS),
             ("prediction_type", PREDICTION_TYPES),
             ("flow_times", FLOW_TIMES),
             ("ddpm_beta_schedule", BETA_SCHEDULES),

@@ -23,6 +23,7 @@ from ..models.dit import DiTModel
 from .arguments import DiTTrainingArguments
 from .checkpoints import publish_checkpoint, temporary_checkpoint
 from .objectives.make import TrainingScheduler, make_objective
+from .optimizers import make_optimizer
 from .scoring import SampleScores
 from .stream import DROPOUT, StepBatches, TrainingStream, position_rng
 
@@ -86,13 +87,9 @@ class DiTTrainer:
 
         if args.gradient_checkpointing:
             model.enable_gradient_checkpointing()
-        optimizer = torch.optim.AdamW(
-            model.parameters(),
-            lr=args.learning_rate,
-            betas=(args.adam_beta1, args.adam_beta2),
-            weight_decay=args.adam_weight_decay,
-            eps=args.adam_epsilon,
-        )
+        if args.torch_compile:
+            model.compile_repeated_blocks()  # in place: the names of the weights stay
+        optimizer = make_optimizer(model.parameters(), args)
         lr_scheduler = get_scheduler(
             args.lr_scheduler,
             optimizer,

@@ -36,7 +36,8 @@ def settings_of_weights(
     if args.ddpm_num_steps != 1000:  # the schedule of other runs, which began before it was scaled, is another
         settings["betas"] = list(beta_range(args.ddpm_num_steps))
     # Only where they say something: what was trained before they were there has none of them.
-    own = {item.name: getattr(args, item.name) for item in fields(args) if item.name in {*OF_DIFFUSION, *OF_FLOW}}
+    named = {*OF_DIFFUSION, *OF_FLOW, "optim", "torch_compile"}
+    own = {item.name: getattr(args, item.name) for item in fields(args) if item.name in named}
     settings |= {
         item.name: own[item.name] for item in fields(args) if own.get(item.name, item.default) != item.default
     }

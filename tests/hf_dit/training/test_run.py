@@ -372,6 +372,34 @@ def test_images_decoded_at_their_visit_train_the_same_weights(colours, tmp_path)
     assert settings[0] == settings[1]
 
 
+def test_a_fused_optimizer_makes_the_same_steps(colours, tmp_path):
+    plain = train_dit(*arguments(colours, tmp_path / "plain"))
+    fused = train_dit(*arguments(colours, tmp_path / "fused", optim="adamw_torch_fused"))
+    assert fused["settings"]["optim"] == "adamw_torch_fused" and "optim" not in plain["settings"]
+    one, other = weights(tmp_path / "plain"), weights(tmp_path / "fused")
+    for name in one:
+        torch.testing.assert_close(one[name], other[name], rtol=1e-4, atol=1e-6)
+
+
+def test_an_optimizer_that_is_not_installed_is_named(colours, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "bitsandbytes", None)
+    with pytest.raises(ImportError, match="needs bitsandbytes: pip install bitsandbytes"):
+        train_dit(*arguments(colours, tmp_path, optim="adamw_bnb_8bit"))
+    with pytest.raises(ValueError, match="optim must be one of .*'adamw_torch_fused'"):
+        arguments(colours, tmp_path, optim="sgd")
+
+
+@pytest.mark.slow
+def test_compiled_blocks_train_to_the_same_weights(colours, tmp_path):
+    changes = {"max_train_steps": 3, "learn_sigma": False}
+    train_dit(*arguments(colours, tmp_path / "plain", **changes))
+    train_dit(*arguments(colours, tmp_path / "compiled", **changes, torch_compile=True))
+    one, other = weights(tmp_path / "plain"), weights(tmp_path / "compiled")
+    assert one.keys() == other.keys()
+    for name in one:
+        torch.testing.assert_close(one[name], other[name], rtol=1e-3, atol=1e-4)
+
+
 # --- bad arguments, before long work
 
 
