@@ -22,7 +22,7 @@ def make_optimizer(parameters: Iterable[torch.nn.Parameter], args: DiTTrainingAr
     }
     if args.optim == "adamw_bnb_8bit":
         try:
-            from bitsandbytes.optim import AdamW8bit
+            from bitsandbytes.optim import AdamW8bit  # type: ignore[import-not-found]  # optional
         except ImportError as error:
             raise ImportError("optim='adamw_bnb_8bit' needs bitsandbytes: pip install bitsandbytes") from error
         return AdamW8bit(parameters, **given)
