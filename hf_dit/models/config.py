@@ -17,7 +17,15 @@ MOST = {  # of whole numbers from 1 on: more than any model has
 MOST_SIDE = 1 << 20  # of a sample
 MOST_PARAMETERS = 10**12
 HIGHEST = {"class_dropout_prob": 1, "dropout": 1, "mlp_ratio": 1024, "norm_eps": 1, "mlp_norm_eps": 1}  # from 0 on
-MAY_BE_NONE = ("num_classes", "mlp_norm_eps")
+MAY_BE_NONE = ("num_classes", "mlp_norm_eps", "qk_norm")
+# Of words, the default first.
+CHOICES: dict[str, tuple[str | None, ...]] = {
+    "conditioning": ("adaln_zero", "adaln", "cross_attention", "in_context"),
+    "qk_norm": (None, "rms_norm"),
+    "position": ("sincos", "rope"),
+    "mlp": ("gelu", "swiglu"),
+    "embedders": ("shared", "separate"),
+}
 
 
 def check_dit_config(config: Mapping) -> None:
@@ -40,12 +48,21 @@ def check_dit_config(config: Mapping) -> None:
     shift = given.get("downscale_freq_shift", 0)
     if isinstance(shift, bool) or not isinstance(shift, Real) or shift not in (0, 1):
         raise ValueError(f"downscale_freq_shift must be 0 or 1, got {_cut(shift)}")
+    for name in CHOICES.keys() & given.keys():
+        if not isinstance(given[name], str) or given[name] not in CHOICES[name]:
+            raise ValueError(f"{name} must be {' or '.join(map(str, CHOICES[name]))}, got {_cut(given[name])}")
     attention = given.get("attention", "full")
     if not isinstance(attention, str):  # None is what set_attn_processor leaves for a processor without a spec
         raise ValueError(f"attention must be a spec such as 'full' or 'na7', got {_cut(attention)}")
     if "sample_size" in given:
         _check_sample_size(given["sample_size"], given.get("patch_size", 1))
     _check_width(given)
+    _check_variant(given)
+
+
+def label_rows(num_classes: int | None, class_dropout_prob: float) -> int:
+    """Rows of a table of labels: the classes, and the null class where labels are dropped; 0 without classes."""
+    return 0 if num_classes is None else num_classes + (class_dropout_prob > 0)
 
 
 def plain(value: object) -> object:
@@ -85,15 +102,28 @@ def _check_width(config: Mapping) -> None:
             "num_attention_heads * attention_head_dim must be divisible by 4 for the position embedding, got "
             f"{heads} * {head_dim}"
         )
-    # Of a block: attention, modulation, MLP.
+    # Of a block: attention, modulation (or a second attention), MLP.
     parameters = layers * width**2 * (4 + 6 + 2 * config.get("mlp_ratio", 4))
-    parameters += width * (
-        config.get("num_classes", 0) + 2 * config.get("in_channels", 1) * config.get("patch_size", 1) ** 2
-    )
+    embedders = layers if config.get("embedders") == "separate" else 1
+    parameters += embedders * width * config.get("num_classes", 0)
+    parameters += width * 2 * config.get("in_channels", 1) * config.get("patch_size", 1) ** 2
     if parameters > MOST_PARAMETERS:
         raise ValueError(
             f"num_layers={layers} of num_attention_heads * attention_head_dim={heads} * {head_dim} channels would be "
             f"{float(parameters):.2g} parameters; at most {MOST_PARAMETERS:.0e} are taken"
+        )
+
+
+def _check_variant(config: Mapping) -> None:
+    if config.get("position") == "rope" and config.get("attention_head_dim", 4) % 4:
+        raise ValueError(
+            "attention_head_dim must be divisible by 4 for position='rope', which turns pairs of channels by row and "
+            f"by column, got {config['attention_head_dim']}"
+        )
+    if config.get("embedders") == "separate" and config.get("conditioning") == "in_context":
+        raise ValueError(
+            "embedders must be 'shared' for conditioning='in_context', whose tokens enter before the first block, got "
+            "'separate'"
         )
 
 

@@ -9,6 +9,8 @@ import torch
 from diffusers.models.embeddings import get_2d_sincos_pos_embed
 from torch import Tensor
 
+from .config import CHOICES
+
 # width -> heads of the published sizes
 _HEADS = {384: 6, 768: 12, 1024: 16, 1152: 16}
 
@@ -36,16 +38,19 @@ def convert_diffusers(config: Mapping, state_dict: Mapping[str, Tensor]) -> tupl
     """Configuration and weights of diffusers' `DiTTransformer2DModel` -> those of the `DiTModel` equal to it.
 
     Its blocks hold one timestep and label embedder each. Those of the published weights are copies of one, which
-    becomes the shared one here; the tensors of the result are copies. A `ValueError`: embedders that differ, options
-    that `DiTModel` lacks (another activation or norm, upcast attention, output channels other than once or twice the
-    input's), missing or unknown weights.
+    becomes the shared one here; embedders that differ, as of every model that diffusers itself trained, stay separate
+    (`embedders="separate"`). The tensors of the result are copies. A `ValueError`: options that `DiTModel` lacks
+    (another activation or norm, upcast attention, output channels other than once or twice the input's), missing or
+    unknown weights.
     """
     for name, value in _DIFFUSERS_FIXED.items():
         if config[name] != value:
             raise ValueError(f"{name} must be {value!r} to be converted, got {config[name]!r}")
-    names = _diffusers_names(config["num_layers"], config["attention_bias"])
+    names = _diffusers_names(config["num_layers"], config["attention_bias"], separate=True)
     _check_names(state_dict, names)
-    _check_one_embedder(state_dict, names)
+    shared = _has_one_embedder(state_dict, names)
+    if shared:
+        names = _diffusers_names(config["num_layers"], config["attention_bias"], separate=False)
     ours = {
         **{name: config[name] for name in _SAME},
         "num_classes": config["num_embeds_ada_norm"],
@@ -54,6 +59,7 @@ def convert_diffusers(config: Mapping, state_dict: Mapping[str, Tensor]) -> tupl
         "norm_eps": 1e-6,
         "mlp_norm_eps": config["norm_eps"],
         "downscale_freq_shift": 1,
+        "embedders": "shared" if shared else "separate",
     }
     return ours, {ours: state_dict[theirs].detach().clone() for theirs, ours in reversed(names.items())}
 
@@ -81,10 +87,21 @@ def convert_original(
     return config, converted
 
 
-def _diffusers_names(depth: int, attention_bias: bool) -> dict[str, str]:
+def check_published_design(overrides: Mapping) -> None:
+    """Raise a `ValueError` for arguments of `DiTModel` that ask for other weights than published ones have."""
+    for name in ("conditioning", "qk_norm", "mlp", "embedders"):
+        default = CHOICES[name][0]
+        if overrides.get(name, default) != default:
+            raise ValueError(
+                f"{name} must be {default!r} for weights of the paper's code, which has no other, got "
+                f"{overrides[name]!r:.80}"
+            )
+
+
+def _diffusers_names(depth: int, attention_bias: bool, *, separate: bool) -> dict[str, str]:
     """The weights of diffusers' DiT -> ours, those of the embedders of all blocks included."""
     names = {"pos_embed.proj": "patch_embed", "proj_out_1": "modulation_out", "proj_out_2": "proj_out"}
-    shared = {
+    embedder = {
         "timestep_embedder.linear_1": "time_embedding.linear_1",
         "timestep_embedder.linear_2": "time_embedding.linear_2",
         "class_embedder.embedding_table": "class_embedding",
@@ -100,21 +117,19 @@ def _diffusers_names(depth: int, attention_bias: bool) -> dict[str, str]:
     }
     for i in range(depth):
         block = f"transformer_blocks.{i}."
-        names |= {f"{block}norm1.emb.{theirs}": ours for theirs, ours in shared.items()}
+        ours_of = f"block_embedders.{i}." if separate else ""
+        names |= {f"{block}norm1.emb.{theirs}": ours_of + ours for theirs, ours in embedder.items()}
         names |= {block + theirs: block + ours for theirs, ours in in_block.items()}
     return _parameters(names, ["embedding_table"] if attention_bias else ["embedding_table", "to_q", "to_k", "to_v"])
 
 
-def _check_one_embedder(state_dict: Mapping[str, Tensor], names: Iterable[str]) -> None:
-    """Raise a `ValueError` unless the embedders of all blocks are copies of the first."""
-    for name in names:
-        if ".norm1.emb." in name:
-            first = re.sub(r"^transformer_blocks\.\d+", "transformer_blocks.0", name)
-            if not torch.equal(state_dict[name], state_dict[first]):
-                raise ValueError(
-                    f"{name} differs from {first}: the model has different embedders in its blocks and cannot be "
-                    "represented with a shared one"
-                )
+def _has_one_embedder(state_dict: Mapping[str, Tensor], names: Iterable[str]) -> bool:
+    """Whether the embedders of all blocks are copies of the first."""
+    return all(
+        torch.equal(state_dict[name], state_dict[re.sub(r"^transformer_blocks\.\d+", "transformer_blocks.0", name)])
+        for name in names
+        if ".norm1.emb." in name
+    )
 
 
 def _original_names(state_dict: Mapping[str, Tensor]) -> dict[str, str]:

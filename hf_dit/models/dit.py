@@ -1,35 +1,51 @@
 """Diffusion Transformers (DiT): Peebles and Xie, "Scalable Diffusion Models with Transformers", ICCV 2023."""
 
-import math
 import os
 import warnings
+from functools import partial
+from inspect import signature
 from typing import Any
 
 import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.loaders.peft import PeftAdapterMixin
 from diffusers.models.attention import AttentionMixin
-from diffusers.models.embeddings import TimestepEmbedding, Timesteps
+from diffusers.models.cache_utils import CacheMixin
+from diffusers.models.embeddings import Timesteps
 from diffusers.models.modeling_outputs import Transformer2DModelOutput
 from diffusers.models.modeling_utils import ModelMixin
 from diffusers.models.transformers.dit_transformer_2d import DiTTransformer2DModel
 from torch import Tensor, nn
 
-from ..attention.base import DiTAttnProcessor
+from ..attention.base import DiTAttnProcessor, check_takes_more
+from ..attention.rotary import AxialRotary, KeptTable
 from ..attention.spec import format_attn_spec, in_tokens, make_attn_processors
-from .block import DiTBlock, modulate
-from .config import check_dit_config, plain
-from .convert import convert_diffusers, convert_original
+from .adapters import check_no_adapters, register_cached_blocks
+from .block import modulate
+from .checkpoint import original_weights
+from .conditions import (
+    BLOCKS,
+    TIMESTEP_CHANNELS,
+    ConditionEmbedder,
+    checked_class_labels,
+    checked_timestep,
+    condition_of,
+    make_embedders,
+)
+from .config import check_dit_config, label_rows, plain
+from .convert import check_published_design, convert_diffusers, convert_original
+from .initial import draw_initial_weights
 from .positions import position_embedding
 from .sizes import dit_config, height_and_width
 
-TIMESTEP_CHANNELS = 256
 
-
-class DiTModel(ModelMixin, ConfigMixin, AttentionMixin):
+class DiTModel(ModelMixin, ConfigMixin, AttentionMixin, PeftAdapterMixin, CacheMixin):
     """The DiT noise predictor with attention that can be swapped.
 
     One timestep embedder and one label embedder condition every block and the output, as in the paper. The defaults
     are DiT-XL/2 for the latents of 256 x 256 images; `from_name` knows the other sizes.
+
+    Adapters of peft and caches of blocks are diffusers': `add_adapter`, `load_lora_adapter`, `enable_cache`, ...
 
     Args:
         sample_size: height and width of the training samples, or one number for both; divisible by `patch_size`.
@@ -49,13 +65,23 @@ class DiTModel(ModelMixin, ConfigMixin, AttentionMixin):
         downscale_freq_shift: 0 for the frequencies `10000 ** (-i / 128)` of the timestep embedding as in the paper,
             1 for `10000 ** (-i / 127)` as in diffusers' DiT.
         attention: what each layer attends to, as in `make_attn_processors`: `"full"`, `"na7"`, `"na7*11,full"`, ...
+        conditioning: how timestep and label act, the four of the paper's section 3.2: `"adaln_zero"`, `"adaln"` (no
+            gates), `"cross_attention"` to a sequence of the two, or `"in_context"`: two tokens after those of the
+            image, seen by all and seeing all under local attention too. The last two end in a plain layer norm.
+        qk_norm: `"rms_norm"`: queries and keys are normalised over the channels of each head, epsilon 1e-6.
+        position: `"sincos"`, added to the tokens, or `"rope"` in its place: queries and keys are turned by row and
+            column (LightningDiT has both at a time). Other grids are scaled onto the native one's extent by both. The
+            tokens of `"in_context"` have no place. `"rope"` needs an `attention_head_dim` divisible by 4.
+        mlp: `"gelu"`, or `"swiglu"` with two thirds of the hidden channels, rounded up to a multiple of 8.
+        embedders: `"shared"`, or `"separate"`: one of timesteps and one of labels for each block, the first block's
+            for the output, as diffusers trains its DiT; not for `"in_context"`. Labels are dropped once for all.
 
     Arguments outside their range are a `ValueError`.
     """
 
     _supports_gradient_checkpointing = True
-    _no_split_modules = ["DiTBlock"]  # type: ignore[assignment]  # None in the base, which every model replaces
-    _repeated_blocks = ["DiTBlock"]
+    _no_split_modules = [block.__name__ for block in BLOCKS.values()]  # type: ignore[assignment]  # None in the base
+    _repeated_blocks = [block.__name__ for block in BLOCKS.values()]
 
     @register_to_config
     def __init__(
@@ -76,6 +102,11 @@ class DiTModel(ModelMixin, ConfigMixin, AttentionMixin):
         mlp_norm_eps: float | None = None,
         downscale_freq_shift: int = 0,
         attention: str = "full",
+        conditioning: str = "adaln_zero",
+        qk_norm: str | None = None,
+        position: str = "sincos",
+        mlp: str = "gelu",
+        embedders: str = "shared",
     ):
         super().__init__()
         check_dit_config(self.config)
@@ -83,33 +114,51 @@ class DiTModel(ModelMixin, ConfigMixin, AttentionMixin):
             self.register_to_config(**changed)
         dim = num_attention_heads * attention_head_dim
         self._native_grid = self._grid(*height_and_width(sample_size))
-        self._positions: tuple[tuple, Tensor] | None = None  # the last key and its position embedding
+        self._positions = KeptTable(partial(position_embedding, native_grid=self._native_grid, dim=dim))
 
         self.patch_embed = nn.Conv2d(in_channels, dim, kernel_size=patch_size, stride=patch_size)
         self.time_proj = Timesteps(TIMESTEP_CHANNELS, flip_sin_to_cos=True, downscale_freq_shift=downscale_freq_shift)
-        self.time_embedding = TimestepEmbedding(TIMESTEP_CHANNELS, dim)
-        self.class_embedding = None
-        if num_classes is not None:
-            self.class_embedding = nn.Embedding(num_classes + (class_dropout_prob > 0), dim)
-        self.transformer_blocks = nn.ModuleList(
-            DiTBlock(
-                dim,
-                num_attention_heads,
-                attention_head_dim,
-                mlp_ratio=mlp_ratio,
-                dropout=dropout,
-                attention_bias=attention_bias,
-                norm_eps=norm_eps,
-                mlp_norm_eps=norm_eps if mlp_norm_eps is None else mlp_norm_eps,
-                processor=processor,
-            )
-            for processor in make_attn_processors(attention, num_layers)
-        )
-        self.modulation_out = nn.Linear(dim, 2 * dim)
-        self.norm_out = nn.LayerNorm(dim, eps=norm_eps, elementwise_affine=False)
+        of_embedder = (dim, num_classes, class_dropout_prob)
+        if embedders == "shared":
+            self.time_embedding, self.class_embedding = make_embedders(*of_embedder)
+        else:
+            self.block_embedders = nn.ModuleList(ConditionEmbedder(*of_embedder) for _ in range(num_layers))
+        self.transformer_blocks = nn.ModuleList(self._make_blocks())
+        modulates = conditioning in ("adaln_zero", "adaln")
+        self.modulation_out = nn.Linear(dim, 2 * dim) if modulates else None
+        self.norm_out = nn.LayerNorm(dim, eps=norm_eps, elementwise_affine=not modulates)
         self.proj_out = nn.Linear(dim, patch_size**2 * self.out_channels)
         self.gradient_checkpointing = False
         self.reset_parameters()
+
+    def _make_blocks(self) -> list[nn.Module]:
+        config = self.config
+        processors = make_attn_processors(config.attention, config.num_layers)
+        if config.conditioning == "in_context":
+            check_takes_more(processors)
+        # One for all layers: they share its table.
+        rotary = AxialRotary(config.attention_head_dim, self._native_grid) if config.position == "rope" else None
+        return [
+            BLOCKS[config.conditioning](
+                config.num_attention_heads * config.attention_head_dim,
+                config.num_attention_heads,
+                config.attention_head_dim,
+                mlp_ratio=config.mlp_ratio,
+                mlp=config.mlp,
+                dropout=config.dropout,
+                attention_bias=config.attention_bias,
+                qk_norm=config.qk_norm,
+                norm_eps=config.norm_eps,
+                mlp_norm_eps=config.norm_eps if config.mlp_norm_eps is None else config.mlp_norm_eps,
+                processor=processor,
+                rotary=rotary,
+            )
+            for processor in processors
+        ]
+
+    def embedders_of_blocks(self) -> list[Any]:
+        """What holds `time_embedding` and `class_embedding`: this model for all blocks, or one of each block."""
+        return [self] if self.config.embedders == "shared" else list(self.block_embedders)
 
     @classmethod
     def load_config(cls, pretrained_model_name_or_path: str | os.PathLike, *args: Any, **kwargs: Any) -> dict | tuple:
@@ -161,19 +210,23 @@ class DiTModel(ModelMixin, ConfigMixin, AttentionMixin):
     @classmethod
     def from_original(
         cls,
-        state_dict: dict[str, Tensor],
+        state_dict: dict[str, Any] | str | os.PathLike,
         num_attention_heads: int | None = None,
         class_dropout_prob: float = 0.1,
         **overrides: Any,
     ) -> "DiTModel":
         """The model with the weights, and the outputs, of the paper's code; in evaluation mode, sharing no memory.
 
-        `state_dict` holds the tensors of a checkpoint, as `torch.load(file, weights_only=True)` reads them. Sizes are
-        read from their shapes; `hf_dit.models.convert.convert_original` tells what `num_attention_heads` and
-        `class_dropout_prob` are for and what is a `ValueError`. `overrides` are other arguments of the model.
+        `state_dict` holds the tensors of a checkpoint, or is the path of its file: `.safetensors`, or what
+        `torch.save` wrote, read without running code. A checkpoint of the paper's train.py has its weights under
+        `model` and, averaged, under `ema`: the averaged ones are taken, and a warning says so. `module.` before every
+        name, of distributed training, is left out. Sizes are read from the shapes;
+        `hf_dit.models.convert.convert_original` tells what `num_attention_heads` and `class_dropout_prob` are for and
+        what is a `ValueError`. `overrides` are other arguments of the model, but for those that change its weights.
         """
-        config, state_dict = convert_original(state_dict, num_attention_heads, class_dropout_prob)
-        return cls._from_converted({**config, **overrides}, state_dict)
+        check_published_design(overrides)
+        config, converted = convert_original(original_weights(state_dict), num_attention_heads, class_dropout_prob)
+        return cls._from_converted({**config, **overrides}, converted)
 
     @classmethod
     def _from_converted(cls, config: dict, state_dict: dict[str, Tensor]) -> "DiTModel":
@@ -182,29 +235,9 @@ class DiTModel(ModelMixin, ConfigMixin, AttentionMixin):
         model.load_state_dict(state_dict, assign=True)
         return model.eval()
 
-    @torch.no_grad()
     def reset_parameters(self) -> None:
-        """Draw the paper's initial weights (adaLN-Zero): every block is the identity and the output is zero."""
-        for module in self.modules():
-            if isinstance(module, nn.Linear):
-                nn.init.xavier_uniform_(module.weight)
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
-        nn.init.xavier_uniform_(self.patch_embed.weight.view(len(self.patch_embed.weight), -1))
-        if self.patch_embed.bias is not None:
-            nn.init.zeros_(self.patch_embed.bias)
-        nn.init.normal_(self.time_embedding.linear_1.weight, std=0.02)
-        nn.init.normal_(self.time_embedding.linear_2.weight, std=0.02)
-        if self.class_embedding is not None:
-            nn.init.normal_(self.class_embedding.weight, std=0.02)
-        blocks: Any = self.transformer_blocks
-        for block in blocks:
-            for projection in (block.attn.to_q, block.attn.to_k, block.attn.to_v):
-                # The paper's code draws the three as one (3 C, C) matrix: bound sqrt(6 / 4C), not sqrt(6 / 2C).
-                nn.init.xavier_uniform_(projection.weight, gain=math.sqrt(0.5))
-            nn.init.zeros_(block.modulation.weight)
-        nn.init.zeros_(self.modulation_out.weight)
-        nn.init.zeros_(self.proj_out.weight)
+        """Draw the initial weights: the output is zero and, with adaLN-Zero, every block is the identity."""
+        draw_initial_weights(self)
 
     @property
     def out_channels(self) -> int:
@@ -238,8 +271,25 @@ class DiTModel(ModelMixin, ConfigMixin, AttentionMixin):
                     f"processors is {len(processor)}, that of attention layers {len(names)}"
                 )
             processor = dict(processor)  # the library empties the dict it is given
+        if self.config.conditioning == "in_context":
+            check_takes_more(processor.values() if isinstance(processor, dict) else [processor])
         super().set_attn_processor(processor)
         self._register_attention()
+
+    def save_pretrained(self, *args: Any, **kwargs: Any) -> None:
+        """Write configuration and weights; arguments as in diffusers.
+
+        A model that adapters were put into is a `ValueError`: its weights bear names that no model would load.
+        """
+        check_no_adapters(self)
+        super().save_pretrained(*args, **kwargs)
+
+    save_pretrained.__signature__ = signature(ModelMixin.save_pretrained)  # type: ignore[attr-defined]  # for pipelines
+
+    def enable_cache(self, config: Any) -> None:
+        """Reuse what blocks gave at an earlier step; `config` is one of diffusers', as `FirstBlockCacheConfig`."""
+        register_cached_blocks(BLOCKS.values())
+        super().enable_cache(config)
 
     def save_config(self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs: Any) -> None:
         """Write the configuration (also a part of `save_pretrained`); `kwargs` as in diffusers.
@@ -324,18 +374,25 @@ class DiTModel(ModelMixin, ConfigMixin, AttentionMixin):
             )
         batch, _, height, width = hidden_states.shape
         grid = self._grid(height, width)
-        condition = self._condition(timestep, class_labels, force_drop_ids, hidden_states)
+        conditions = self._conditions(timestep, class_labels, force_drop_ids, hidden_states)
+        first, layers = conditions[0], len(self.transformer_blocks)
 
         hidden_states = self.patch_embed(hidden_states).flatten(2).transpose(1, 2)  # (B, N, C)
-        hidden_states = hidden_states + self._position_embedding(grid, condition.device, condition.dtype)
-        for block in self.transformer_blocks:
+        if self.config.position == "sincos":
+            hidden_states = hidden_states + self._positions(grid, device=first.device, dtype=first.dtype)
+        of_blocks: list[Tensor | None] = [*conditions] * (layers // len(conditions))
+        if self.config.conditioning == "in_context":
+            hidden_states, of_blocks = torch.cat([hidden_states, first], dim=1), [None] * layers
+        for block, condition in zip(self.transformer_blocks, of_blocks, strict=True):
             if torch.is_grad_enabled() and self.gradient_checkpointing:
                 run: Any = self._gradient_checkpointing_func  # None in the base until it is enabled
                 hidden_states = run(block, hidden_states, condition, grid)
             else:
                 hidden_states = block(hidden_states, condition, grid)
-        shift, scale = self.modulation_out(condition).chunk(2, dim=1)
-        tokens = self.proj_out(modulate(self.norm_out(hidden_states), shift, scale))
+        hidden_states = self.norm_out(hidden_states[:, : grid[0] * grid[1]])
+        if self.modulation_out is not None:
+            hidden_states = modulate(hidden_states, *self.modulation_out(first).chunk(2, dim=1))
+        tokens = self.proj_out(hidden_states)
 
         patch = self.config.patch_size
         tokens = tokens.view(batch, *grid, patch, patch, self.out_channels).permute(0, 5, 1, 3, 2, 4)
@@ -348,55 +405,29 @@ class DiTModel(ModelMixin, ConfigMixin, AttentionMixin):
             raise ValueError(f"height and width must be multiples of patch_size={patch}, got {height} x {width}")
         return height // patch, width // patch
 
-    def _position_embedding(self, grid: tuple[int, int], device: torch.device, dtype: torch.dtype) -> Tensor:
-        native, dim = self._native_grid, self.patch_embed.out_channels
-        if torch.compiler.is_compiling():  # a graph must not keep a tensor that it made; it is cheap to make again
-            return position_embedding(grid, native, dim, device=device, dtype=dtype)
-        # Not a buffer: that would lose digits in `.to(bfloat16)` and come back empty from the meta device.
-        key = (grid, device, dtype)
-        positions = self._positions  # another thread may set it to those of another grid meanwhile
-        if positions is None or positions[0] != key:
-            self._positions = positions = (key, position_embedding(grid, native, dim, device=device, dtype=dtype))
-        return positions[1]
-
-    def _condition(
-        self, timestep: Tensor | int | float, labels: Tensor | None, drop: Tensor | None, hidden_states: Tensor
-    ) -> Tensor:
-        # -> (B, C), after the SiLU that comes before every modulation
-        batch, device, dtype = hidden_states.shape[0], hidden_states.device, hidden_states.dtype
-        if isinstance(timestep, int | float):
-            timestep = torch.full((batch,), float(timestep), device=device)
-        elif not isinstance(timestep, Tensor):
-            raise TypeError(f"timestep must be a tensor or a number, got {type(timestep).__name__}")
-        elif timestep.shape not in ((), (batch,)):
-            raise ValueError(f"timestep must be one number or of shape ({batch},), got {tuple(timestep.shape)}")
+    def _conditions(
+        self, timestep: Tensor | int | float, labels: Any, drop: Tensor | None, hidden_states: Tensor
+    ) -> list[Tensor]:
+        # -> for each embedder, what its blocks are given: see `condition_of`
+        batch, dtype = hidden_states.shape[0], hidden_states.dtype
         # The sinusoid is float32 in every case: low precision cannot hold the angles.
-        condition = self.time_embedding(self.time_proj(timestep.to(device).expand(batch)).to(dtype))
-        if self.class_embedding is not None:
-            condition = condition + self.class_embedding(
-                self._labels(labels, drop, batch, self.class_embedding.num_embeddings)
-            )
+        angles = self.time_proj(checked_timestep(timestep, batch, hidden_states.device)).to(dtype)
+        if self.config.num_classes is not None:
+            labels = self._labels(labels, drop, batch)
         elif labels is not None or drop is not None:
             raise ValueError("class_labels and force_drop_ids must be None: the model is unconditional")
-        return nn.functional.silu(condition)
+        conditions = []
+        for embedder in self.embedders_of_blocks():
+            embedded = [embedder.time_embedding(angles)]
+            if labels is not None:
+                embedded.append(embedder.class_embedding(labels))
+            conditions.append(condition_of(self.config.conditioning, embedded))
+        return conditions
 
-    def _labels(self, labels: Tensor | None, drop: Tensor | None, batch: int, rows: int) -> Tensor:
-        # (B,) int64 -> (B,) int64 with the dropped ones replaced by the null class; rows: of the embedding
-        if labels is None:
-            raise ValueError(
-                "class_labels are missing: the model is conditional. "
-                f"Its null_class_id {'is ' + str(rows - 1) if self.config.class_dropout_prob else 'does not exist'}"
-            )
-        if labels.dtype != torch.int64:
-            raise TypeError(f"class_labels must be int64, got {labels.dtype}")
-        if labels.shape != (batch,):
-            raise ValueError(f"class_labels must have shape ({batch},), got {tuple(labels.shape)}")
-        looks = labels.device.type == "cpu" and not torch.compiler.is_compiling() and batch > 0
-        if looks and not 0 <= int(labels.min()) <= int(labels.max()) < rows:
-            raise ValueError(f"class_labels must lie in [0, {rows - 1}], got {labels.tolist()}")
-        if drop is not None:
-            if drop.dtype != torch.bool or drop.shape != (batch,):
-                raise ValueError(f"force_drop_ids must be ({batch},) bool, got {tuple(drop.shape)} {drop.dtype}")
-        elif self.training and self.config.class_dropout_prob:
-            drop = torch.rand(batch, device=labels.device) < self.config.class_dropout_prob
+    def _labels(self, labels: Any, drop: Tensor | None, batch: int) -> Tensor:
+        # (B,) int64 -> (B,) int64 with the dropped ones replaced by the null class, once for all blocks
+        share = self.config.class_dropout_prob
+        checked_class_labels(labels, drop, batch, label_rows(self.config.num_classes, share), share > 0)
+        if drop is None and self.training and share:
+            drop = torch.rand(batch, device=labels.device) < share
         return labels if drop is None else torch.where(drop, self.null_class_id, labels)

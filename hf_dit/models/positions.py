@@ -5,6 +5,8 @@ import math
 import torch
 from torch import Tensor
 
+from ..attention.rotary import scaled_places
+
 
 def position_embedding(
     grid: tuple[int, int], native_grid: tuple[int, int], dim: int, *, device: torch.device, dtype: torch.dtype
@@ -15,12 +17,11 @@ def position_embedding(
     `place * 10000 ** (-4 i / dim)`. Another grid than the native one is scaled onto its extent: the column `x` of `w`
     stands at `x * native_w / w`. `dim` is divisible by 4.
     """
-    float64 = torch.float32 if device.type == "mps" else torch.float64  # MPS has no float64
-    exponents = torch.arange(dim // 4, device=device, dtype=float64) / (dim // 4)
-    frequencies = torch.exp(-math.log(10_000) * exponents)
 
     def axis(tokens: int, native: int) -> Tensor:  # -> (tokens, dim / 2)
-        angles = torch.outer(torch.arange(tokens, device=device, dtype=float64) * (native / tokens), frequencies)
+        places = scaled_places(tokens, native, device)
+        exponents = torch.arange(dim // 4, device=device, dtype=places.dtype) / (dim // 4)
+        angles = torch.outer(places, torch.exp(-math.log(10_000) * exponents))
         return torch.cat([angles.sin(), angles.cos()], dim=1)
 
     (h, w), (native_h, native_w) = grid, native_grid

@@ -8,7 +8,8 @@ from inspect import signature
 from hf_common.arguments import parse_overrides
 from hf_common.run_folder import resume_choice
 
-from ..models.sizes import DIT_SIZES
+from ..models.config import check_dit_config
+from ..models.sizes import DIT_SIZES, dit_config
 
 # Those of diffusers but `piecewise_constant`, which needs more than a name.
 LR_SCHEDULERS = ("linear", "cosine", "cosine_with_restarts", "polynomial", "constant", "constant_with_warmup")
@@ -113,7 +114,7 @@ class ModelArguments:
         },
     )
     config_overrides: str | None = field(
-        default=None, metadata={"help": "Other entries of a size's config: num_layers=4,dropout=0.1"}
+        default=None, metadata={"help": "Other entries of a size's config: num_layers=4,conditioning=cross_attention"}
     )
     attention: str | None = field(
         default=None,
@@ -142,7 +143,7 @@ class ModelArguments:
                 "config"
             )
         if self.config_overrides is not None:
-            model_overrides(self.config_overrides)
+            check_dit_config(dit_config(self.model, **model_overrides(self.config_overrides)))
 
 
 def model_overrides(text: str | None) -> dict:
@@ -150,7 +151,7 @@ def model_overrides(text: str | None) -> dict:
     from ..models.dit import DiTModel
 
     allowed = [name for name in signature(DiTModel.__init__).parameters if name not in ("self", *FIXED)]
-    return parse_overrides(text, allowed, strings=False)
+    return parse_overrides(text, allowed)
 
 
 def _can_track(tracker: str) -> bool:

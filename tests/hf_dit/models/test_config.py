@@ -22,6 +22,8 @@ BAD = [
     ("mlp_ratio", math.nan), ("mlp_ratio", -1), ("mlp_ratio", 10**9), ("dropout", "0"), ("dropout", 1.5),
     ("norm_eps", math.inf), ("mlp_norm_eps", "x"), ("class_dropout_prob", [0.1]), ("learn_sigma", 1),
     ("attention_bias", "no"), ("downscale_freq_shift", "0"), ("attention", 3), ("attention", ["full"]),
+    ("conditioning", "adaLN"), ("conditioning", None), ("conditioning", 3), ("qk_norm", "layer_norm"),
+    ("qk_norm", True), ("position", "learned"), ("mlp", ["gelu"]), ("embedders", "one"), ("embedders", None),
 ]  # fmt: skip
 
 

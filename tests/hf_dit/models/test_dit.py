@@ -266,13 +266,15 @@ def test_positions_survive_moves_between_dtypes_and_are_not_saved():
     sample, timestep, labels = inputs()
     with torch.no_grad():
         model(sample, timestep, labels)
-        before = model._position_embedding((4, 4), torch.device("cpu"), torch.float32)
-        assert model._position_embedding((4, 4), torch.device("cpu"), torch.float32) is before
+        before = model._positions((4, 4), device=torch.device("cpu"), dtype=torch.float32)
+        assert model._positions((4, 4), device=torch.device("cpu"), dtype=torch.float32) is before
         model.to(torch.bfloat16)
         model(sample.bfloat16(), timestep, labels)
         model.to(torch.float32)
         model(sample, timestep, labels)
-    torch.testing.assert_close(model._positions[1].double(), reference_positions(32, 4, 4, 4, 4), rtol=0, atol=1e-7)
+    torch.testing.assert_close(
+        model._positions.last[1].double(), reference_positions(32, 4, 4, 4, 4), rtol=0, atol=1e-7
+    )
 
 
 # Conversions
@@ -338,13 +340,6 @@ def test_a_converted_model_shares_no_memory():
 
 
 def test_stock_models_that_cannot_be_represented_are_refused():
-    with pytest.raises(ValueError, match="transformer_blocks.1.norm1.emb.*different embedders"):
-        DiTModel.from_diffusers(stock_model(tied=False))
-    one = stock_model()
-    with torch.no_grad():
-        one.transformer_blocks[2].norm1.emb.class_embedder.embedding_table.weight[5, 0] += 1e-6
-    with pytest.raises(ValueError, match="transformer_blocks.2.norm1.emb.class_embedder"):
-        DiTModel.from_diffusers(one)
     for options, words in (
         ({"activation_fn": "geglu"}, "activation_fn must be 'gelu-approximate'.*'geglu'"),
         ({"norm_elementwise_affine": True}, "norm_elementwise_affine must be False"),
@@ -392,6 +387,11 @@ def test_original_weights_in_float64_and_of_another_shape():
         "mlp_norm_eps": None,
         "downscale_freq_shift": 0,
         "attention": "full",
+        "conditioning": "adaln_zero",
+        "qk_norm": None,
+        "position": "sincos",
+        "mlp": "gelu",
+        "embedders": "shared",
     }
     sample, timestep, _ = inputs(channels=3, height=12, width=12, dtype=torch.float64)
     labels = torch.tensor([4, 0, 2])
@@ -417,8 +417,6 @@ def test_original_weights_that_are_not_a_dit_are_refused():
         DiTModel.from_original({name: w for name, w in weights.items() if name != "blocks.1.attn.qkv.bias"}, 2)
     with pytest.raises(ValueError, match="missing: none; unknown: blocks.0.attn.q_norm.weight"):
         DiTModel.from_original({**weights, "blocks.0.attn.q_norm.weight": torch.ones(16)}, 2)
-    with pytest.raises(ValueError, match="missing: x_embedder.*and .* more; unknown: model, ema, opt"):
-        DiTModel.from_original({"model": weights, "ema": weights, "opt": {}}, 2)
     swapped = weights["pos_embed"].unflatten(1, (4, 4)).transpose(1, 2).flatten(1, 2)  # h first
     for positions in (swapped, weights["pos_embed"][:, :12], weights["pos_embed"] * 1.01):
         with pytest.raises(ValueError, match="pos_embed must hold"):
@@ -793,7 +791,7 @@ def test_the_whole_model_and_its_blocks_compile_without_a_break():
 def test_blocks_are_kept_whole_on_a_device():
     model = small_model(num_layers=6)
     whole = model._get_no_split_modules("auto")
-    assert whole == ["DiTBlock"]
+    assert set(whole) == {"DiTBlock", "AdaLNBlock", "CrossAttentionBlock", "InContextBlock"}
     size = model.num_parameters() * 4
     device_map = accelerate.infer_auto_device_map(
         model, {"cpu": int(0.8 * size), "disk": 2 * size}, no_split_module_classes=whole
