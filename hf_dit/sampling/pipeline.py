@@ -18,13 +18,15 @@ from diffusers.models.modeling_utils import ModelMixin
 from diffusers.pipelines.dit.pipeline_dit import DiTPipeline
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline, ImagePipelineOutput
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
-from diffusers.utils.torch_utils import randn_tensor, unwrap_module
+from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor, nn
 
 from ..models.dit import DiTModel
 from ..models.sizes import height_and_width
+from .caching import caching_of_pass, forget_caches
 from .guidance import guidance_scales, guide, guided_channels, guided_null_class, plan_pass
 from .labels import checked_labels, ids_of_names, label_table
+from .lora import DiTLoraLoaderMixin, check_transformer
 from .schedule import (
     TrainedOn,
     check_schedule,
@@ -68,7 +70,7 @@ class _CallState(threading.local):
         return _CallState, ()
 
 
-class DiTImagePipeline(DiffusionPipeline):
+class DiTImagePipeline(DiffusionPipeline, DiTLoraLoaderMixin):
     """Images from a class-conditional or unconditional `DiTModel`, in pixel space or in the latent space of a VAE.
 
     Args:
@@ -91,6 +93,9 @@ class DiTImagePipeline(DiffusionPipeline):
     alone, or in a file of the folder if it is given `trust_remote_code=True`: with that it loads both kinds, since
     `save_pretrained` writes `hf_dit_pipeline.py`, an import of this class.
 
+    LoRA: `load_lora_weights`, `save_lora_weights`, `set_adapters`, `fuse_lora`, `unload_lora_weights` as in diffusers.
+    `transformer.enable_cache` works with one thread at a time.
+
     After a call, `num_model_evaluations` is the number of samples that went through the transformer: two per image and
     step with guidance, one without. Threads may call one pipeline at the same time; `num_model_evaluations` and
     `num_timesteps` are then those of the last call that began.
@@ -108,12 +113,7 @@ class DiTImagePipeline(DiffusionPipeline):
         id2label: dict[int, str] | dict[str, str] | None = None,
     ):
         super().__init__()
-        # By name: the code that comes with an exported pipeline has a class of its own.
-        if "DiTModel" not in (base.__name__ for base in type(unwrap_module(transformer)).__mro__):
-            raise TypeError(
-                f"transformer must be a DiTModel, got {type(transformer).__name__}; DiTModel.from_diffusers converts "
-                "a DiTTransformer2DModel, DiTImagePipeline.from_diffusers a whole DiTPipeline"
-            )
+        check_transformer(transformer)
         if vae is not None and vae.config.latent_channels != transformer.config.in_channels:
             raise ValueError(
                 f"vae has {vae.config.latent_channels} latent channels, transformer has "
@@ -334,13 +334,15 @@ class DiTImagePipeline(DiffusionPipeline):
         self._interrupt = False
         steps, times = scheduler.timesteps.tolist(), model_times(scheduler)
         self._num_timesteps = len(steps)
+        forget_caches(transformer)
         with evaluating(transformer):
             for i, t in enumerate(self.progress_bar(scheduler.timesteps)):
                 if self.interrupt:
                     continue
                 plan = guided if low <= steps[i] <= high else unguided
                 model_input = scaled_input(scheduler, latents, t)[plan.images]
-                output = transformer(model_input, times[i], plan.labels, return_dict=False)[0]
+                with caching_of_pass(transformer, len(model_input)):
+                    output = transformer(model_input, times[i], plan.labels, return_dict=False)[0]
                 self.num_model_evaluations += len(model_input)
                 if variance is None:
                     output = output[:, :in_channels]
