@@ -2,7 +2,6 @@
 
 import argparse
 import os
-import pickle
 import warnings
 import zipfile
 from collections.abc import Mapping
@@ -10,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -59,7 +57,9 @@ def read_checkpoint(path: str | os.PathLike) -> Mapping[str, Any]:
         with torch.serialization.safe_globals([argparse.Namespace]):
             # Files of PyTorch before 1.6 are no archives, and cannot be mapped.
             content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
+    except OSError:
+        raise
+    except Exception as error:  # of bytes that are no checkpoint, PyTorch says whatever its reader stumbles over
         raise refuse(path, f"is no checkpoint that can be read: {first_line(error)}") from None
     if not isinstance(content, Mapping):
         raise refuse(path, f"must hold tensors by their names, holds {type(content).__name__}")
