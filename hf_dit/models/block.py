@@ -20,7 +20,7 @@ def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
 def gated_width(dim: int, mlp_ratio: float) -> int:
     """Hidden channels of a SwiGLU: two thirds of those of a plain MLP, for it has three matrices in place of two.
 
-    Shazeer 2020 (arXiv:2002.05202, section 3). Rounded up to a multiple of 8, which matrix products in half precision
+    Shazeer 2020 (arXiv:2002.05202, section 2). Rounded up to a multiple of 8, which matrix products in half precision
     are fast for: what `int(2 / 3 * mlp_ratio * dim)` is for DiT-S, B and XL already; L has 2736, not 2730.
     """
     return -(-int(2 / 3 * mlp_ratio * dim) // GATED_MULTIPLE) * GATED_MULTIPLE

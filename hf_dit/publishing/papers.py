@@ -8,6 +8,26 @@ from ..attention.spec import make_attn_processors
 
 PAPERS = {
     "dit": Paper("W. Peebles, S. Xie", "Scalable Diffusion Models with Transformers", "ICCV 2023", "2212.09748"),
+    "rms_norm": Paper("B. Zhang, R. Sennrich", "Root Mean Square Layer Normalization", "NeurIPS 2019", "1910.07467"),
+    "qk_norm": Paper(
+        "M. Dehghani and others",
+        "Scaling Vision Transformers to 22 Billion Parameters",
+        "ICML 2023 (normalised queries and keys)",
+        "2302.05442",
+    ),
+    "rope": Paper(
+        "J. Su, Y. Lu, S. Pan, A. Murtadha, B. Wen, Y. Liu",
+        "RoFormer: Enhanced Transformer with Rotary Position Embedding",
+        "2021",
+        "2104.09864",
+    ),
+    "axial_rope": Paper(
+        "J. Yao, B. Yang, X. Wang",
+        "Reconstruction vs. Generation: Taming Optimization Dilemma in Latent Diffusion Models",
+        "CVPR 2025 (LightningDiT: a DiT with rotations by row and column)",
+        "2501.01423",
+    ),
+    "swiglu": Paper("N. Shazeer", "GLU Variants Improve Transformer", "2020", "2002.05202"),
     "ddpm": Paper(
         "J. Ho, A. Jain, P. Abbeel", "Denoising Diffusion Probabilistic Models", "NeurIPS 2020", "2006.11239"
     ),
@@ -74,6 +94,13 @@ PAPERS = {
     ),
 }
 
+# What entries of a config that are not the published DiT's come from; its conditionings are all in the DiT paper.
+OF_DESIGN = {
+    ("qk_norm", "rms_norm"): ("rms_norm", "qk_norm"),
+    ("position", "rope"): ("rope", "axial_rope"),
+    ("mlp", "swiglu"): ("swiglu",),
+}
+
 
 def papers(config: dict, settings: dict, attentions: Iterable[str], measured: Iterable[str]) -> list[Paper]:
     """What such a model, its samples and its scores rest on: entries of `PAPERS`, and what its attention comes from.
@@ -86,6 +113,7 @@ def papers(config: dict, settings: dict, attentions: Iterable[str], measured: It
     """
     keys = ["dit", *objective_papers(settings)] + ["variance"] * config["learn_sigma"]
     keys += ["ddim"] * (settings["prediction_type"] != "flow")
+    keys += [key for entry, names in OF_DESIGN.items() if config.get(entry[0]) == entry[1] for key in names]
     keys += ["guidance"] * (config["num_classes"] is not None and config["class_dropout_prob"] > 0)
     of_attention = [
         Paper(*paper)

@@ -13,6 +13,16 @@ HUB_ID = r"\w[\w.-]*(/\w[\w.-]*)?"
 MOST_NAMES = 12  # of classes in a sentence
 PREDICTED = {"epsilon": "noise", "sample": "sample", "v_prediction": "v", "flow": "flow"}
 OF_TIMES = ("flow_logit_mean", "flow_logit_std", "flow_mode_scale")
+# Entries of a config that are not the published DiT's.
+DESIGN = {
+    ("conditioning", "adaln"): "timestep and label by adaLN without gates",
+    ("conditioning", "cross_attention"): "timestep and label by cross-attention",
+    ("conditioning", "in_context"): "timestep and label as tokens in context",
+    ("embedders", "separate"): "embedders of each block's own",
+    ("qk_norm", "rms_norm"): "RMS-normalised queries and keys",
+    ("position", "rope"): "axial rotary positions",
+    ("mlp", "swiglu"): "SwiGLU",
+}
 
 
 def in_words(value: float, error: float | None, figures: int = 3) -> str:
@@ -27,6 +37,12 @@ def attention_in_words(spec: str, num_layers: int, grid: tuple[int, int] | None 
     if grid is None:
         return words
     return words + "".join(f"; {code(item)} is full attention on {in_tokens(grid)}" for item in seeing_all(spec, grid))
+
+
+def design_in_words(config: dict) -> str | None:
+    """What of a model's design is not the published DiT's; None where all of it is."""
+    words = [DESIGN[name, choice] for name, choice in DESIGN if config.get(name) == choice]
+    return ", ".join(words) or None
 
 
 def example_labels(names: Sequence[str] | None) -> Sequence[int | str] | None:

@@ -12,11 +12,12 @@ from transformers import HfArgumentParser
 
 from evaluate_metrics.commands.evaluate_images import EvaluateArguments
 from hf_dit.commands.sample import SampleArguments
+from hf_dit.models.config import CHOICES
 from hf_dit.publishing.card import dit_pipeline_card
 from hf_dit.publishing.commands import NOT_OF_VALUES, sampling_command, scoring_command, training_command
 from hf_dit.publishing.publish import published_results, read_scores
 from hf_dit.publishing.scores import score_rows
-from hf_dit.publishing.words import attention_in_words, in_words
+from hf_dit.publishing.words import DESIGN, attention_in_words, design_in_words, in_words
 from hf_dit.training.arguments import DataArguments, DiTTrainingArguments, ModelArguments
 from hf_dit.training.settings import settings_from_hub, settings_of_weights
 from tests import ROOT
@@ -342,3 +343,21 @@ def test_patterns_in_words():
     assert attention_in_words("flex:na7/truncate,xformers:swa16*2", 3) == (
         "a token sees the 7 x 7 around it; a token sees those at most 16 away in row-major order"
     )
+
+
+# --- the design of a model
+
+
+def test_the_card_names_what_is_not_the_published_design():
+    assert design_in_words(RESULTS["config"]) is None
+    variant = {"conditioning": "cross_attention", "qk_norm": "rms_norm", "position": "rope", "mlp": "swiglu"}
+    text = card(changed(config=variant)).text
+    line = next(line for line in text.splitlines() if line.startswith("- **Model:**"))
+    words = "timestep and label by cross-attention, RMS-normalised queries and keys, axial rotary positions, SwiGLU."
+    assert line.endswith(f"; {words}")
+    for number in ("1910.07467", "2302.05442", "2104.09864", "2501.01423", "2002.05202"):
+        assert f"{number}" in text and number not in card().text
+    for name, (default, *others) in CHOICES.items():
+        assert design_in_words({name: default}) is None
+        assert all(design_in_words({name: other}) for other in others)
+    assert set(DESIGN) == {(name, other) for name, (_, *others) in CHOICES.items() for other in others}
