@@ -67,7 +67,8 @@ class DiTModel(ModelMixin, ConfigMixin, AttentionMixin, PeftAdapterMixin, CacheM
         attention: what each layer attends to, as in `make_attn_processors`: `"full"`, `"na7"`, `"na7*11,full"`, ...
         conditioning: how timestep and label act, the four of the paper's section 3.2: `"adaln_zero"`, `"adaln"` (no
             gates), `"cross_attention"` to a sequence of the two, or `"in_context"`: two tokens after those of the
-            image, seen by all and seeing all under local attention too. The last two end in a plain layer norm.
+            image, seen by all and seeing all under local attention too, which then takes the time of full attention.
+            The last two end in a plain layer norm.
         qk_norm: `"rms_norm"`: queries and keys are normalised over the channels of each head, epsilon 1e-6.
         position: `"sincos"`, added to the tokens, or `"rope"` in its place: queries and keys are turned by row and
             column (LightningDiT has both at a time). Other grids are scaled onto the native one's extent by both. The
@@ -80,8 +81,9 @@ class DiTModel(ModelMixin, ConfigMixin, AttentionMixin, PeftAdapterMixin, CacheM
     """
 
     _supports_gradient_checkpointing = True
-    _no_split_modules = [block.__name__ for block in BLOCKS.values()]  # type: ignore[assignment]  # None in the base
-    _repeated_blocks = [block.__name__ for block in BLOCKS.values()]
+    # Those of a model are the class of its own blocks: sharding refuses names that are not in it.
+    _no_split_modules = ["DiTBlock"]  # type: ignore[assignment]  # None in the base, which every model replaces
+    _repeated_blocks = ["DiTBlock"]
 
     @register_to_config
     def __init__(
@@ -124,6 +126,7 @@ class DiTModel(ModelMixin, ConfigMixin, AttentionMixin, PeftAdapterMixin, CacheM
         else:
             self.block_embedders = nn.ModuleList(ConditionEmbedder(*of_embedder) for _ in range(num_layers))
         self.transformer_blocks = nn.ModuleList(self._make_blocks())
+        self._no_split_modules = self._repeated_blocks = [BLOCKS[conditioning].__name__]
         modulates = conditioning in ("adaln_zero", "adaln")
         self.modulation_out = nn.Linear(dim, 2 * dim) if modulates else None
         self.norm_out = nn.LayerNorm(dim, eps=norm_eps, elementwise_affine=not modulates)

@@ -791,7 +791,7 @@ def test_the_whole_model_and_its_blocks_compile_without_a_break():
 def test_blocks_are_kept_whole_on_a_device():
     model = small_model(num_layers=6)
     whole = model._get_no_split_modules("auto")
-    assert set(whole) == {"DiTBlock", "AdaLNBlock", "CrossAttentionBlock", "InContextBlock"}
+    assert whole == ["DiTBlock"]
     size = model.num_parameters() * 4
     device_map = accelerate.infer_auto_device_map(
         model, {"cpu": int(0.8 * size), "disk": 2 * size}, no_split_module_classes=whole

@@ -7,6 +7,7 @@ import warnings
 
 import pytest
 import torch
+from accelerate import FullyShardedDataParallelPlugin
 from diffusers import DiTTransformer2DModel
 from diffusers.models.embeddings import apply_rotary_emb, get_1d_rotary_pos_embed, get_timestep_embedding
 from torch.nn import functional as F
@@ -449,7 +450,9 @@ def test_variants_come_back_train_fuse_and_compile(variant, tmp_path):
 def test_blocks_of_each_kind_are_kept_whole():
     for conditioning in CONDITIONINGS:
         model = small_model(conditioning=conditioning)
-        assert type(model.transformer_blocks[0]).__name__ in model._get_no_split_modules("auto")
+        assert model._get_no_split_modules("auto") == [type(model.transformer_blocks[0]).__name__]
+        policy = FullyShardedDataParallelPlugin(auto_wrap_policy="transformer_based_wrap")
+        policy.set_auto_wrap_policy(model)  # which finds every class that it is told of
         model.compile_repeated_blocks(backend="eager", fullgraph=True)
         assert forward(model, *inputs()).isfinite().all()
 

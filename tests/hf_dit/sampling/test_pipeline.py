@@ -788,8 +788,12 @@ assert not [name for name in sys.modules if name.split(".")[0] in ("hf_dit", "hf
 """
 
 
-def test_exported_folder_needs_no_package(tmp_path):
-    pipeline = small_pipeline(vae=small_vae(), id2label=NAMES, attention="na3,swa5")
+VARIANT = {"conditioning": "in_context", "qk_norm": "rms_norm", "position": "rope", "mlp": "swiglu"}
+
+
+@pytest.mark.parametrize("variant", [{}, VARIANT], ids=["published", "variant"])
+def test_exported_folder_needs_no_package(variant, tmp_path):
+    pipeline = small_pipeline(vae=small_vae(), id2label=NAMES, attention="na3,swa5", **variant)
     folder = tmp_path / "exported"
     export_pipeline(pipeline, folder)
     result = subprocess.run(
@@ -805,8 +809,9 @@ def test_exported_folder_needs_no_package(tmp_path):
     assert torch.equal(torch.load(tmp_path / "images.pt"), pipeline("bird", **arguments).images)
 
 
-def test_exported_folder_where_the_package_is_installed(tmp_path):
-    pipeline = small_pipeline(id2label=NAMES, attention="na3,swa5")
+@pytest.mark.parametrize("variant", [{}, {"conditioning": "cross_attention", "embedders": "separate"}])
+def test_exported_folder_where_the_package_is_installed(variant, tmp_path):
+    pipeline = small_pipeline(id2label=NAMES, attention="na3,swa5", **variant)
     export_pipeline(pipeline, tmp_path / "a")
     expected = sample(pipeline, ["bird", 4])
     assert not list((tmp_path / "a").rglob("*.tmp"))
