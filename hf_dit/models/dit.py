@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from ..attention.base import DiTAttnProcessor, check_takes_more
 from ..attention.rotary import AxialRotary, KeptTable
 from ..attention.spec import format_attn_spec, in_tokens, make_attn_processors
-from .adapters import check_no_adapters, register_cached_blocks
+from .adapters import check_cache, check_no_adapters, register_cached_blocks
 from .block import modulate
 from .checkpoint import original_weights
 from .conditions import (
@@ -290,7 +290,11 @@ class DiTModel(ModelMixin, ConfigMixin, AttentionMixin, PeftAdapterMixin, CacheM
     save_pretrained.__signature__ = signature(ModelMixin.save_pretrained)  # type: ignore[attr-defined]  # for pipelines
 
     def enable_cache(self, config: Any) -> None:
-        """Reuse what blocks gave at an earlier step; `config` is one of diffusers', as `FirstBlockCacheConfig`."""
+        """Reuse what blocks gave at an earlier step; `config` is one of diffusers', as `FirstBlockCacheConfig`.
+
+        A cache that needs what this model does not have is a `ValueError`.
+        """
+        check_cache(config)
         register_cached_blocks(BLOCKS.values())
         super().enable_cache(config)
 

@@ -5,7 +5,7 @@ import copy
 import peft
 import pytest
 import torch
-from diffusers import DiffusionPipeline, FirstBlockCacheConfig
+from diffusers import DiffusionPipeline, FasterCacheConfig, FirstBlockCacheConfig, MagCacheConfig
 from diffusers.training_utils import _collate_lora_metadata
 from safetensors.torch import load_file, save_file
 
@@ -221,6 +221,23 @@ def test_blocks_are_cached_at_a_threshold(conditioning):
     assert torch.equal(sample(pipeline, LABELS, **arguments), cached)  # nothing is left of the last call
     pipeline.transformer.disable_cache()
     assert torch.equal(sample(pipeline, LABELS, **arguments), expected)
+
+
+def test_another_cache_skips_steps_and_those_that_cannot_work_are_refused():
+    pipeline = small_pipeline(num_layers=3)
+    expected = sample(pipeline, LABELS, num_inference_steps=8)
+    last = Rows(pipeline.transformer.transformer_blocks[-1].attn)
+    ratios = MagCacheConfig(num_inference_steps=8, mag_ratios=[1.0] * 8, threshold=0.5, max_skip_steps=2)
+    pipeline.transformer.enable_cache(ratios)
+    assert not torch.equal(sample(pipeline, LABELS, num_inference_steps=8), expected)
+    assert len(last.calls) < 8
+    pipeline.transformer.disable_cache()
+    with pytest.raises(
+        ValueError, match="as FirstBlockCacheConfig or .* got a FasterCacheConfig, which needs the two"
+    ):
+        pipeline.transformer.enable_cache(FasterCacheConfig())
+    assert not pipeline.transformer.is_cache_enabled
+    assert torch.equal(sample(pipeline, LABELS, num_inference_steps=8), expected)
 
 
 def test_a_call_that_failed_leaves_no_cache_behind():
