@@ -5,7 +5,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from ..attention.cross import CrossAttention
-from .block import DiTBlockBase
+from .parts import DiTBlockBase
 
 
 class CrossAttentionBlock(DiTBlockBase):
@@ -20,7 +20,7 @@ class CrossAttentionBlock(DiTBlockBase):
         super().__init__(dim, heads, head_dim, **options)
         self.norm_cross = nn.LayerNorm(dim, eps=options["norm_eps"])
         self.cross_attn = CrossAttention(
-            dim, heads, head_dim, options["attention_bias"], options["dropout"], options["qk_norm"]
+            dim, heads, head_dim, options["attention_bias"], options["dropout"], options.get("qk_norm")
         )
 
     def forward(self, hidden_states: Tensor, condition: Tensor, grid: tuple[int, int]) -> Tensor:

@@ -1,75 +1,36 @@
-"""What the blocks of a DiT share, however they are conditioned."""
+"""Blocks whose condition shifts and scales what the layer norms give: adaLN and adaLN-Zero."""
 
-from typing import ClassVar
+from torch import Tensor
 
-from diffusers.models.attention import FeedForward
-from torch import Tensor, nn
-
-from ..attention.base import DiTAttnProcessor
-from ..attention.layer import DiTAttention
-from ..attention.rotary import AxialRotary
-
-GATED_MULTIPLE = 8
+from .parts import DiTBlockBase, modulate
 
 
-def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
-    # (B, N, C), (B, C), (B, C) float -> (B, N, C)
-    return x * (1 + scale[:, None]) + shift[:, None]
+class DiTBlock(DiTBlockBase):
+    """adaLN-Zero (Peebles and Xie 2023, section 3.2): shift, scale and gate of both branches from the condition.
 
-
-def gated_width(dim: int, mlp_ratio: float) -> int:
-    """Hidden channels of a SwiGLU: two thirds of those of a plain MLP, for it has three matrices in place of two.
-
-    Shazeer 2020 (arXiv:2002.05202, section 2). Rounded up to a multiple of 8, which matrix products in half precision
-    are fast for: what `int(2 / 3 * mlp_ratio * dim)` is for DiT-S, B and XL already; L has 2736, not 2730.
-    """
-    return -(-int(2 / 3 * mlp_ratio * dim) // GATED_MULTIPLE) * GATED_MULTIPLE
-
-
-def feed_forward(kind: str, dim: int, mlp_ratio: float, dropout: float) -> FeedForward:
-    """The MLP, (B, N, dim) -> (B, N, dim): `"gelu"` (its tanh approximation, as the paper's code) or `"swiglu"`.
-
-    diffusers' SwiGLU has the values in the first half of its first matrix and the gates in the second; LightningDiT's
-    has them the other way round.
-    """
-    if kind == "swiglu":
-        return FeedForward(dim, inner_dim=gated_width(dim, mlp_ratio), dropout=dropout, activation_fn="swiglu")
-    return FeedForward(dim, mult=mlp_ratio, dropout=dropout, activation_fn="gelu-approximate")
-
-
-class DiTBlockBase(nn.Module):
-    """The parts of every block: a norm and attention, a norm and an MLP.
-
-    Attributes:
-        modulated: how many vectors are made of the condition by `modulation`. A block without any has affine layer
-            norms, as in ViT, for nothing else scales what they give.
+    `x += gate * branch((1 + scale) * norm(x) + shift)`; all six are zero at first, which makes the block the identity.
     """
 
-    modulated: ClassVar[int] = 0
+    modulated = 6
 
-    def __init__(
-        self,
-        dim: int,
-        heads: int,
-        head_dim: int,
-        *,
-        mlp_ratio: float,
-        mlp: str,
-        dropout: float,
-        attention_bias: bool,
-        qk_norm: str | None,
-        norm_eps: float,
-        mlp_norm_eps: float,
-        processor: DiTAttnProcessor,
-        rotary: AxialRotary | None,
-    ):
-        super().__init__()
-        affine = not self.modulated
-        if self.modulated:
-            self.modulation = nn.Linear(dim, self.modulated * dim)
-        self.norm1 = nn.LayerNorm(dim, eps=norm_eps, elementwise_affine=affine)
-        self.attn = DiTAttention(
-            dim, heads, head_dim, attention_bias, dropout, processor=processor, qk_norm=qk_norm, rotary=rotary
-        )
-        self.norm2 = nn.LayerNorm(dim, eps=mlp_norm_eps, elementwise_affine=affine)
-        self.ff = feed_forward(mlp, dim, mlp_ratio, dropout)
+    def forward(self, hidden_states: Tensor, condition: Tensor, grid: tuple[int, int]) -> Tensor:
+        # (B, N, C), (B, C) after its SiLU, N = h * w -> (B, N, C)
+        shift1, scale1, gate1, shift2, scale2, gate2 = self.modulation(condition).chunk(6, dim=1)
+        attended = self.attn(modulate(self.norm1(hidden_states), shift1, scale1), grid)
+        hidden_states = hidden_states + gate1[:, None] * attended
+        return hidden_states + gate2[:, None] * self.ff(modulate(self.norm2(hidden_states), shift2, scale2))
+
+
+class AdaLNBlock(DiTBlockBase):
+    """adaLN (Peebles and Xie 2023, section 3.2): shift and scale of both branches from the condition, and no gates.
+
+    `x += branch((1 + scale) * norm(x) + shift)`.
+    """
+
+    modulated = 4
+
+    def forward(self, hidden_states: Tensor, condition: Tensor, grid: tuple[int, int]) -> Tensor:
+        # (B, N, C), (B, C) after its SiLU, N = h * w -> (B, N, C)
+        shift1, scale1, shift2, scale2 = self.modulation(condition).chunk(4, dim=1)
+        hidden_states = hidden_states + self.attn(modulate(self.norm1(hidden_states), shift1, scale1), grid)
+        return hidden_states + self.ff(modulate(self.norm2(hidden_states), shift2, scale2))

@@ -6,10 +6,10 @@ import torch
 from diffusers.models.embeddings import TimestepEmbedding
 from torch import Tensor, nn
 
-from .adaln import AdaLNBlock, DiTBlock
 from .attended import CrossAttentionBlock, InContextBlock
-from .block import DiTBlockBase
+from .block import AdaLNBlock, DiTBlock
 from .config import label_rows
+from .parts import DiTBlockBase
 
 TIMESTEP_CHANNELS = 256
 

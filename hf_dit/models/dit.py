@@ -21,7 +21,6 @@ from ..attention.base import DiTAttnProcessor, check_takes_more
 from ..attention.rotary import AxialRotary, KeptTable
 from ..attention.spec import format_attn_spec, in_tokens, make_attn_processors
 from .adapters import check_cache, check_no_adapters, register_cached_blocks
-from .block import modulate
 from .checkpoint import original_weights
 from .conditions import (
     BLOCKS,
@@ -35,6 +34,7 @@ from .conditions import (
 from .config import check_dit_config, label_rows, plain
 from .convert import check_published_design, convert_diffusers, convert_original
 from .initial import draw_initial_weights
+from .parts import modulate
 from .positions import position_embedding
 from .sizes import dit_config, height_and_width
 

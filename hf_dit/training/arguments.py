@@ -147,11 +147,13 @@ class ModelArguments:
 
 
 def model_overrides(text: str | None) -> dict:
-    """`"num_layers=4, dropout=0.1"` -> entries of a `DiTModel`'s config, see [`parse_overrides`]."""
+    """`"num_layers=4, mlp=swiglu"` -> entries of a `DiTModel`'s config, checked; see [`parse_overrides`]."""
     from ..models.dit import DiTModel
 
     allowed = [name for name in signature(DiTModel.__init__).parameters if name not in ("self", *FIXED)]
-    return parse_overrides(text, allowed)
+    overrides = parse_overrides(text, allowed)
+    check_dit_config(overrides)  # some are words: what is no JSON is a string, and no number
+    return overrides
 
 
 def _can_track(tracker: str) -> bool:

@@ -15,9 +15,9 @@ from torch.nn import functional as F
 from hf_dit import DiTModel, FullAttnProcessor
 from hf_dit.attention.layer import DiTAttention
 from hf_dit.attention.rotary import AxialRotary
-from hf_dit.models.block import gated_width
 from hf_dit.models.conditions import BLOCKS
 from hf_dit.models.config import CHOICES
+from hf_dit.models.parts import gated_width
 from hf_dit.training.arguments import ModelArguments, model_overrides
 from tests.hf_dit.models.test_dit import inputs, randomise, reference_positions, small_model, stock_model
 
