@@ -11,6 +11,8 @@ from accelerate import FullyShardedDataParallelPlugin
 from diffusers import DiTTransformer2DModel
 from diffusers.models.embeddings import apply_rotary_emb, get_1d_rotary_pos_embed, get_timestep_embedding
 from torch.nn import functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
 
 from hf_dit import DiTModel, FullAttnProcessor
 from hf_dit.attention.layer import DiTAttention
@@ -57,6 +59,17 @@ def test_each_conditioning_has_the_parameters_of_its_design(size, dim, millions)
         assert sum(p.numel() for p in model.transformer_blocks[0].parameters()) == of_block[conditioning]
     if size == "xl":
         assert list(of_block.values()) == [15_940_224, 21_255_552, 21_248_640, 23_905_152]
+
+
+def test_each_conditioning_costs_what_the_paper_says():
+    published = {"in_context": 119.4, "cross_attention": 137.6, "adaln": 118.6, "adaln_zero": 118.6}  # XL/2, 256 x 256
+    for conditioning, gflops in published.items():
+        with torch.device("meta"):
+            model = DiTModel.from_name("dit-xl-2", conditioning=conditioning).eval()
+            given = torch.zeros(1, 4, 32, 32), torch.zeros(1), torch.zeros(1, dtype=torch.int64)
+        with sdpa_kernel(SDPBackend.MATH), torch.no_grad(), FlopCounterMode(display=False) as counter:
+            model(*given)
+        assert counter.get_total_flops() / 2e9 == pytest.approx(gflops, abs=0.06)  # theirs count multiply-adds
 
 
 def test_the_table_of_blocks_has_the_names_of_the_config():
