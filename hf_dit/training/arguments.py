@@ -126,6 +126,11 @@ class ModelArguments:
     class_dropout_prob: float = field(
         default=0.1, metadata={"help": "Share of the labels that become the null class, which guidance needs."}
     )
+    lora_rank: int | None = field(
+        default=None,
+        metadata={"help": "Train an adapter of this rank (LoRA) on a trained model, which stays as it is."},
+    )
+    lora_alpha: int | None = field(default=None, metadata={"help": "Scales the adapter. Default: its rank."})
     vae: str | None = field(
         default=None,
         metadata={"help": "Folder or Hub id of an AutoencoderKL, to train on its latents. Default: on pixels."},
@@ -137,6 +142,12 @@ class ModelArguments:
     def __post_init__(self):
         if not 0 <= self.class_dropout_prob < 1:
             raise ValueError(f"class_dropout_prob must lie in [0, 1); got {self.class_dropout_prob}")
+        if self.lora_rank is not None and (self.lora_rank < 1 or self.model in DIT_SIZES):
+            raise ValueError(
+                f"lora_rank must be 1 or more, for a trained model; got {self.lora_rank} for model={self.model!r:.120}"
+            )
+        if self.lora_alpha is not None and (self.lora_rank is None or self.lora_alpha < 1):
+            raise ValueError(f"lora_alpha must be 1 or more, beside a lora_rank; got {self.lora_alpha}")
         if self.config_overrides is not None and self.model not in DIT_SIZES:
             raise ValueError(
                 f"config_overrides changes a size, one of {', '.join(DIT_SIZES)}; model={self.model!r:.120} has its "

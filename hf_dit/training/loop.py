@@ -22,6 +22,7 @@ from hf_common.signals import Stopped, deferred, requested_signal
 from ..models.dit import DiTModel
 from .arguments import DiTTrainingArguments
 from .checkpoints import publish_checkpoint, temporary_checkpoint
+from .lora import load_trained, save_trained, trained_parameters
 from .objectives.make import TrainingScheduler, make_objective
 from .optimizers import make_optimizer
 from .scoring import SampleScores
@@ -89,7 +90,7 @@ class DiTTrainer:
             model.enable_gradient_checkpointing()
         if args.torch_compile:
             model.compile_repeated_blocks()  # in place: the names of the weights stay
-        optimizer = make_optimizer(model.parameters(), args)
+        optimizer = make_optimizer(trained_parameters(model).values(), args)
         lr_scheduler = get_scheduler(
             args.lr_scheduler,
             optimizer,
@@ -98,10 +99,11 @@ class DiTTrainer:
         )
         self.model, self.optimizer, self.lr_scheduler = accelerator.prepare(model, optimizer, lr_scheduler)
         self.network: DiTModel = accelerator.unwrap_model(self.model, keep_torch_compile=False)
+        self._trained = list(trained_parameters(self.network).values())
         self.ema = None
         if args.use_ema:
             self.ema = EMAModel(
-                self.network.parameters(),
+                self._trained,
                 decay=args.ema_max_decay,
                 use_ema_warmup=True,
                 inv_gamma=args.ema_inv_gamma,
@@ -157,7 +159,7 @@ class DiTTrainer:
                 learning_rate = self.optimizer.param_groups[0]["lr"]
                 self.lr_scheduler.step()
                 if self.ema is not None:
-                    self.ema.step(self.network.parameters())
+                    self.ema.step(self._trained)
                 self.step += 1
                 bar.update()
                 if self.step % args.logging_steps == 0 or self.step == self.max_train_steps:
@@ -276,17 +278,16 @@ class DiTTrainer:
     @contextmanager
     def averaged(self) -> Iterator[DiTModel]:
         """The model in evaluation mode, with the averaged weights where there are any; training goes on after it."""
-        parameters = list(self.network.parameters())
         if self.ema is not None:
-            self.ema.store(parameters)
-            self.ema.copy_to(parameters)
+            self.ema.store(self._trained)
+            self.ema.copy_to(self._trained)
         self.network.eval()
         try:
             yield self.network
         finally:
             self.network.train()
             if self.ema is not None:
-                self.ema.restore(parameters)
+                self.ema.restore(self._trained)
 
     def _micro_step(self, batch: dict[str, torch.Tensor], position: int) -> torch.Tensor:
         # -> (2,) or (3,): loss, mse and vb of a micro-batch whose first position is given
@@ -349,24 +350,20 @@ class DiTTrainer:
         weights.clear()  # accelerate has nothing left to save of the model
         if not self.accelerator.is_main_process:
             return
-        self.network.save_pretrained(Path(folder) / "transformer")
+        save_trained(self.network, Path(folder) / "transformer")
         if self.ema is not None:
             with self.averaged() as network:
-                network.save_pretrained(Path(folder) / "transformer_ema")
+                save_trained(network, Path(folder) / "transformer_ema")
 
     def _load_model(self, models: list, folder: str) -> None:
         models.clear()
-        self.network.load_state_dict(_weights(Path(folder) / "transformer").state_dict())
         if self.ema is not None:
-            averaged = _weights(Path(folder) / "transformer_ema").parameters()
-            self.ema.shadow_params = [parameter.detach().to(self.accelerator.device) for parameter in averaged]
+            load_trained(self.network, Path(folder) / "transformer_ema")
+            self.ema.shadow_params = [parameter.detach().clone() for parameter in self._trained]
+        load_trained(self.network, Path(folder) / "transformer")
 
 
 def _files_below(folder: Path) -> list[str]:
     """All files below a checkpoint but for its state, by their names from there."""
     names = (path.relative_to(folder).as_posix() for path in sorted(folder.rglob("*")) if path.is_file())
     return [name for name in names if name != STATE]
-
-
-def _weights(folder: Path) -> DiTModel:
-    return DiTModel.from_pretrained(folder, use_safetensors=True)

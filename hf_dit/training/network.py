@@ -12,6 +12,7 @@ from ..models.dit import DiTModel
 from ..models.sizes import DIT_SIZES, dit_config
 from .arguments import DiTTrainingArguments, ModelArguments, beta_range, model_overrides
 from .latents import latent_size
+from .lora import add_lora
 from .objectives.make import TrainingScheduler
 from .pretrained import pretrained_config, pretrained_network, with_new_labels
 
@@ -93,10 +94,14 @@ def open_network(
         raise ValueError(
             f"model {model.model!r} has no null class; class_dropout_prob must be 0, got {model.class_dropout_prob}"
         )
+    before = network
     if num_classes is not None:
         network = with_new_labels(network, num_classes, said)
     if model.attention is not None:
         network.set_attn_processor(model.attention)
+    if model.lora_rank is not None:
+        alpha = model.lora_rank if model.lora_alpha is None else model.lora_alpha
+        add_lora(network, model.lora_rank, alpha, train_labels=network is not before)
     return network
 
 

@@ -33,6 +33,7 @@ RESULT_FIELDS: dict[str, Check] = {
     "config": dict,
     "from_hub": list_of(_is_from_hub),
     "parameters": whole(1),
+    "trained_parameters?": whole(1),
     "hardware": str,
     "versions": dict_of(str),
     "plugins?": list_of(str),

@@ -38,6 +38,7 @@ from .files import FileSamples, fits_in_memory
 from .images import ImageFormat, ImageRows, image_format, load_images, open_rows
 from .latents import LatentMoments, cached_latents
 from .loop import STATE, DiTTrainer
+from .lora import has_adapter, merged, trained_parameters
 from .network import DTYPES, check_attention, load_vae, open_network, sample_shape, training_scheduler
 from .objectives.flow import FlowTimes
 from .objectives.make import TrainingScheduler
@@ -263,7 +264,10 @@ class _Run:
         results = self.results(trainer)
         if self.accelerator.is_main_process:
             with deferred(), trainer.averaged() as averaged:
-                save_pipeline(DiTImagePipeline(averaged, trainer.scheduler, self.vae, self.id2label), self.output_dir)
+                pipeline = DiTImagePipeline(merged(averaged), trainer.scheduler, self.vae, self.id2label)
+                save_pipeline(pipeline, self.output_dir)
+                if has_adapter(averaged):
+                    averaged.save_lora_adapter(self.output_dir, adapter_name="default")
         trainer.save_samples()
         if self.accelerator.is_main_process:
             save_figure(plot_loss(results["history"], trainer.scored), self.output_dir / "loss_curve.png")
@@ -289,6 +293,7 @@ class _Run:
             "config": {name: value for name, value in network.config.items() if not name.startswith("_")},
             "from_hub": settings_from_hub(self.settings),
             "parameters": sum(parameter.numel() for parameter in network.parameters()),
+            "trained_parameters": sum(parameter.numel() for parameter in trained_parameters(network).values()),
             "hardware": hardware(self.accelerator.device),
             "versions": versions(LIBRARIES),
             **({"plugins": loaded_plugins()} if loaded_plugins() else {}),

@@ -14,6 +14,7 @@ from ..models.dit import DiTModel
 from ..sampling.pipeline import DiTImagePipeline
 from .arguments import DataArguments, ScoringArguments
 from .images import ImageFormat, ImageRows, open_rows, read_images
+from .lora import merged
 
 BEST = "best"  # the folder of the best pipeline
 
@@ -62,6 +63,7 @@ class SampleScores:
         if all(scores[name] < row[name] for row in rows if name in row):
             folder = self._output_dir / BEST
             temporary = temporary_name(folder)
+            pipeline.transformer = merged(pipeline.transformer)
             pipeline.save_pretrained(temporary)
             publish_folder(temporary, folder)
         return {"step": step, **scores}

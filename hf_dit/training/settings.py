@@ -33,6 +33,9 @@ def settings_of_weights(
         "mixed_precision": mixed_precision,
     }
     del settings["cache_dir"], settings["latent_cache_dir"], settings["keep_in_memory"]
+    for name in ("lora_rank", "lora_alpha"):
+        if settings[name] is None:
+            del settings[name]
     if args.ddpm_num_steps != 1000:  # the schedule of other runs, which began before it was scaled, is another
         settings["betas"] = list(beta_range(args.ddpm_num_steps))
     # Only where they say something: what was trained before they were there has none of them.
