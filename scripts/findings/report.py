@@ -8,6 +8,7 @@ from hf_common.tables import escaped, markdown_table
 from . import collapse, guidance, human, kernels, metrics, noise, steps
 from .cells import CARDS, RESULTS, read_cells
 from .claims import verdict_words
+from .conditionings import CONDITIONINGS
 from .local import LOCAL
 from .objectives import OBJECTIVES
 from .robust_runs import robust_study
@@ -50,6 +51,7 @@ STUDIES = {
     "steps": Study("Steps", steps.CELLS, steps.run, steps.paragraph, steps.figures, steps.claims),
     "local": dit_trainings("Full against local attention", LOCAL),
     "objectives": dit_trainings("Objectives of a Diffusion Transformer", OBJECTIVES),
+    "conditionings": dit_trainings("Conditioning of a Diffusion Transformer", CONDITIONINGS),
     "kernels": Study(
         "Kernels of attention", kernels.CELLS, kernels.run, kernels.paragraph, kernels.figures, kernels.claims
     ),

@@ -13,6 +13,7 @@ from tests import ROOT
 sys.path.insert(0, str(ROOT / "scripts"))
 from findings import claims, dit_runs, guidance, kernels, metrics, report, steps, trainings
 from findings.cells import read_cells
+from findings.conditionings import CONDITIONINGS
 from findings.local import LOCAL
 from findings.objectives import OBJECTIVES
 from findings.study import Place, Sources
@@ -45,7 +46,10 @@ def landscapes(folder, sizes={"train": 48, "test": 24}):  # noqa: B006
     return folder
 
 
-TINY = [comparison._replace(side=16, model="dit-micro-2", images_seen=24) for comparison in (LOCAL, OBJECTIVES)]
+TINY = [
+    comparison._replace(side=16, model="dit-micro-2", images_seen=24)
+    for comparison in (LOCAL, OBJECTIVES, CONDITIONINGS)
+]
 
 
 @pytest.fixture(scope="module")
@@ -82,8 +86,14 @@ def cells(place):
 
 
 def test_every_cell_is_there_and_makes_its_part_of_the_report(cells, place, tmp_path):
-    assert [len(cells[name]) for name in ("guidance", "steps", "local", "objectives")] == [7, 26, 5, 8]
-    for name in ("guidance", "local", "objectives"):
+    assert [len(cells[name]) for name in ("guidance", "steps", "local", "objectives", "conditionings")] == [
+        7,
+        26,
+        5,
+        8,
+        4,
+    ]
+    for name in ("guidance", "local", "objectives", "conditionings"):
         study = report.STUDIES[name]
         assert set(read_cells(name, place.results)) == {slug(cell) for cell in study.cells}
         text = study.paragraph(cells)
