@@ -5,6 +5,7 @@ from hf_common.front import enter
 COMMANDS = {
     "train": "train a Diffusion Transformer",
     "sample": "sample one over guidance scales, steps, attentions and schedulers",
+    "compare": "train ones that differ in attention, objective, conditioning or seed, and compare them",
     "benchmark": "time attentions, alone and in a step",
 }
 

@@ -1,0 +1,98 @@
+"""Trainings that differ in one thing: each is the training that `train_dit` makes alone; the report is of them all."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+from safetensors.torch import load_file
+
+from hf_dit.training.axes import CompareArguments
+from hf_dit.training.compare import Matched, Variant, compare, compare_markdown, names_of, plot_trainings, variants
+from hf_dit.training.run import train_dit
+
+from .small import arguments
+
+
+def weights(folder):
+    return load_file(folder / "transformer" / "diffusion_pytorch_model.safetensors")
+
+
+def test_each_training_is_the_one_alone(colours, tmp_path):
+    small = {"max_train_steps": 3, "sample_steps": 2}
+    axes = CompareArguments(attentions=["full", "na3"], objectives=["epsilon", "flow"])
+    report = compare(Matched(*arguments(colours, tmp_path / "all", **small)), axes)
+    names = ["full, epsilon", "full, flow", "na3, epsilon", "na3, flow"]
+    assert [run["name"] for run in report["runs"]] == names
+    alone = arguments(colours, tmp_path / "alone", **small, attention="na3", prediction_type="flow")
+    results = train_dit(*alone)
+    run = report["runs"][3]
+    one, other = weights(tmp_path / "alone"), weights(tmp_path / "all" / "na3_flow_0")
+    assert all(np.array_equal(one[name], other[name]) for name in one)
+    assert run["history"] == [[row["step"], row["smoothed"]] for row in results["history"]]
+    assert json.loads((tmp_path / "all" / "compare.json").read_text()) == report
+    table = (tmp_path / "all" / "compare.md").read_text()
+    assert all(f"| {name} |" in table for name in names)
+    assert Image.open(tmp_path / "all" / "samples.png").height > 3 * 2 * 64
+
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "all").glob("*/results.json")}
+    again = compare(Matched(*arguments(colours, tmp_path / "all", **small)), CompareArguments(
+        attentions=["full", "na3"], objectives=["epsilon", "flow"], seeds=[0, 1]
+    ))  # fmt: skip
+    assert len(again["runs"]) == 8
+    assert all(path.stat().st_mtime_ns == time for path, time in before.items())
+    assert again["runs"][4]["name"] == "full, epsilon, seed 1"
+
+
+def test_conditionings_keep_the_other_overrides(colours, tmp_path):
+    matched = Matched(*arguments(colours, tmp_path, config_overrides="dropout=0.1"))
+    _, model, args = matched.arguments(Variant(None, None, "in_context", 4), tmp_path / "x")
+    assert model.config_overrides == "dropout=0.1,conditioning=in_context"
+    assert (args.seed, args.output_dir) == (4, str(tmp_path / "x"))
+    with pytest.raises(ValueError, match="snr_gamma has no meaning for prediction_type='flow'"):
+        compare(
+            Matched(*arguments(colours, tmp_path / "never", snr_gamma=5.0)),
+            CompareArguments(objectives=["epsilon", "flow"]),
+        )
+    assert not (tmp_path / "never").exists()
+
+
+def test_names_say_in_what_they_differ():
+    assert names_of(variants(CompareArguments(), 3)) == ["as given"]
+    axes = CompareArguments(objectives=["flow"], seeds=[1, 2])
+    assert names_of(variants(axes, 0)) == ["seed 1", "seed 2"]
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"objectives": ["velocity"]}, "objectives must be among epsilon, sample, v_prediction, flow; got 'velocity'"),
+        ({"conditionings": ["film"]}, "conditionings must be among adaln_zero"),
+        ({"attentions": []}, "attentions must be one or more different values"),
+        ({"seeds": [1, 1]}, "seeds must be one or more different values"),
+        ({"seeds": [-1]}, "seeds must be 0 or more"),
+    ],
+)
+def test_bad_axes(given, message):
+    with pytest.raises(ValueError, match=message):
+        CompareArguments(**given)
+
+
+def test_scores_stand_with_their_error():
+    run = {
+        "name": "a",
+        "parameters": 2_000_000,
+        "images_per_second": None,
+        "loss": 0.5,
+        "steps": 10,
+        "global_batch": 8,
+        "history": [[10, 0.5]],
+        "scored": [{"step": 10, "cmmd": 1.25, "standard_error": 0.125, "frechet_distance": 3.0}],
+        "hardware": "cpu",
+        "versions": {"torch": "2"},
+    }
+    text = compare_markdown([run, {**run, "name": "b"}])
+    assert "| a | 2.00 | – | 0.5000 | 1.25 ± 0.12 | 3 |" in text and "80 images seen" in text
+    figure = plot_trainings([run, {**run, "name": "b"}])
+    assert [len(axes.lines) > 0 for axes in figure.axes] == [True, True, True]
+    assert len(plot_trainings([{**run, "scored": []}]).axes) == 1
