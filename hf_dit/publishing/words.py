@@ -65,7 +65,7 @@ def origin(settings: dict) -> str:
 
 def objective_in_words(settings: dict) -> str:
     """What the network was trained to predict, how it was weighed and when."""
-    words = f"{PREDICTED[settings['prediction_type']]}-prediction"
+    words = f"{PREDICTED[settings['prediction_type']]} prediction"
     if settings["prediction_type"] == "flow":
         words = "the velocity of a straight path from noise to data (flow matching)"
     if settings.get("flow_times"):

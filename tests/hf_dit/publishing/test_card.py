@@ -52,6 +52,36 @@ def words(command):
     return arguments[[word.endswith(".py") for word in arguments].index(True) + 1 :]
 
 
+# --- objectives
+
+
+@pytest.mark.parametrize(
+    ("settings", "words_of_card", "scheduler", "papers"),
+    [
+        ({}, "noise prediction.", "DDPMScheduler", ["2006.11239", "2010.02502"]),
+        (
+            {"prediction_type": "v_prediction", "snr_gamma": 5.0, "rescale_betas_zero_snr": True},
+            "v prediction, min-SNR weights of gamma 5, zero terminal SNR.",
+            "DDPMScheduler",
+            ["2202.00512", "2303.09556", "2305.08891"],
+        ),
+        (
+            {"prediction_type": "flow", "flow_times": "logit_normal", "flow_logit_mean": 0.5, "flow_shift": 3.0},
+            "the velocity of a straight path from noise to data (flow matching), times drawn `logit_normal`, "
+            "logit_mean 0.5, shifted by 3.",
+            "FlowMatchEulerDiscreteScheduler",
+            ["2401.08740", "2403.03206"],
+        ),
+    ],
+)
+def test_the_card_says_what_was_learned(settings, words_of_card, scheduler, papers):
+    text = str(card(changed(settings=settings)))
+    assert f"- **Objective:** {words_of_card}\n" in text
+    assert f"a `{scheduler}`" in text
+    assert all(number in text for number in papers)
+    assert ("2006.11239" in text) == (scheduler == "DDPMScheduler")
+
+
 # --- commands
 
 
@@ -68,6 +98,16 @@ def words(command):
             "--train_data_dir . --unconditional --resolution 64 --learn_sigma false --adam_beta2 0.95 --vae some/vae "
             "--config_overrides 'num_layers=4, dropout=0.1' --max_train_samples 500 --class_dropout_prob 0",
             2, "cpu (x86_64, 1 threads)", "torchrun --nproc_per_node 2 scripts/",
+        ),
+        (
+            "--dataset_name d --learn_sigma false --objective flow --flow_times logit_normal --flow_logit_mean 0.5 "
+            "--flow_shift 3 --optim adamw_torch_fused",
+            1, "cpu (x86_64, 2 threads)", "accelerate launch scripts/",
+        ),
+        (
+            "--dataset_name d --model some/pipeline --lora_rank 8 --lora_alpha 16 --objective v_prediction "
+            "--snr_gamma 5 --rescale_betas_zero_snr --torch_compile",
+            1, "cpu (x86_64, 2 threads)", "accelerate launch scripts/",
         ),
     ],
 )  # fmt: skip
