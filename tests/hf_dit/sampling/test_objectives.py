@@ -106,8 +106,15 @@ def check_moments(kind, trained, scheduler, steps):
         np.testing.assert_allclose(came[name], wanted[name], rtol=0, atol=tolerance, err_msg=name)
 
 
-@pytest.mark.parametrize(("cls", "steps", "changes"), DIFFUSION)
-@pytest.mark.parametrize("kind", ["epsilon", "sample", "v_prediction"])
+def pairs():
+    """Every prediction with every scheduler; those of many steps are slow but for one prediction."""
+    for kind in ("epsilon", "sample", "v_prediction"):
+        for cls, steps, changes in DIFFUSION:
+            marks = [pytest.mark.slow] if steps > 500 and kind != "v_prediction" else []
+            yield pytest.param(kind, cls, steps, changes, marks=marks)
+
+
+@pytest.mark.parametrize(("kind", "cls", "steps", "changes"), pairs())
 def test_diffusion_gives_the_moments_of_a_mixture(kind, cls, steps, changes):
     trained = DDPMScheduler(prediction_type=kind, clip_sample=False)
     # Heun's own defaults are another noise schedule.
@@ -131,6 +138,7 @@ def test_a_flow_gives_the_moments_of_a_mixture(scheduler):
     check_moments("flow", FlowMatchEulerDiscreteScheduler(), scheduler, 150)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cls", [DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler, UniPCMultistepScheduler])
 @pytest.mark.parametrize("kind", ["sample", "v_prediction"])
 def test_zero_terminal_snr_gives_the_moments_of_a_mixture(kind, cls):
