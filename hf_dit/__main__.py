@@ -6,6 +6,7 @@ COMMANDS = {
     "train": "train a Diffusion Transformer",
     "sample": "sample one over guidance scales, steps, attentions and schedulers",
     "compare": "train ones that differ in attention, objective, conditioning or seed, and compare them",
+    "generate": "sample many images, on any number of processes, into files or scores",
     "benchmark": "time attentions, alone and in a step",
 }
 

@@ -20,7 +20,10 @@ ROOMS = {
         "", "hashing", "networks", "noise", "losses", "models", "data", "reports", "training", "studies",
         "noisy_dataset", "commands", "__main__",
     ],
-    "hf_dit": ["", "attention", "models", "sampling", "studies", "training", "publishing", "commands", "__main__"],
+    "hf_dit": [
+        "", "attention", "models", "sampling", "studies", "generation", "training", "publishing", "commands",
+        "__main__",
+    ],
     "evaluate_metrics": ["", "core", "scoring", "cmmd", "fid", "publishing", "commands"],
 }  # fmt: skip
 PACKAGES = [name for name in ROOMS if name != "hf_common"]

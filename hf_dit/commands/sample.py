@@ -18,16 +18,14 @@ from the cell with the most steps), and every image under cells/. Interrupted or
 samples what is missing. Started several times at once, each takes the next cell that is free.
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from hf_common.flags import FlagParser
 from hf_common.running import run_command
-from hf_dit.studies.axes import FLOW_SCHEDULERS, SCHEDULERS, check_axes
+from hf_dit.studies.axes import DTYPES, FLOW_SCHEDULERS, SCHEDULERS, check_axes, check_sampling_flags
 
-DTYPES = ("float32", "bfloat16", "float16")
 GUIDANCE_SCALES, STEPS = [0.0, 1.0, 4.0, 10.0], [50, 250, 500]
 ALL_CLASSES, FIRST_CLASSES = 10, 8  # without --class_labels: all classes of a model of up to 10, else the first 8
 
@@ -80,13 +78,7 @@ def check_flags(args: SampleArguments) -> None:
         value = getattr(args, name)
         if value is not None and value < 1:
             raise ValueError(f"--{name} must be 1 or more; got {value}")
-    if args.seed < 0:
-        raise ValueError(f"--seed must be 0 or more; got {args.seed}")
-    if args.cfg_channels != "all" and not (args.cfg_channels.isdecimal() and int(args.cfg_channels) > 0):
-        raise ValueError(f"--cfg_channels must be all, or a number of 1 or more; got {args.cfg_channels!r}")
-    interval = args.guidance_interval
-    if interval is not None and (len(interval) != 2 or not 0 <= interval[0] <= interval[1] < math.inf):
-        raise ValueError(f"--guidance_interval must be two numbers, 0 <= low <= high; got {interval}")
+    check_sampling_flags(args.seed, args.cfg_channels, args.guidance_interval)
     attentions = [None] if args.attentions is None else args.attentions
     check_axes(
         args.guidance_scales or GUIDANCE_SCALES, args.num_inference_steps, attentions, args.schedulers or ["ddim"]

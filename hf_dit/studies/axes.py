@@ -23,6 +23,7 @@ FLOW_SCHEDULERS: dict[str, str] = {
     "unipc": "UniPCMultistepScheduler",
 }
 PHASES = ("forward", "forward+backward")  # of a benchmark
+DTYPES = ("float32", "bfloat16", "float16")  # of the weights that sample
 
 
 def check_axes(
@@ -50,6 +51,17 @@ def check_axes(
     for name in schedulers:
         if name not in SCHEDULERS and not (name.isidentifier() and name[0].isupper()):  # as classes are written
             raise no_scheduler(name)
+
+
+def check_sampling_flags(seed: int, cfg_channels: str, guidance_interval: Sequence[float] | None) -> None:
+    """Raise a ValueError that names the flag for what no model could take."""
+    if seed < 0:
+        raise ValueError(f"--seed must be 0 or more; got {seed}")
+    if cfg_channels != "all" and not (cfg_channels.isdecimal() and int(cfg_channels) > 0):
+        raise ValueError(f"--cfg_channels must be all, or a number of 1 or more; got {cfg_channels!r}")
+    interval = guidance_interval
+    if interval is not None and (len(interval) != 2 or not 0 <= interval[0] <= interval[1] < math.inf):
+        raise ValueError(f"--guidance_interval must be two numbers, 0 <= low <= high; got {interval}")
 
 
 def no_scheduler(name: str, known: dict[str, str] = SCHEDULERS) -> ValueError:

@@ -152,14 +152,14 @@ def _common_settings(
         "seed": seed,
         "guidance_interval": None if guidance_interval is None else list(guidance_interval),
         "cfg_channels": cfg_channels,
-        "trained_with": _plain(pipeline.scheduler.config),
+        "trained_with": plain_config(pipeline.scheduler.config),
         "dtype": str(transformer.dtype).removeprefix("torch."),
         "hardware": hardware(transformer.device),
         "weights": weights_digest(transformer, pipeline.vae),
     }
 
 
-def _plain(config: dict) -> dict:
+def plain_config(config: dict) -> dict:
     """A scheduler's config as JSON can hold it."""
     kept = {key: value for key, value in config.items() if not key.startswith("_")}
     return json.loads(json.dumps(kept, default=str), parse_constant=str)

@@ -1,0 +1,57 @@
+"""Scores of the images by a metric of `evaluate`: no metric is named or imported here, its arguments are passed on."""
+
+import json
+import os
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import evaluate
+from PIL import Image
+
+from hf_common.arguments import parse_overrides
+from hf_common.foreign import first_line, short
+
+from .arguments import ScoreArguments
+
+Images = Callable[[], Iterable[Image.Image]]
+
+
+def load_score_metric(scores: ScoreArguments) -> Any:
+    """The metric that the flags name, loaded with their arguments; its encoder is loaded when it is needed.
+
+    Raises:
+        ValueError: there is no such metric, it does not take the arguments, or has no `moments` to save.
+    """
+    arguments = parse_overrides(scores.score_arguments)
+    try:
+        metric = evaluate.load(scores.score_metric, scores.score_config, **arguments)
+    except Exception as error:  # of any kind: a metric is someone's code
+        named = short(repr(scores.score_metric), 80)
+        raise ValueError(f"--score_metric {named} can't be loaded: {short(first_line(error), 160)}") from error
+    if scores.save_moments is not None and not callable(getattr(metric, "moments", None)):
+        raise ValueError(f"--save_moments: {short(repr(scores.score_metric), 80)} has no moments")
+    return metric
+
+
+def score_images(metric: Any, images: Images, scores: ScoreArguments) -> dict | None:
+    """What the metric's `compute` returns, as JSON values; None without references. Writes the moments.
+
+    The images go to the metric one by one in the order of their numbers, whatever processes sampled them, so that
+    scores and moments are those of the files of the PNG form to the last bit (with class folders, whose order is
+    another, to rounding).
+
+    Args:
+        images: gives all images, RGB; called once for each of the two.
+
+    Raises:
+        ValueError, OSError: what the metric raises. The images are kept.
+    """
+    if scores.save_moments is not None:
+        moments, metadata = metric.moments(images())
+        moments.save(scores.save_moments, metadata)
+    if scores.score_references is None:
+        return None
+    kind = "references" if os.path.isdir(scores.score_references) else "reference_moments"
+    result = metric.compute(predictions=images(), **{kind: scores.score_references})
+    # A value that JSON has not, as the distance of too few images, is null.
+    return json.loads(json.dumps(result, default=float), parse_constant=lambda name: None)
