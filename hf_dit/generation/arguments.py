@@ -2,7 +2,8 @@
 
 import math
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from typing import Any
 
 from hf_common.arguments import parse_overrides
 
@@ -168,7 +169,7 @@ class ScoreArguments:
 
 @dataclass
 class GenerateArguments:
-    """All of them."""
+    """All of them; `from_flags` takes them by the names of the flags."""
 
     images: ImageArguments
     sampler: SamplerArguments
@@ -179,3 +180,16 @@ class GenerateArguments:
         check_sampling_flags(self.images.seed, "all", None)
         if not self.output.format and self.scores.score_metric is None:
             raise ValueError("--format none leaves nothing without a --score_metric")
+
+    @classmethod
+    def from_flags(cls, **values: Any) -> "GenerateArguments":
+        """`from_flags(model_name_or_path="runs/dit", num_images=1000)`; another name is a `TypeError`."""
+        groups = (ImageArguments, SamplerArguments, OutputArguments, ScoreArguments)
+        names = [{item.name for item in fields(group)} for group in groups]
+        if unknown := sorted(values.keys() - set().union(*names)):
+            raise TypeError(f"there is no flag {unknown[0]!r}")
+        parts = [
+            group(**{name: value for name, value in values.items() if name in own})
+            for group, own in zip(groups, names, strict=True)
+        ]
+        return cls(*parts)

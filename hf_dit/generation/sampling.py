@@ -48,7 +48,10 @@ class Sampler:
         transformer, trained = pipeline.transformer, pipeline.scheduler
         config = transformer.config
         if sampler.attention is not None:
-            transformer.set_attn_processor(sampler.attention)
+            try:
+                transformer.set_attn_processor(sampler.attention)
+            except ValueError as error:
+                raise ValueError(f"--attention: {error}") from error
         self.class_names = all_class_names(pipeline)
         ids = self._class_ids()
         scheduler = default_scheduler(trained) if sampler.scheduler is None else sampler.scheduler

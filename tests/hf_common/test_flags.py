@@ -91,6 +91,9 @@ def test_errors_in_own_flags_and_unknown_flags_are_one_line_before_anything_load
         ("train_dit", ["--dataset_name", "x", "--atention", "na7"], "did you mean '--attention'?"),
         ("sample_dit", ["--model_name_or_path", "x", "--schedulers", "plms"], "or classes of diffusers; got 'plms'"),
         ("sample_dit", ["--model_name_or_path", "x", "--seed", "-1"], "--seed must be 0 or more; got -1"),
+        ("generate_dit", ["--model_name_or_path", "x", "--scheduler", "plms"], "or classes of diffusers; got 'plms'"),
+        ("generate_dit", ["--model_name_or_path", "x", "--seed", "-1"], "--seed must be 0 or more; got -1"),
+        ("generate_dit", ["--model_name_or_path", "x", "--format", "none"], "leaves nothing without a --score_metric"),
         ("benchmark_attention", ["--tokens", "7"], "--tokens must be squares"),
         ("evaluate_images", ["--predictions", "x"], "the following arguments are required: --references"),
         ("evaluate_images", ["--predictions", "x", "--references", "y", "--seed", "-1"], "seed must be 0 or more"),
@@ -105,7 +108,8 @@ def test_so_are_those_of_the_other_commands(script, words, said):
     assert errors.startswith(f"{script}.py: error: ") and said in errors
 
 
-OTHERS = "train_dit sample_dit benchmark_attention evaluate_images make_noisy_cifar10 plot_losses publish_metric"
+OTHERS = "train_dit sample_dit generate_dit benchmark_attention evaluate_images make_noisy_cifar10 plot_losses"
+OTHERS += " publish_metric"
 
 
 @pytest.mark.parametrize("script", OTHERS.split())
