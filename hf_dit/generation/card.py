@@ -51,7 +51,7 @@ def generation_card(results: dict, args: GenerateArguments) -> str:
         "The same bytes come from",
         "",
         "```bash",
-        command_line(["hf-dit", "generate"], flags_of(args)),
+        command_line(["hf-dit", "generate"], {**flags_of(args), "plugins": results.get("plugins")}),
         "```",
         "",
         "by any number of processes (`accelerate launch -m hf_dit generate ...`), on the same hardware with the same "

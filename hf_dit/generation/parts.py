@@ -1,5 +1,6 @@
 """The batches that are sampled, a file each, until all are there: what a killed run goes on from."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -68,9 +69,18 @@ class Parts:
         for start in self.starts:
             yield from enumerate(self.read(start).images, start)
 
+    def measured(self) -> list[tuple[float, str]]:
+        """Seconds and hardware of each batch; the images are not read."""
+        measured = []
+        for start in self.starts:
+            with np.load(self._path(start), allow_pickle=False) as stored:
+                measured.append((float(stored["seconds"]), str(stored["hardware"])))
+        return measured
+
     def images_there(self) -> int:
         """How many images are in files, without a look into these."""
-        return sum(self.size(start) for start in self.starts if self._path(start).exists())
+        names = {entry.name for entry in os.scandir(self.folder)}
+        return sum(self.size(start) for start in self.starts if self._path(start).name in names)
 
     def _is_whole(self, start: int) -> bool:
         if not self._path(start).exists():

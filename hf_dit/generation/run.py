@@ -30,6 +30,7 @@ from .sampling import Sampler, known_before_loading
 from .scoring import load_score_metric, score_images
 
 PARTS, CARD = "parts", "README.md"
+LOOK_SECONDS = 0.5  # between two looks at what all processes have done
 
 
 def generate_images(args: GenerateArguments) -> dict | None:
@@ -136,23 +137,26 @@ def _sample_batches(sampler: Sampler, parts: Parts, missing: list[int], state: P
     """Sample this process's share, and wait for the others; seconds until all are there."""
     begin = time.perf_counter()
     own = missing[state.process_index :: state.num_processes]
-    there = parts.num_images - sum(map(parts.size, missing))
+    looked, there = begin, parts.num_images - sum(map(parts.size, missing))
     bar = tqdm(total=parts.num_images, initial=there, unit="image", desc="images", disable=not state.is_main_process)
-    with bar, deferred():
-        for start in own:
-            if requested():
-                break
-            before = time.perf_counter()
-            images = sampler.sample(start)[: parts.size(start)]
-            parts.write(start, Part(images, time.perf_counter() - before, sampler.hardware))
-            if state.is_main_process:
-                bar.update(parts.images_there() - bar.n)  # those of the other processes too
-    state.wait_for_everyone()
+    with bar:
+        with deferred():
+            for start in own:
+                if requested():
+                    break
+                before = time.perf_counter()
+                images = sampler.sample(start)[: parts.size(start)]
+                parts.write(start, Part(images, time.perf_counter() - before, sampler.hardware))
+                if state.is_main_process and time.perf_counter() > looked + LOOK_SECONDS:
+                    bar.update(parts.images_there() - bar.n)  # those of the other processes too
+                    looked = time.perf_counter()
+        state.wait_for_everyone()
+        bar.update(parts.num_images - bar.n)
     return time.perf_counter() - begin
 
 
 def _results(sampler: Sampler, parts: Parts, sampled: int, seconds: float, processes: int) -> dict:
-    done = [(part.seconds, part.hardware) for part in map(parts.read, parts.starts)]
+    done = parts.measured()
     labels, names = sampler.labels, sampler.class_names
     counts = None if labels is None else class_counts_of(labels[: parts.num_images], len(names))
     return {
