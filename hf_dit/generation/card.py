@@ -80,7 +80,7 @@ def _rows(results: dict) -> list[tuple[str, str]]:
         ("guided channels", settings["cfg_channels"]),
         ("sampler", f"{code(settings['scheduler'])}, {settings['num_inference_steps']} steps"),
         ("attention", code(settings["attention"])),
-        ("classes", _in_words(settings)),
+        ("classes", _classes_in_words(settings)),
         ("seed", str(settings["seed"])),
         ("batch, dtype", f"{settings['batch_size']}, {settings['dtype']}"),
         ("weights", code(settings["weights"])),
@@ -93,7 +93,7 @@ def _rows(results: dict) -> list[tuple[str, str]]:
     return rows
 
 
-def _in_words(settings: dict) -> str:
+def _classes_in_words(settings: dict) -> str:
     if settings["class_sampling"] is None:
         return "none"
     how = {"balanced": "in turn", "drawn": "drawn independently"}[settings["class_sampling"]]

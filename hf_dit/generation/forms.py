@@ -49,7 +49,7 @@ def write_png(parts: Parts, folder: Path, names: Sequence[str]) -> None:
     making.mkdir(parents=True)
     for name in {str(Path(name).parent) for name in names}:
         (making / name).mkdir(exist_ok=True)
-    for number, content in _encoded(parts):
+    for number, content in _png_files(parts):
         (making / names[number]).write_bytes(content)
     publish_folder(making, folder)
 
@@ -67,7 +67,7 @@ def write_parquet(
     making.mkdir(parents=True)
     columns = {} if labels is None else {"label": datasets.ClassLabel(names=list(class_names))}
     schema = datasets.Features({"image": datasets.Image(), **columns}).arrow_schema
-    images, shards = _encoded(parts), -(-parts.num_images // images_per_shard)
+    images, shards = _png_files(parts), -(-parts.num_images // images_per_shard)
     for shard in range(shards):
         name = f"train-{shard:05d}-of-{shards:05d}.parquet"
         with pq.ParquetWriter(making / name, schema, **PARQUET) as writer:
@@ -109,7 +109,7 @@ def picture_of(image: np.ndarray) -> Image.Image:  # (H, W, C) uint8
     return Image.fromarray(image[:, :, 0] if image.shape[2] == 1 else image)
 
 
-def _encoded(parts: Parts) -> Iterator[tuple[int, bytes]]:
+def _png_files(parts: Parts) -> Iterator[tuple[int, bytes]]:
     """(number, content of a PNG file) of all images, in order."""
     with ThreadPoolExecutor() as pool:
         for start in parts.starts:

@@ -13,7 +13,7 @@ from hf_common.foreign import refuse
 from .plan import batch_starts
 
 
-class Part(NamedTuple):
+class SampledBatch(NamedTuple):
     """One batch: images (b, H, W, C) uint8, the seconds that they took, the hardware that sampled them."""
 
     images: np.ndarray
@@ -40,11 +40,11 @@ class Parts:
         """How many images the batch that begins there keeps."""
         return min(self.batch_size, self.num_images - start)
 
-    def write(self, start: int, part: Part) -> None:
+    def write(self, start: int, part: SampledBatch) -> None:
         with replacing(self._path(start)) as temporary, temporary.open("wb") as file:
             np.savez(file, images=part.images, seconds=part.seconds, hardware=part.hardware)
 
-    def read(self, start: int) -> Part:
+    def read(self, start: int) -> SampledBatch:
         """The batch that begins with image `start`.
 
         Raises:
@@ -53,7 +53,7 @@ class Parts:
         path = self._path(start)
         try:
             with np.load(path, allow_pickle=False) as stored:
-                part = Part(stored["images"], float(stored["seconds"]), str(stored["hardware"]))
+                part = SampledBatch(stored["images"], float(stored["seconds"]), str(stored["hardware"]))
         except Exception as error:  # of any kind, as the bytes may be
             raise refuse(path, f"can't be read, run the same command again: {error}") from error
         if part.images.shape != (self.size(start), *self.shape) or part.images.dtype != np.uint8:

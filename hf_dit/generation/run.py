@@ -24,7 +24,7 @@ from ..sampling.export import load_pipeline
 from .arguments import GenerateArguments
 from .card import generation_card
 from .forms import in_colour, picture_of, write_forms
-from .parts import Part, Parts
+from .parts import Parts, SampledBatch
 from .plan import class_counts_of
 from .sampling import Sampler, known_before_loading
 from .scoring import load_score_metric, score_images
@@ -146,7 +146,7 @@ def _sample_batches(sampler: Sampler, parts: Parts, missing: list[int], state: P
                     break
                 before = time.perf_counter()
                 images = sampler.sample(start)[: parts.size(start)]
-                parts.write(start, Part(images, time.perf_counter() - before, sampler.hardware))
+                parts.write(start, SampledBatch(images, time.perf_counter() - before, sampler.hardware))
                 if state.is_main_process and time.perf_counter() > looked + LOOK_SECONDS:
                     bar.update(parts.images_there() - bar.n)  # those of the other processes too
                     looked = time.perf_counter()

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from hf_dit.generation.forms import file_names, write_forms
-from hf_dit.generation.parts import Part, Parts
+from hf_dit.generation.parts import Parts, SampledBatch
 from hf_dit.training.arguments import DataArguments
 from hf_dit.training.images import image_format, load_images, open_rows
 
@@ -20,7 +20,7 @@ def made(folder, count=11, batch_size=4, shape=(6, 5, 3), seed=0):
     parts = Parts(folder / "parts", count, batch_size, shape)
     pixels = np.random.default_rng(seed).integers(0, 256, (count, *shape), np.uint8)
     for start in parts.starts:
-        parts.write(start, Part(pixels[start : start + batch_size], 0.5, "cpu"))
+        parts.write(start, SampledBatch(pixels[start : start + batch_size], 0.5, "cpu"))
     return parts, pixels, np.arange(12) % 3  # of whole batches
 
 
