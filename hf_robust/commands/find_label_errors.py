@@ -54,16 +54,16 @@ def main() -> None:
         __doc__, FoldArguments, hidden=UNUSED_FLAGS, output_dir="runs/find_label_errors"
     )
     from hf_common.processes import leave_processes
-    from hf_robust.studies.label_errors import find_label_errors, label_errors_table
+    from hf_robust.studies.label_errors import cleaned_in_words, find_label_errors, label_errors_table
 
     results = find_label_errors(data, model, args, **asdict(folds))
     if args.process_index == 0:
         print(label_errors_table(results))
         if folds.save_cleaned:
-            print(f"cleaned data set: {Path(folds.save_cleaned).resolve()}")
-        print(
-            f"label_errors.csv, .json and .png, labels, probabilities and results: {Path(args.output_dir).resolve()}"
-        )
+            print(cleaned_in_words(results, Path(folds.save_cleaned).resolve(), folds.cleaned))
+        folder = Path(args.output_dir).resolve()
+        sheet = ".csv, .json and .png" if (folder / "label_errors.png").exists() else ".csv and .json"
+        print(f"label_errors{sheet}, labels, probabilities and results: {folder}")
     leave_processes()
 
 

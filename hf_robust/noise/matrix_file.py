@@ -7,6 +7,8 @@ import numpy as np
 
 from hf_common.foreign import list_of, number, read_array, read_json, refuse
 
+from .bounds import CANNOT_TELL, TOO_FEW
+
 SUM_TOLERANCE = 1e-4  # of a row, as the losses take it
 
 
@@ -20,7 +22,8 @@ def read_transition_matrix(path: str | os.PathLike, num_classes: int | None) -> 
         num_classes: K; None: as many as the file has, two or more.
 
     Raises:
-        ValueError: naming the file: no such matrix, another size, entries outside [0, 1], rows that do not sum to 1.
+        ValueError: naming the file: no such matrix, an estimate that says of itself that it can't tell, another size,
+            entries outside [0, 1], rows that do not sum to 1.
     """
     path = Path(path)
     if path.suffix == ".npy":
@@ -30,8 +33,7 @@ def read_transition_matrix(path: str | os.PathLike, num_classes: int | None) -> 
     else:
         content = read_json(path, object)  # what it must be is said below
         if isinstance(content, dict):
-            noise = content.get("noise")
-            content = noise.get("estimated_matrix") if isinstance(noise, dict) else None
+            content = _told_matrix(content.get("noise"), path)
         if num_classes is None and isinstance(content, list):
             num_classes = max(2, len(content))
         if num_classes is None or not list_of(list_of(number(), num_classes), num_classes)(content):
@@ -47,3 +49,18 @@ def read_transition_matrix(path: str | os.PathLike, num_classes: int | None) -> 
         row = int(off.argmax())
         raise refuse(path, f"transition_matrix: rows must sum to 1, row {row} sums to {matrix[row].sum():.6g}")
     return matrix
+
+
+def _told_matrix(noise: object, path: Path) -> object:
+    """The estimated matrix of a run's results, None without one; a `ValueError` where the run could not tell it."""
+    if not isinstance(noise, dict):
+        return None
+    estimate = noise.get("estimate")
+    verdict = estimate.get("verdict") if isinstance(estimate, dict) else None
+    if verdict in (CANNOT_TELL, TOO_FEW):
+        raise refuse(
+            path,
+            f"transition_matrix: the estimate of this run says {verdict!r}; allowed are results that can tell, or the "
+            "matrix itself as .npy or .json",
+        )
+    return noise.get("estimated_matrix")

@@ -1,11 +1,12 @@
 """The noise of a data set: as it is where the truth is known, and as far as predictions can tell it."""
 
+import math
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from .bounds import CANNOT_TELL, IN_SAMPLE, OK, TOO_FEW, cohens_kappa, noise_bounds
+from .bounds import CANNOT_TELL, IN_SAMPLE, LEAST_KAPPA, OK, TOO_FEW, cohens_kappa, noise_bounds
 from .estimate import check_predictions, confident_joint, estimate_noise_rate, estimate_transition_matrix
 from .labels import realised_matrix, realised_rate
 
@@ -19,6 +20,7 @@ def noise_summary(
     *,
     held_out: bool,
     held_out_accuracy: float | None = None,
+    held_out_images: int | None = None,
 ) -> dict[str, Any]:
     """The noise as it is, and as predictions for the training images tell it, as JSON values.
 
@@ -27,6 +29,7 @@ def noise_summary(
         clean (*optional*): (N,) integers in 0..K-1.
         held_out: whether the classifier was not trained on these images.
         held_out_accuracy (*optional*): of one that was, on labels of other images.
+        held_out_images (*optional*): how many these are, which says how far that accuracy can be off.
 
     Returns:
         `dict`:
@@ -36,7 +39,8 @@ def noise_summary(
           part of;
         - `estimate`: what [`noise_bounds`] gives of held-out images. Of images that it was trained on there is no
           interval, since it may have memorised some of their labels; the verdict is `"in sample"`, or `"cannot tell"`
-          where it has: it agrees with these labels more often than with others.
+          where it agrees with them too little, or has memorised them: it agrees with them more often than with others,
+          by more than 2 points and the standard error.
     """
     return {
         "rate": None if clean is None else realised_rate(clean, given),
@@ -45,17 +49,22 @@ def noise_summary(
         "estimated_matrix": estimate_transition_matrix(probabilities, given).tolist(),
         "estimate": noise_bounds(probabilities, given)
         if held_out
-        else _in_sample(probabilities, given, held_out_accuracy),
+        else _in_sample(probabilities, given, held_out_accuracy, held_out_images),
     }
 
 
-def _in_sample(probabilities: ArrayLike, given: ArrayLike, held_out_accuracy: float | None) -> dict[str, Any]:
+def _in_sample(
+    probabilities: ArrayLike, given: ArrayLike, held_out_accuracy: float | None, held_out_images: int | None
+) -> dict[str, Any]:
     probabilities, given = check_predictions(probabilities, given)
     num_classes = probabilities.shape[1]
     kappa, agreement = cohens_kappa(probabilities.argmax(axis=1), given, num_classes)
-    memorised = held_out_accuracy is not None and agreement > held_out_accuracy + MEMORISED
+    memorised = False
+    if held_out_accuracy is not None:
+        error = math.sqrt(held_out_accuracy * (1 - held_out_accuracy) / held_out_images) if held_out_images else 0.0
+        memorised = agreement > held_out_accuracy + MEMORISED + error
     return {
-        "verdict": CANNOT_TELL if memorised else IN_SAMPLE,
+        "verdict": CANNOT_TELL if kappa < LEAST_KAPPA or memorised else IN_SAMPLE,
         "images": len(given),
         "agreement": agreement,
         "kappa": kappa,
@@ -82,6 +91,11 @@ def estimate_in_words(noise: dict[str, Any]) -> str | None:
         return f"too few images ({estimate['images']})"
     if estimate["verdict"] == IN_SAMPLE:
         return f"{100 * rate:.1f} %, by images it was trained on" if rate is not None else None
-    if estimate.get("held_out_accuracy") is not None:
-        return "cannot tell: the labels are memorised"
-    return f"cannot tell: predictions and labels agree too little (kappa {estimate['kappa']:.2f})"
+    return f"cannot tell: {untold_in_words(estimate)}"
+
+
+def untold_in_words(estimate: dict[str, Any]) -> str:
+    """Why an estimate whose verdict is `"cannot tell"` can't."""
+    if estimate["kappa"] >= LEAST_KAPPA:  # of held-out images it can, then
+        return "the labels are memorised"
+    return f"predictions and labels agree too little (kappa {estimate['kappa']:.3f})"

@@ -26,6 +26,7 @@ from ..noise.bounds import CANNOT_TELL
 from ..noise.from_matrix import is_matrix_name
 from ..noise.kinds import kind_of
 from ..noise.semantic import CONTAMINATED, CONTAMINATED_WORDS
+from ..noise.summary import untold_in_words
 from .results import RECIPE, last_row
 
 TEMPLATE = "robust_classifier.md.jinja"
@@ -132,6 +133,7 @@ def _noise_facts(results: Sequence[dict]) -> dict:
         "by_rule": by_rule,
         "drawn": drawn,
         "noise_drawn_anew": drawn and len(seeds) == len(results) > 1,
+        "untold": _untold(results[0]),
     }
 
 
@@ -173,8 +175,13 @@ def _loss_facts(spec: str) -> dict:
 
 def _told_rate(run: dict) -> float | None:
     """The estimate of a run, where its predictions can tell."""
+    return None if _untold(run) else run["noise"].get("estimated_rate")
+
+
+def _untold(run: dict) -> str | None:
+    """Why the predictions of a run can't tell the noise, where they can't."""
     estimate = run["noise"].get("estimate")
-    return None if estimate and estimate["verdict"] == CANNOT_TELL else run["noise"].get("estimated_rate")
+    return untold_in_words(estimate) if estimate and estimate["verdict"] == CANNOT_TELL else None
 
 
 def result_rows(results: Sequence[dict], baseline: Sequence[dict] = ()) -> list[tuple[str, list[str]]]:

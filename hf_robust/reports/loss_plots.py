@@ -162,7 +162,7 @@ def plot_loss_histograms(result: dict) -> Figure:
     lines = 1 if len(shown) <= 3 else 2
     columns = math.ceil(len(shown) / lines)
     figure = Figure(figsize=(2.9 * (columns + bool(auc)), 1.2 + 2.5 * lines), layout="constrained")
-    figure.suptitle(headline(result["settings"]))
+    figure.suptitle(headline(result))
     grid = figure.add_gridspec(lines, columns + bool(auc))
     _plot_histograms(figure, grid, columns, shown)
     if auc:

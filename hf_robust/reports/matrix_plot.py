@@ -12,7 +12,7 @@ from matplotlib.image import AxesImage
 
 from hf_common.tables import in_figure
 
-from ..noise.bounds import CANNOT_TELL, FEWEST, OK, TOO_FEW
+from ..noise.bounds import CANNOT_TELL, FEWEST, IN_SAMPLE, OK, TOO_FEW
 from ..noise.summary import estimate_in_words
 from .style import headline
 
@@ -61,7 +61,7 @@ def plot_transition_matrices(result: dict) -> Figure:
     numbered = len(names) <= MOST_NUMBERED
     side = max(3.6, 0.42 * len(names)) if numbered else 8.0
     figure = Figure(figsize=((side + 1.2) * len(panels) + 1, side + 1.8), layout="compressed")
-    figure.suptitle(headline(result["settings"]))
+    figure.suptitle(headline(result))
     all_axes = figure.subplots(1, len(panels), squeeze=False)[0]
     images = [_draw(axes, panel, names, numbered) for axes, panel in zip(all_axes, panels, strict=True)]
     all_axes[0].set_ylabel("Clean label")
@@ -86,7 +86,12 @@ def _estimated(noise: dict[str, Any], shares: np.ndarray) -> Panel:
     words, estimate = estimate_in_words(noise), noise.get("estimate")
     if estimate is None or estimate["verdict"] not in (OK, TOO_FEW, CANNOT_TELL):
         title = "estimated" if words is None else f"estimated: {words}".replace(" %", " % wrong labels", 1)
-        return _counted(title, shares)
+        panel = _counted(title, shares)
+        if estimate is not None and estimate["verdict"] == IN_SAMPLE:
+            for row, images in zip(range(len(shares)), estimate.get("confident_per_class") or (), strict=False):
+                if images < FEWEST:
+                    panel.shares[row], panel.words[row] = np.nan, _too_few(len(shares))
+        return panel
     if estimate["verdict"] != OK:
         return Panel("estimated", np.full(shares.shape, np.nan), [[""] * len(shares)] * len(shares), words)
     return _between(f"estimated: {words} wrong labels", estimate, len(shares))
@@ -96,13 +101,17 @@ def _between(title: str, estimate: dict[str, Any], size: int) -> Panel:
     middle, cells = np.full((size, size), np.nan), [[""] * size for _ in range(size)]
     for row, (low, high) in enumerate(zip(estimate["low"], estimate["high"], strict=True)):
         if low is None or high is None:
-            cells[row][0] = f"fewer than {FEWEST} images"
+            cells[row] = _too_few(size)
             continue
         middle[row] = 50 * (np.asarray(low) + high)
         for column, ends in enumerate(zip(low, high, strict=True)):
             low_word, high_word = (f"{100 * end:.0f}" for end in ends)
             cells[row][column] = low_word if low_word == high_word else f"{low_word}–{high_word}"
     return Panel(title, middle, cells)
+
+
+def _too_few(size: int) -> list[str]:
+    return [f"fewer than {FEWEST} images", *[""] * (size - 1)]
 
 
 def _draw(axes: Axes, panel: Panel, names: Any, numbered: bool) -> AxesImage:

@@ -41,7 +41,7 @@ def plot_curves(result: dict) -> Figure:
     columns = 2 if fits else 1
     figure = Figure(figsize=(4.8 * columns, 4.2), layout="constrained")
     axes = figure.subplots(1, columns, squeeze=False)[0]
-    figure.suptitle(headline(settings))
+    figure.suptitle(headline(result))
 
     epochs, accuracy = _series(history, "test_accuracy")
     best = accuracy.index(max(accuracy))

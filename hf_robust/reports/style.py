@@ -51,9 +51,10 @@ def loss_styles(losses: Iterable[str]) -> dict[str, tuple[str, str]]:
     return {loss: fixed[loss] if loss in fixed else spare[loss] for loss in losses}
 
 
-def headline(settings: dict) -> str:
+def headline(result: dict) -> str:
     """What one run is, in one line."""
-    unknown = settings["noise"] == "clean" and settings.get("validation_split")  # held out from the same labels
+    settings = result["settings"]
+    unknown = settings["noise"] == "clean" and result["noise"].get("rate") is None  # nobody says that they are right
     noise = "given labels" if unknown else in_figure(settings["noise"], 50)
     if settings.get("features"):  # of label errors, which no network was trained for
         return f"features of {in_figure(settings['features'], 50)} on {noise}, seed {settings['seed']}"

@@ -19,6 +19,7 @@ from .. import LIBRARIES
 from ..data.features import image_encoder, image_features
 from ..data.labelled import LabelledSplits
 from ..data.load import ImageSplits
+from ..noise.bounds import OK
 from ..noise.summary import estimate_in_words, noise_summary
 from ..reports.contact_sheet import sheet_of_suspects
 from ..reports.matrix_plot import plot_transition_matrices
@@ -158,7 +159,7 @@ def label_errors_table(results: dict) -> str:
 
     found, noise = results["label_errors"], results["noise"]
     columns = {
-        "texts" if results["settings"].get("text_column_name") else "images": results["train_images"],
+        _samples(results): results["train_images"],
         "label errors found": found["found"],
         "known": "-" if found["known"] is None else found["known"],
         "precision": percent(found["precision"]),
@@ -170,6 +171,25 @@ def label_errors_table(results: dict) -> str:
         "out-of-fold accuracy": percent(results["accuracy"]["clean"]),
     }
     return f"Shares in percent.\n\n{markdown_table(list(columns), [[str(value) for value in columns.values()]])}"
+
+
+def _samples(results: dict) -> str:
+    return "texts" if results["settings"].get("text_column_name") else "images"
+
+
+def cleaned_in_words(results: dict, folder: Path, how: str) -> str:
+    """What became of the cleaned data set in `folder`, with a warning where nothing can be told of the noise."""
+    found, total = results["label_errors"]["found"], results["train_images"]
+    what = _samples(results)
+    kept = f"{total - found} of {total} {what} kept, {found} dropped"
+    counts = kept if how == "drop" else f"{total} {what}, {found} of them relabelled"
+    line = f"cleaned data set: {folder} ({counts})"
+    if results["noise"]["estimate"]["verdict"] != OK:
+        line += (
+            f"\nwarning: {estimate_in_words(results['noise'])}. Of what was found, much may be labelled rightly: look "
+            "at label_errors.csv before you train on the cleaned data set"
+        )
+    return line
 
 
 def _findings(splits: LabelledSplits, probabilities: np.ndarray, issues: np.ndarray) -> dict:

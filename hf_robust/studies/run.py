@@ -152,7 +152,7 @@ def run_claimed(
         trainer.evaluate()
     noise: dict[str, Any] = {"rate": None}
     if args.do_train and train is not None and looked_at is not None:
-        noise = _noise(trainer, train, looked_at, memorised)
+        noise = _noise(trainer, train, looked_at, memorised, len(splits.test))
     if splits.test.clean_labels is None and data.noise is None:
         noise |= {"test_labels": GIVEN}
     results = _summarise(trainer, settings, splits, noise, throughput)
@@ -199,6 +199,7 @@ def _noise(
     train: LabelledSamples,
     looked_at: LabelledSamples,
     memorised: MemorisationCallback | None,
+    held_out: int,
 ) -> dict:
     logits = None if memorised is None else memorised.logits
     if logits is None:  # unknown clean labels, or a run that was resumed at its very end
@@ -206,7 +207,14 @@ def _noise(
     probabilities = trainer.loss.probabilities(torch.as_tensor(logits).double()).numpy()
     scores = accuracy_summary(epoch_history(trainer.state.log_history))
     given, clean = looked_at.given_and_clean()
-    noise = noise_summary(probabilities, given, clean, held_out=False, held_out_accuracy=scores.get("last"))
+    noise = noise_summary(
+        probabilities,
+        given,
+        clean,
+        held_out=False,
+        held_out_accuracy=scores.get("last"),
+        held_out_images=held_out,
+    )
     given, clean = train.given_and_clean()
     if clean is not None:  # of all images
         matrix = realised_matrix(clean, given, probabilities.shape[1]).tolist()

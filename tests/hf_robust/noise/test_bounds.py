@@ -133,6 +133,25 @@ def test_a_classifier_that_repeats_its_labels_can_not_tell():
     assert estimate_in_words(honest) == "0.0 %, by images it was trained on"
 
 
+def test_a_classifier_that_has_learned_nothing_can_not_tell_of_its_own_images_either():
+    given = np.random.default_rng(0).integers(CLASSES, size=500)
+    noise = noise_summary(np.eye(CLASSES)[np.roll(given, 1)], given, held_out=False, held_out_accuracy=0.9)
+    assert abs(noise["estimate"]["kappa"]) < 0.1 and noise["estimate"]["verdict"] == "cannot tell"
+    assert "predictions and labels agree too little (kappa " in str(estimate_in_words(noise))
+
+
+def test_few_held_out_images_do_not_make_a_classifier_one_that_memorised():
+    """101 of 200 right, against 43.3 % of 60 images, whose standard error is 6.4 points; of 6,000 it is 0.6."""
+    given = np.arange(200) % 10
+    predicted = np.where(np.arange(200) < 101, given, (given + 1) % 10)
+    summaries = [
+        noise_summary(np.eye(10)[predicted], given, held_out=False, held_out_accuracy=0.433, held_out_images=images)
+        for images in (60, 6000, None)
+    ]
+    assert [noise["estimate"]["agreement"] for noise in summaries] == [0.505] * 3
+    assert [noise["estimate"]["verdict"] for noise in summaries] == ["in sample", "cannot tell", "cannot tell"]
+
+
 def test_words_of_each_verdict():
     bounds, _, _, probabilities, given = next(trials("symmetric_20", 3.0, count=1))
     low, high = bounds["rate_interval"]
@@ -145,6 +164,8 @@ def test_words_of_each_verdict():
     assert "cannot tell: predictions and labels agree too little (kappa" in str(
         estimate_in_words(noise_summary(np.full((200, 2), 0.5), np.arange(200) % 2, held_out=True))
     )
+    short_of_it = {"estimated_rate": 0.2, "estimate": {"verdict": "cannot tell", "kappa": 0.3967}}
+    assert str(estimate_in_words(short_of_it)).endswith("too little (kappa 0.397)")
     assert estimate_in_words({"estimated_rate": 0.2}) == "20.0 %" and estimate_in_words({"rate": 0.2}) is None
 
 

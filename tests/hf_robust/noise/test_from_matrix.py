@@ -71,6 +71,16 @@ def test_the_name_is_that_of_the_numbers_whatever_the_file(file, tmp_path):
     )
 
 
+@pytest.mark.parametrize("verdict", ["cannot tell", "too few"])
+def test_an_estimate_that_can_not_tell_is_no_matrix(tmp_path, verdict):
+    noise = {"estimated_matrix": MATRIX.tolist(), "estimate": {"verdict": verdict}}
+    (tmp_path / "results.json").write_text(json.dumps({"noise": noise}))
+    with pytest.raises(
+        ValueError, match=f"results.json: transition_matrix: the estimate of this run says '{verdict}'"
+    ):
+        NoiseSpec.parse(f"matrix:{tmp_path}/results.json")
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [

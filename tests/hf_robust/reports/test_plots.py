@@ -239,7 +239,7 @@ def test_an_estimate_is_shown_between_its_bounds_or_not_at_all():
     np.testing.assert_allclose(np.ma.filled(shares, np.nan), [[80, 0, 15], [10, 87.5, 5], [np.nan] * 3])
     for verdict, words in {
         "too few": "too few images (60)",
-        "cannot tell": "cannot tell: predictions and labels agree too little (kappa 0.21)",
+        "cannot tell": "cannot tell: predictions and labels agree too little (kappa 0.210)",
         "in sample": "estimated: 20.0 % wrong labels, by images it was trained on",
     }.items():
         changed = {"verdict": verdict, "images": 60, "kappa": 0.21}
@@ -247,6 +247,23 @@ def test_an_estimate_is_shown_between_its_bounds_or_not_at_all():
         told = title if verdict == "in sample" else " ".join(" ".join(numbers).split())
         assert told == words
         assert (len(numbers) == 1) == (verdict != "in sample") == bool(np.ma.getmaskarray(shares).all())
+
+
+def test_of_training_images_a_class_without_confident_ones_has_no_row():
+    estimate = {"verdict": "in sample", "images": 60, "kappa": 0.5, "confident_per_class": [30, 0, 24]}
+    result = matrices(estimated_matrix=np.eye(3).tolist(), estimated_rate=0.2, estimate=estimate)
+    ((_, (shares, numbers)),) = panels(plot_transition_matrices(result)).items()
+    np.testing.assert_allclose(np.ma.filled(shares, np.nan), [[100, 0, 0], [np.nan] * 3, [np.nan] * 3])
+    assert numbers == ["100.0", "0", "0", "fewer than 25 images", "fewer than 25 images"]
+
+
+def test_labels_of_which_nobody_says_that_they_are_right_are_not_called_clean():
+    known, unknown = run(noise="clean", rate=0.0), run(noise="clean", rate=None)
+    assert plot_curves(known).get_suptitle() == "ce on clean, cnn_small, seed 0"
+    assert plot_curves(unknown).get_suptitle() == "ce on given labels, cnn_small, seed 0"
+    unknown["noise"]["estimated_matrix"], unknown["label_names"] = np.eye(3).tolist(), ["a", "b", "c"]
+    unknown["settings"]["features"] = "dinov2"
+    assert plot_transition_matrices(unknown).get_suptitle() == "features of dinov2 on given labels, seed 0"
 
 
 def test_many_classes_have_no_numbers():

@@ -19,7 +19,7 @@ from hf_robust.noise.estimate import estimate_noise_rate, estimate_transition_ma
 from hf_robust.noise.labels import realised_matrix
 from hf_robust.studies.arguments import DataArguments, ExperimentArguments, ModelArguments
 from hf_robust.studies.folds import assign_folds, out_of_fold_probabilities
-from hf_robust.studies.label_errors import find_label_errors, label_errors_table
+from hf_robust.studies.label_errors import cleaned_in_words, find_label_errors, label_errors_table
 from hf_robust.studies.prepare import resolve_transition_matrix
 from hf_robust.training.arguments import RobustTrainingArguments
 from hf_robust.training.trainer import RobustTrainer
@@ -325,6 +325,19 @@ def test_where_nothing_is_found_there_is_no_precision(tmp_path):
     }  # fmt: skip
     assert results["noise"]["rate"] == results["noise"]["estimated_rate"] == 0
     assert "| 60 | 0 | 0 | - | - | - | too few images (60) | 0.0 | 0.0 | 100.0 |" in label_errors_table(results)
+
+
+@pytest.mark.parametrize(
+    ("how", "counts"), [("drop", "59 of 60 images kept, 1 dropped"), ("relabel", "60 images, 1 of")]
+)
+def test_what_became_of_the_cleaned_data_set_is_said(tmp_path, how, counts):
+    noise = {"estimated_rate": 0.1, "estimate": {"verdict": "cannot tell", "kappa": 0.1}}
+    results = {"settings": {}, "label_errors": {"found": 1}, "train_images": 60, "noise": noise}
+    first, warning = cleaned_in_words(results, tmp_path, how).splitlines()
+    assert counts in first and str(tmp_path) in first
+    assert warning.startswith("warning: cannot tell: predictions and labels agree too little (kappa 0.100)")
+    noise["estimate"] = {"verdict": "ok", "rate_interval": [0.1, 0.2]}
+    assert cleaned_in_words(results, tmp_path, how) == first
 
 
 def script(folder, *flags, processes=1):

@@ -187,9 +187,12 @@ def test_matrices_come_from_a_noise_a_file_or_a_run_and_a_changed_file_is_anothe
     with pytest.raises(ValueError, match="another run: other_arguments=.*transition_matrix"):
         run(tmp_path / "a", loss="forward", transition_matrix=str(tmp_path / "matrix.npy"), num_train_epochs=1)
     # the results of a run, whose estimate is taken, and of the true noise
-    again = run(
-        tmp_path / "c", loss="backward", transition_matrix=str(tmp_path / "a/results.json"), num_train_epochs=1
-    )
+    assert first["noise"]["estimate"]["verdict"] == "cannot tell"  # after one epoch
+    with pytest.raises(ValueError, match="transition_matrix: the estimate of this run says 'cannot tell'"):
+        run(tmp_path / "c", loss="backward", transition_matrix=str(tmp_path / "a/results.json"), num_train_epochs=1)
+    content = (tmp_path / "a/results.json").read_text().replace('"cannot tell"', '"in sample"')
+    (tmp_path / "told.json").write_text(content)
+    again = run(tmp_path / "c", loss="backward", transition_matrix=str(tmp_path / "told.json"), num_train_epochs=1)
     config = json.loads((tmp_path / "c" / "config.json").read_text())["robust_loss"]
     assert config["transition_matrix"] == first["noise"]["estimated_matrix"]
     assert again["noise"]["rate"] == first["noise"]["rate"] == pytest.approx(0.4, abs=0.03)
