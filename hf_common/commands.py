@@ -4,10 +4,11 @@ import json
 import os
 import shlex
 import sys
+import unicodedata
 from collections.abc import Mapping, Sequence
 
 from .plugins import FLAG, loaded_plugins
-from .tables import visible
+from .tables import UNSEEN
 
 WIDTH = 95  # of a line
 
@@ -25,7 +26,7 @@ def command_line(command: Sequence[str], flags: Mapping, *, width: int = WIDTH) 
         if value is None:
             continue
         values = [] if value is True else value if isinstance(value, list) else [value]
-        words = shlex.join([f"--{name}", *map(_word, values)])
+        words = " ".join([shlex.quote(f"--{name}"), *(shell_word(_word(value)) for value in values)])
         if len(lines[-1]) + len(words) + 3 > width:
             lines.append("    " + words)
         else:
@@ -83,5 +84,18 @@ def _launcher(environment: Mapping[str, str]) -> list[str]:
 def _word(value: object) -> str:
     if isinstance(value, (bool, dict)):
         return json.dumps(value)
-    # A line end in a name would end the code block that the line is shown in.
-    return str(int(value)) if type(value) is float and value.is_integer() else visible(str(value))
+    return str(int(value)) if type(value) is float and value.is_integer() else str(value)
+
+
+def shell_word(text: str) -> str:
+    """`text` as one word of bash in one line: line ends, and other characters that are not seen, by their numbers.
+
+    A line end in a name would end the code block that the line is shown in.
+    """
+    hidden = [char for char in text if unicodedata.category(char) in (*UNSEEN, "Zl", "Zp")]
+    if not hidden:
+        return shlex.quote(text)
+    shown = "".join(
+        f"\\U{ord(char):08x}" if char in hidden else {"\\": "\\\\", "'": "\\'"}.get(char, char) for char in text
+    )
+    return f"$'{shown}'"

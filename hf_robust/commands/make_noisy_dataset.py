@@ -14,7 +14,9 @@ Examples:
     hf-robust make-noisy-dataset --source ylecun/mnist --semantic_map mnist --output_dir noisy-mnist \\
         --configs clean semantic_40
 
-  A table of texts, with the transition matrix that another run estimated, published:
+  A table of texts, with the transition matrix that find-label-errors estimated on it, published:
+    hf-robust find-label-errors --dataset reviews.csv --text_column_name text --model bert-base-cased \\
+        --recipe auto --loss gce --output_dir runs/reviews
     hf-robust make-noisy-dataset --source reviews.csv --text_column_name text --test_split none \\
         --output_dir noisy-reviews --configs clean matrix:runs/reviews/results.json --push_to_hub USER/noisy-reviews
 
@@ -60,6 +62,7 @@ class SourceArguments:
     validation_split: float | None = field(
         default=None, metadata={"help": "Instead, hold out this share of each class as test, drawn with seed 0."}
     )
+    skip_corrupt: bool = field(default=False, metadata={"help": "Leave out images that cannot be read."})
 
 
 @dataclass
@@ -110,6 +113,7 @@ def main():
         test_split=None if source.test_split == NO_SPLIT else source.test_split,
         validation_split=source.validation_split,
         superclass_column=source.superclass_column,
+        skip_corrupt=source.skip_corrupt,
     )
     published = None if hub.push_to_hub is None else check_publish(hub.push_to_hub, **hub.target, form=ANY)
     manifest = build_noisy_dataset(

@@ -92,7 +92,7 @@ def load_image_splits(
             validation_split=validation_split,
             max_train_samples=max_train_samples,
             max_test_samples=max_test_samples,
-            readable=(lambda found: _without_corrupt(found, splits, image_column)) if skip_corrupt else None,
+            readable=(lambda found: without_corrupt(found, splits, image_column)) if skip_corrupt else None,
         )
     )
 
@@ -264,7 +264,7 @@ def _is_text(rows: datasets.Dataset, column: str) -> bool:
     return "string" in str(getattr(rows.features.get(column), "dtype", ""))
 
 
-def _without_corrupt(loaded: datasets.DatasetDict, splits: Sequence[str], column: str) -> datasets.DatasetDict:
+def without_corrupt(loaded: datasets.DatasetDict, splits: Sequence[str], column: str) -> datasets.DatasetDict:
     """The rows whose image can be decoded."""
     kept = {}
     for split in splits:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+import pyarrow.parquet as pq
 from datasets.exceptions import DatasetGenerationError
 from PIL import Image
 
@@ -44,8 +45,9 @@ def open_data(
         `datasets.DatasetDict`, or `datasets.IterableDatasetDict` where it is streamed.
 
     Raises:
-        ValueError: there are no images, or of one class alone, or a table has no column of paths, or is to be streamed
-            although it has paths alone.
+        ValueError: there are no images, or of one class alone, or some beside the class folders; splits that number
+            their classes differently; or a table has no column of paths, or is to be streamed although it has paths
+            alone.
         FileNotFoundError, ConnectionError: nothing is there.
     """
     path = Path(name)
@@ -55,8 +57,32 @@ def open_data(
         return _images_of_folders(path, found, streaming)
     if path.is_file():
         raise ValueError(f"{name!r:.120} is a file, and none of the kinds {', '.join(TABLES)}")
+    if path.is_dir():
+        _check_same_classes(name, config)
     with data_source(name, "dataset"):
         return datasets.load_dataset(name, config, streaming=streaming)
+
+
+def _check_same_classes(folder: str, config: str | None) -> None:
+    """Raise a `ValueError` where Parquet files of two splits number their classes differently.
+
+    `datasets` would take the names of the first, and call the numbers of the other by them.
+    """
+    files = getattr(datasets.load_dataset_builder(folder, config).config, "data_files", None) or {}
+    found: dict[str, tuple[str, list[str]]] = {}
+    for split, paths in files.items():
+        if not str(paths[0]).endswith(".parquet") or not Path(paths[0]).is_file():
+            continue
+        for column, feature in datasets.Features.from_arrow_schema(pq.read_schema(paths[0])).items():
+            if not isinstance(feature, datasets.ClassLabel):
+                continue
+            first, names = found.setdefault(column, (str(split), feature.names))
+            if any(name in feature.names and feature.names.index(name) != k for k, name in enumerate(names)):
+                raise ValueError(
+                    f"dataset {short(repr(folder), 80)}: column {short(repr(column), 40)} must have its classes in "
+                    f"one order; split {first!r:.40} has {short(names, 60)}, split {str(split)!r:.40} has "
+                    f"{short(feature.names, 60)}"
+                )
 
 
 def _class_folders(folder: Path) -> dict[str, str] | None:
@@ -87,6 +113,15 @@ def _below(folder: Path) -> Iterator[Path]:
 
 def _images_of_folders(folder: Path, patterns: dict[str, str], streaming: bool) -> Any:
     """By pattern and not by name: `datasets` takes a class folder such as `train_station` for a split."""
+    for pattern in patterns.values():
+        above = folder / pattern.removesuffix("**")
+        endings = Image.registered_extensions()
+        loose = sorted(path.name for path in above.iterdir() if path.is_file() and path.suffix.lower() in endings)
+        if loose:  # they would be of a class by the name of that folder
+            raise ValueError(
+                f"dataset {short(repr(str(folder)), 120)}: an image must lie in the folder of its class; "
+                f"{short(repr(str(above)), 120)} itself has {short(', '.join(loose[:5]), 120)}"
+            )
     options = {"data_dir": str(folder), "data_files": patterns, "drop_labels": False, "streaming": streaming}
     loaded = datasets.load_dataset("imagefolder", **options)
     names = loaded["train"].features["label"].names

@@ -7,6 +7,7 @@ once, where it comes in; from there on the `NoiseSpec` is handed on.
 import warnings
 from dataclasses import dataclass
 from numbers import Real
+from pathlib import Path
 
 from hf_common.foreign import short
 from hf_common.names import did_you_mean
@@ -79,6 +80,7 @@ class NoiseSpec:
         Raises:
             ValueError: not of this form, a file without such a matrix, unknown kind, rate outside 0..100, or a
                 `human_*` name: those labels were recorded, not drawn.
+            FileNotFoundError: there is no such file.
             TypeError: neither `str` nor `NoiseSpec`.
         """
         if isinstance(spec, NoiseSpec):
@@ -86,7 +88,10 @@ class NoiseSpec:
         if not isinstance(spec, str):
             raise TypeError(f"spec: expected a str such as 'symmetric_40' or a NoiseSpec, got {quoted(spec)}")
         if spec.startswith(PREFIX):
-            noise = MatrixNoise(read_transition_matrix(spec.removeprefix(PREFIX), None))
+            file = spec.removeprefix(PREFIX)
+            if not Path(file).is_file():
+                raise FileNotFoundError(f"spec: {quoted(spec)} names no file: there is no {quoted(file)}")
+            noise = MatrixNoise(read_transition_matrix(file, None))
             FROM_FILES[noise.name] = noise
             return cls(noise.name)
         if spec in KINDS and not KINDS[spec].rated and not KINDS[spec].recorded:

@@ -1,6 +1,6 @@
 """Any data set of classes as a source: images or text, of the Hub, a folder or a table."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,10 +17,11 @@ from ..data.load import (
     label_tensor,
     train_and_test,
     with_classes,
+    without_corrupt,
 )
 from ..data.sources import TABLES, open_data
 from ..noise.superclass import ring_targets
-from .source import SourceData, check_kept, make_source
+from .source import SourceData, check_kept, image_columns, make_source
 
 OURS = ("label", CLEAN_LABEL_COLUMN)  # the columns that a config gets
 SUPERCLASS_COLUMN = "coarse_label"  # as CIFAR-100 has it
@@ -38,6 +39,7 @@ class Reading:
         test_split: the split that becomes `test`; None: there is none.
         validation_split: instead, the share of each class that is held out as `test`.
         superclass_column: of the superclass of each row; None: `coarse_label`, if there is one.
+        skip_corrupt: leave out rows with an image that cannot be read, count and name them in the log.
     """
 
     config: str | None = None
@@ -47,15 +49,27 @@ class Reading:
     test_split: str | None = "test"
     validation_split: float | None = None
     superclass_column: str | None = None
+    skip_corrupt: bool = False
 
     def __post_init__(self):
         check_limits(None, None, self.validation_split)
         if self.test_split == "train":
             raise ValueError("test_split: 'train' is what the noise is put on; name another, or hold out a part of it")
+        if self.skip_corrupt and self.text_columns is not None:
+            raise ValueError(
+                f"skip_corrupt=True is of images; text_column_name={list(self.text_columns)!r:.80} of texts"
+            )
 
 
-def load_any(source: str, how: Reading, superclasses: bool) -> tuple[SourceData, dict[int, int] | None]:
-    """The source, and the ring inside its superclasses, if these are asked for and it says which they are.
+def load_any(
+    source: str, how: Reading, superclasses: bool, check: Callable[[list[str], dict[int, int] | None], None]
+) -> SourceData:
+    """The source.
+
+    Args:
+        superclasses: whether the ring inside them is asked for.
+        check: of the classes' names and that ring, if it is asked for and the source says which they are; called
+            before the rows are looked at, one by one.
 
     Raises:
         ValueError: a split or column is missing, a column would be overwritten, the labels are noisy already, no
@@ -70,14 +84,17 @@ def load_any(source: str, how: Reading, superclasses: bool) -> tuple[SourceData,
     _check_class_numbers(loaded, splits, column)
     loaded = with_classes(loaded, splits, column)
     names = label_names_of([loaded[split] for split in splits], column)
+    if how.skip_corrupt:
+        for image in image_columns(loaded["train"].features):
+            loaded = without_corrupt(loaded, splits, image)
     train, test = train_and_test(loaded, splits, column, how.validation_split, "rows")
     rows = {"train": train, **({"test": test} if held_out or len(splits) > 1 else {})}
     read = {
         split: (part.select_columns(kept), label_tensor(part, column, len(names)).numpy())
         for split, part in rows.items()
     }
-    ring = _ring(train, read["train"][1], len(names), how) if superclasses else None
-    return make_source(source, how.config, read, names), ring
+    check(names, _ring(train, read["train"][1], len(names), how) if superclasses else None)
+    return make_source(source, how.config, read, names)
 
 
 def _open_source(source: str, how: Reading) -> datasets.DatasetDict:

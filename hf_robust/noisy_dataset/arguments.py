@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass, field
 
+from .form import megabytes
+
 GOES_ON = "the configs that are finished are kept in --output_dir; the same command builds the others:"
 
 
@@ -42,7 +44,7 @@ def print_configs(manifest: dict, output_dir: str, what: str) -> None:
     width = max(18, 2 + max(map(len, manifest["configs"])))
     print(f"{'config':<{width}}{what:>8}{'realised rate':>16}{'MB':>9}")
     for name, entry in manifest["configs"].items():
-        print(f"{name:<{width}}{entry['num_examples']:>8}{entry['rate']:>16.3%}{entry['file_bytes'] / 1e6:>9.1f}")
+        print(f"{name:<{width}}{entry['num_examples']:>8}{entry['rate']:>16.3%}{megabytes(entry['file_bytes']):>9}")
     print(f"{len(manifest['configs'])} configs in {output_dir}")
 
 

@@ -104,7 +104,7 @@ def build_noisy_cifar10(
         human = {} if human_labels is None else read_human_labels(human_labels)
         data = load_cifar10(source)
         check_human(human, human_labels, noises, data)
-        check_noises(noises, data, {})
+        check_noises(noises, data.class_names, {})
         return Given(data, human, human_labels, {}, {}, None)
 
     return _build(CIFAR10, output_dir, {"seed": seed, "sampling": sampling}, noises, published, read)
@@ -176,29 +176,31 @@ def _read_any(
     human_labels: str | os.PathLike | None,
     shard_bytes: int,
 ) -> Given:
-    data, ring = load_any(
-        source, how, superclasses=any(spec and spec.kind == "superclass" for spec in noises.values())
-    )
-    names = data.class_names
-    own = {} if ring is None else {"superclass": ring}
-    if content is not None:
-        own["semantic"] = _targets(content, names)
+    own: dict[str, dict[int, int]] = {}
+
+    def check(names: list[str], ring: dict[int, int] | None) -> None:
+        if ring is not None:
+            own["superclass"] = ring
+        if content is not None:
+            own["semantic"] = _targets(content, names)
+        try:
+            check_noises(noises, names, own)
+        except ValueError as error:
+            hints = {"semantic": "--semantic_map MAP", "superclass": "--superclass_column NAME"}
+            hint = next((f"; give {flag}" for kind, flag in hints.items() if f"'{kind}_" in str(error)), "")
+            raise ValueError(f"{error}{hint}") from None
+
+    superclasses = any(spec and spec.kind == "superclass" for spec in noises.values())
+    data = load_any(source, how, superclasses, check)
     largest = max(split.num_bytes for split in (data.train, data.test) if split is not None)
     if largest > MOST_FILES * shard_bytes:
         raise ValueError(
             f"max_shard_size: {shard_bytes} bytes are too few for {largest} in at most {MOST_FILES} files"
         )
-    human = {} if human_labels is None else read_human_labels(human_labels, len(names), any_configs=True)
+    classes = len(data.class_names)
+    human = {} if human_labels is None else read_human_labels(human_labels, classes, any_configs=True)
     check_human(human, human_labels, noises, data)
-    try:
-        check_noises(noises, data, own)
-    except ValueError as error:
-        hints = {"semantic": "semantic_map", "superclass": "superclass_column"}
-        hint = next((f"; {name} says how" for kind, name in hints.items() if f"'{kind}_" in str(error)), "")
-        raise ValueError(f"{error}{hint}") from None
-    return Given(
-        data, human, human_labels, maps_of(noises, own, len(names)), _more(data, how, shard_bytes), shard_bytes
-    )
+    return Given(data, human, human_labels, maps_of(noises, own, classes), _more(data, how, shard_bytes), shard_bytes)
 
 
 def _targets(content: str | Mapping, names: list[str]) -> dict[int, int]:
@@ -220,10 +222,11 @@ def _more(source: SourceData, how: Reading, shard_bytes: int) -> dict:
         "superclass_column": how.superclass_column,
         "max_shard_size": shard_bytes,
         "maps": {},
+        **({"skip_corrupt": True} if how.skip_corrupt else {}),
     }
 
 
-def _cannot_cifar10(name: str, error: ValueError) -> str:
+def _cannot_cifar10(name: str, error: Exception) -> str:
     if name in HUMAN_CONFIGS:
         return f"configs: {name!r} needs human_labels, the file of CIFAR-10N"
     return (
@@ -232,7 +235,7 @@ def _cannot_cifar10(name: str, error: ValueError) -> str:
     )
 
 
-def _cannot(name: str, error: ValueError) -> str:
+def _cannot(name: str, error: Exception) -> str:
     return f"configs: cannot build {name!r} ({error})"
 
 

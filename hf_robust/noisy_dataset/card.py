@@ -10,7 +10,7 @@ from datasets.info import DatasetInfosDict
 from datasets.utils.metadata import MetadataConfigs
 from huggingface_hub import DatasetCard, DatasetCardData
 
-from hf_common.commands import command_line
+from hf_common.commands import command_line, shell_word
 from hf_common.tables import code, escaped, visible
 
 from ..noise.base import NoiseKind
@@ -19,7 +19,7 @@ from ..noise.human import is_human_name
 from ..noise.kinds import KINDS, kind_of
 from ..noise.mapped import MappedNoise
 from .figures import MOST_NAMES, has_matrices
-from .form import ANY, CIFAR10, entry_files, manifest_form
+from .form import ANY, CIFAR10, entry_files, manifest_form, megabytes
 from .manifest import features_of
 from .shards import config_features
 from .source import image_columns
@@ -50,6 +50,7 @@ def dataset_card(manifest: dict) -> str:
         data,
         template_str=template,
         **manifest | {"repo_id": manifest["repo_id"] or UNPUBLISHED[form]},
+        published=manifest["repo_id"] is not None,
         kinds=kinds,
         code=code,
         escaped=escaped,
@@ -145,6 +146,7 @@ def _any_command(manifest: dict, recorded: bool) -> str:
         "test_split": "none" if split is share is None else split,
         "validation_split": share,
         "superclass_column": manifest["superclass_column"],
+        "skip_corrupt": manifest.get("skip_corrupt") or None,
         "human_labels": "FILE" if recorded else None,
         "semantic_map": "FILE" if "semantic" in manifest["maps"] else None,
         "seed": manifest["seed"],
@@ -166,7 +168,8 @@ def _any_words(manifest: dict, kinds: list[NoiseKind], features: Features) -> di
         "small": len(manifest["class_names"]) <= MOST_NAMES,
         "confusions": {name: _confusions(entry["matrix"] or []) for name, entry in manifest["configs"].items()},
         "matrices": has_matrices(manifest),
-        "texts": shlex.join(map(visible, manifest["text_columns"] or ())),
+        "texts": " ".join(map(shell_word, manifest["text_columns"] or ())),
+        "megabytes": megabytes,
         "recorded_configs": [name for name in manifest["configs"] if is_human_name(name)],
     }
 

@@ -58,6 +58,11 @@ def manifest_form(manifest: dict) -> Form:
     return ANY if "maps" in manifest else CIFAR10
 
 
+def megabytes(num_bytes: int) -> str:
+    """With one decimal place, or two digits of what would be 0.0."""
+    return f"{num_bytes / 1e6:.1f}" if num_bytes >= 1e5 else f"{num_bytes / 1e6:.2g}"
+
+
 def split_files(split: str, count: int) -> list[str]:
     """The names of a split's files: shards of consecutive rows."""
     return [f"{split}-{shard:05d}-of-{count:05d}.parquet" for shard in range(count)]

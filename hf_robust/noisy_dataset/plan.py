@@ -46,7 +46,7 @@ class Given(NamedTuple):
 
 
 def resolve_configs(
-    configs: Sequence[str], human: Sequence[str] | None, cannot: Callable[[str, ValueError], str]
+    configs: Sequence[str], human: Sequence[str] | None, cannot: Callable[[str, Exception], str]
 ) -> Noises:
     """Canonical names, each once, in the order given, and what is drawn for each; None: labels that were recorded.
 
@@ -65,19 +65,19 @@ def resolve_configs(
             continue
         try:
             spec = NoiseSpec.parse(name)
-        except ValueError as error:
+        except (ValueError, FileNotFoundError) as error:
             raise ValueError(cannot(name, error)) from error
         names[str(spec)] = spec
     return names
 
 
-def check_noises(noises: Noises, source: SourceData, maps: Mapping[str, Mapping[int, int]]) -> None:
+def check_noises(noises: Noises, names: Sequence[str], maps: Mapping[str, Mapping[int, int]]) -> None:
     """Raise a `ValueError` where a noise is not defined on the classes, and no map says how it is."""
     for spec in noises.values():
         if spec is None or spec.kind in maps:
             continue
-        spec.noise.check_classes(spec, source.class_names)
-        spec.noise.check_num_classes(spec, len(source.class_names))
+        spec.noise.check_classes(spec, names)
+        spec.noise.check_num_classes(spec, len(names))
 
 
 def maps_of(noises: Noises, maps: Mapping[str, Mapping[int, int]], num_classes: int) -> dict[str, dict[int, int]]:

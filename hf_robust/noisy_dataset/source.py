@@ -131,19 +131,21 @@ def _digest_rows(digest: Any, rows: datasets.Dataset, split: str, size: tuple[in
         only = rows.select_columns(name)
         starts = range(0, len(only), ROWS)
         for start in tqdm(starts, desc=f"{split}: reading {name}", unit_scale=ROWS, unit="row", leave=False):
-            column = _stored(only, start, split)[name]
+            table = only.with_format("arrow")[start : start + ROWS]
+            column = _embedded(table, split)[name]
             num_bytes += column.nbytes
+            files = _file_names(table[name]) if name in images else []
             for place, content in enumerate(_contents(column, name in images), start):
                 if name in images:
-                    _check_image(f"source: image {place} of split {split!r}", content, size)
+                    _check_image(_called(place, split, files[place - start]), content, size)
                 digest.update(len(content).to_bytes(8, "little"))
                 digest.update(content)
     return num_bytes
 
 
-def _stored(rows: datasets.Dataset, start: int, split: str) -> pa.Table:
+def _embedded(table: pa.Table, split: str) -> pa.Table:
     try:
-        return stored_rows(rows, start, start + ROWS)
+        return embed_table_storage(table)
     except FileNotFoundError as error:
         raise ValueError(f"source: split {split!r} names a file that is not there: {error}") from None
 
@@ -156,6 +158,15 @@ def _contents(column: pa.ChunkedArray, image: bool) -> Iterator[Any]:
         yield from (b"\0" if text is None else b"\1" + text.encode() for text in column.to_pylist())
     else:
         yield from (repr(value).encode() for value in column.to_pylist())
+
+
+def _file_names(column: pa.ChunkedArray) -> list[str | None]:
+    """The file of each image, None where it has none."""
+    return pc.struct_field(column, "path").to_pylist()
+
+
+def _called(place: int, split: str, file: str | None) -> str:
+    return f"source: image {place} of split {split!r}" + (f" ({file})" if file else "")
 
 
 def _check_image(name: str, data: bytes | None, size: tuple[int, int] | None) -> None:
@@ -178,9 +189,10 @@ def decode_all(source: SourceData) -> np.ndarray:  # -> (N, H, W, 3) uint8
         )
     pixels: np.ndarray | None = None
     for start in tqdm(range(0, len(rows), ROWS), desc="reading pixels", unit_scale=ROWS, unit="image", leave=False):
-        encoded = pc.struct_field(stored_rows(rows.select_columns(column), start, start + ROWS)[column], "bytes")
-        for place, data in enumerate(encoded.to_pylist(), start):
-            image = np.asarray(to_rgb({"bytes": data}, f"source: image {place} of split 'train'"))
+        table = rows.select_columns(column).with_format("arrow")[start : start + ROWS]
+        encoded = pc.struct_field(embed_table_storage(table)[column], "bytes").to_pylist()
+        for place, (data, file) in enumerate(zip(encoded, _file_names(table[column]), strict=True), start):
+            image = np.asarray(to_rgb({"bytes": data}, _called(place, "train", file)))
             if pixels is None:
                 pixels = np.empty((len(rows), *image.shape), np.uint8)
             if image.shape != pixels.shape[1:]:

@@ -103,7 +103,10 @@ class DataArguments:
 
     def __post_init__(self):
         if self.noise is not None:
-            self.noise = NoiseSpec.parse(self.noise)
+            try:
+                self.noise = NoiseSpec.parse(self.noise)
+            except (ValueError, FileNotFoundError) as error:
+                raise ValueError(f"noise: {str(error).removeprefix('spec: ')}") from None
         if self.noise_sampling not in SAMPLINGS:
             raise ValueError(f"noise_sampling must be one of {list(SAMPLINGS)}; got {self.noise_sampling!r:.120}")
         if self.noise_contaminated and self.noise_sampling != "quota":

@@ -2,6 +2,7 @@
 
 import platform
 import shlex
+import subprocess
 from importlib.metadata import version
 
 import pytest
@@ -44,6 +45,12 @@ def test_command_is_what_a_shell_reads():
         "accelerate", "launch", "scripts/run it.py", "--name", "with blank", "--flag", "--other", "false",
         "--list", "1", "2", "0.5", "--whole", "3", "--mapping", '{"a": 1}', "--quoted", "it's", "--long", "x" * 60,
     ]  # fmt: skip
+
+
+def test_a_command_says_line_ends_in_one_line():
+    text = command_line(["printf", "%s|"], {"columns": ["a\nb", "it's \\ \u2028"]})
+    done = subprocess.run(["bash", "-c", text], capture_output=True, check=True, env={"LC_ALL": "C.UTF-8"})
+    assert "\n" not in text and done.stdout.decode() == "--columns|a\nb|it's \\ \u2028|"
 
 
 @pytest.mark.parametrize(

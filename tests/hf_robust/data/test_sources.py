@@ -3,6 +3,7 @@
 import csv
 import json
 
+import datasets
 import numpy as np
 import pytest
 from PIL import Image
@@ -43,6 +44,24 @@ def test_one_class_is_none(tmp_path):
     write_images(tmp_path / "cat", 3)
     with pytest.raises(ValueError, match=r"must have two class folders or more; it has \['cat'\]"):
         open_data(str(tmp_path))
+
+
+@pytest.mark.parametrize("split", ["", "train"])
+def test_an_image_beside_the_class_folders_is_no_class(tmp_path, split):
+    for name in ("cat", "dog"):
+        write_images(tmp_path / split / name, 3)
+    Image.new("RGB", (8, 8)).save(tmp_path / split / "cover.jpg")
+    with pytest.raises(ValueError, match="must lie in the folder of its class; .* itself has cover.jpg"):
+        open_data(str(tmp_path))
+
+
+def test_splits_that_number_their_classes_differently_are_refused(tmp_path):
+    for split, names in (("train", ["cat", "dog"]), ("test", ["dog", "cat"])):
+        features = datasets.Features({"text": datasets.Value("string"), "label": datasets.ClassLabel(names=names)})
+        rows = datasets.Dataset.from_dict({"text": ["a", "b"], "label": [0, 1]}, features=features)
+        rows.to_parquet(tmp_path / f"{split}.parquet")
+    with pytest.raises(ValueError, match=r"'label' must have its classes in one order; split 'train' has \['cat', 'd"):
+        open_data(str(tmp_path), images=False)
 
 
 @pytest.mark.parametrize("ending", ["csv", "tsv", "jsonl", "parquet"])

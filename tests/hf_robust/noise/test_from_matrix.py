@@ -9,6 +9,7 @@ from hf_robust.noise.draw import make_noisy_labels, transition_matrix
 from hf_robust.noise.kinds import kind_of
 from hf_robust.noise.labels import realised_matrix
 from hf_robust.noise.spec import NoiseSpec, spec_patterns
+from hf_robust.studies.flags import DataArguments
 
 MATRIX = np.array([[0.7, 0.2, 0.1], [0.0, 1.0, 0.0], [0.25, 0.35, 0.4]])
 
@@ -69,6 +70,13 @@ def test_the_name_is_that_of_the_numbers_whatever_the_file(file, tmp_path):
         make_noisy_labels([0, 1, 2] * 9, spec, num_classes=3),
         make_noisy_labels([0, 1, 2] * 9, f"matrix:{file}", num_classes=3),
     )
+
+
+def test_a_file_that_is_not_there_is_said_with_its_argument(tmp_path):
+    with pytest.raises(FileNotFoundError, match="spec: 'matrix:none.npy' names no file"):
+        NoiseSpec.parse("matrix:none.npy")
+    with pytest.raises(ValueError, match="^noise: 'matrix:none.npy' names no file"):
+        DataArguments(noise="matrix:none.npy")
 
 
 @pytest.mark.parametrize("verdict", ["cannot tell", "too few"])

@@ -1,8 +1,10 @@
 import csv
+import dataclasses
 import io
 import json
 import re
 import runpy
+import shutil
 import sys
 
 import datasets
@@ -179,8 +181,8 @@ def test_a_second_call_adds_and_refuses_what_is_other(photos, tmp_path):
         ("configs: expected at least one", {"configs": []}),
         ("max_shard_size: expected", {"max_shard_size": 0}),
         ("max_shard_size: .* was built with 100000000, this call has 5000", {"max_shard_size": "5KB"}),
-        ("noise='semantic_40' is defined on the classes .*; semantic_map says how", {"configs": ["semantic_40"]}),
-        ("noise='superclass_40' is defined on .*; superclass_column says how", {"configs": ["superclass_40"]}),
+        ("noise='semantic_40' is defined on the classes .*; give --semantic_map MAP", {"configs": ["semantic_40"]}),
+        ("noise='superclass_40' is defined on .*; give --superclass_column NAME", {"configs": ["superclass_40"]}),
         ("block5_40 needs a multiple of 5 classes, got 4", {"configs": ["block5_40"]}),
         ("instance noise needs images of one size", {"configs": ["instance_40"]}),
         ("cannot build 'human_worst'", {"configs": ["human_worst"]}),
@@ -261,6 +263,30 @@ def test_what_is_no_such_data_set_is_said_at_once(photos, tmp_path, monkeypatch)
     kept = Reading(test_split=None, columns=["image"], label_column="clean_label")
     build_noisy_dataset(twice, tmp_path / "out", configs=["clean"], reading=kept)
     assert load_dataset(str(tmp_path / "out"))["train"].column_names == ["image", "label", "clean_label"]
+
+
+def test_a_file_that_cannot_be_read_is_named_and_may_be_left_out(photos, tmp_path):
+    source, how = tmp_path / "photos", Reading(test_split=None)
+    shutil.copytree(photos, source)
+    (source / "dog" / "3.jpeg").write_bytes(b"no image")
+    with pytest.raises(ValueError, match=r"image \d+ of split 'train' \(.*photos/dog/3\.jpeg\) is not an image"):
+        build_noisy_dataset(str(source), tmp_path / "out", configs=["clean"], reading=how)
+    build_noisy_dataset(
+        str(source), tmp_path / "out", configs=["clean"], reading=dataclasses.replace(how, skip_corrupt=True)
+    )
+    assert len(load_dataset(str(tmp_path / "out"), "clean")["train"]) == 121
+    assert "--skip_corrupt --seed" in " ".join((tmp_path / "out" / "README.md").read_text().split(" \\\n    "))
+    with pytest.raises(ValueError, match="skip_corrupt=True is of images"):
+        Reading(text_columns=["text"], skip_corrupt=True)
+
+
+@pytest.mark.parametrize(
+    ("config", "hint"), [("superclass_20", "--superclass_column NAME"), ("semantic_20", "--semantic_map MAP")]
+)
+def test_noise_that_is_not_of_these_classes_is_said_before_rows_are_read(photos, tmp_path, monkeypatch, config, hint):
+    monkeypatch.setattr("hf_robust.noisy_dataset.any_source.make_source", lambda *_: pytest.fail("rows are read"))
+    with pytest.raises(ValueError, match=f"is defined on the .*; give {hint}$"):
+        build_noisy_dataset(str(photos), tmp_path / "out", configs=[config], reading=Reading(test_split=None))
 
 
 # -------------------------------------------------------------------------------------------------------- 100 classes
@@ -419,7 +445,7 @@ def test_kinds_without_a_map_take_none():
 # --------------------------------------------------------------------------------------------------------------- text
 
 
-def test_a_table_of_texts(hub, reviews, tmp_path, monkeypatch):
+def test_a_table_of_texts(hub, reviews, tmp_path, monkeypatch, capsys):
     out = tmp_path / "out"
     command(
         monkeypatch,
@@ -442,7 +468,9 @@ def test_a_table_of_texts(hub, reviews, tmp_path, monkeypatch):
         train = loaded["train"]
         flips = [(c, n) for c, n in zip(train["clean_label"], train["label"], strict=True) if c != n]
         assert len(flips) == 36 and {(c, n) for c, n in flips} == {(0, 1), (1, 2), (2, 0)}
+    assert re.search(r"asymmetric_50 +72 +50\.000% +0\.00\d\d?\n", capsys.readouterr().out)
     card = (out / "README.md").read_text()
+    assert "not published yet" not in card and "of this folder" not in card
     assert "text-classification" in card and "--text_column_name text" in card
     splits = load_text_splits(REPO, "asymmetric_50", text_columns=["text"])
     assert splits.train.labels.tolist() == train["label"][:]
@@ -470,6 +498,7 @@ def test_the_command_of_the_card_builds_the_same_folder(photos, tmp_path, monkey
         max_shard_size=20_000,
     )
     text = (made / "README.md").read_text()
+    assert '"symmetric_40")  # not published yet: give the path of this folder' in text
     words = re.search(r"```bash\nhf-robust make-noisy-dataset (.*?)\n```", text, re.S).group(1)
     words = words.replace("\\\n", " ").split()
     monkeypatch.chdir(photos.parent)
