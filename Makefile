@@ -24,7 +24,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 
 # Without OMP_NUM_THREADS, accelerate gives a process one thread; one process takes one GPU.
 demo: setup
-	@echo "demo: two trainings on 40 % wrong labels, one to six minutes; the table comes at the end"
+	@echo "demo: two trainings on 40 % wrong labels, two to ten minutes; the table comes at the end"
 	CUDA_VISIBLE_DEVICES=$${CUDA_VISIBLE_DEVICES-0} \
 	OMP_NUM_THREADS=$$($(BIN)/python -c 'import os; print(os.cpu_count())') \
 	$(BIN)/accelerate launch --num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no \

@@ -5,6 +5,7 @@ import json
 import os
 import re
 import shutil
+import warnings
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -26,11 +27,19 @@ def replacing(path: str | os.PathLike) -> Iterator[Path]:
     temporary = temporary_name(path)
     try:
         yield temporary
+        readable(temporary)
         sync(temporary)
         os.replace(temporary, path)
         sync(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def readable(path: Path) -> None:
+    """Let those read and write a file whom the umask lets; safetensors makes files of their owner alone."""
+    umask = os.umask(0o022)
+    os.umask(umask)
+    path.chmod(path.stat().st_mode | (0o666 & ~umask))
 
 
 def temporary_name(path: Path) -> Path:
@@ -75,14 +84,32 @@ def save_picture(image: Any, path: str | os.PathLike) -> None:
 
 
 def save_figure(figure: Any, path: str | os.PathLike) -> None:
-    """Write a matplotlib figure in the format of the path's suffix (`.png`, `.pdf`, `.svg`), as the others do."""
-    with replacing(path) as temporary:
+    """Write a matplotlib figure in the format of the path's suffix (`.png`, `.pdf`, `.svg`), as the others do.
+
+    Of characters that its font has not, which are drawn as boxes, one warning tells.
+    """
+    with replacing(path) as temporary, warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
         figure.savefig(temporary, format=Path(path).suffix.removeprefix(".") or "png", dpi=150)
+    boxes = [warning for warning in caught if re.match(r"Glyph \d+ .*missing from font", str(warning.message))]
+    for warning in caught:
+        if warning not in boxes:
+            warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
+    if boxes:
+        count = len({str(warning.message) for warning in boxes})
+        warnings.warn(
+            f"{Path(path).name}: {count} characters of names are boxes, for matplotlib's font lacks them; name one "
+            "that has them as font.family in a matplotlibrc file",
+            stacklevel=2,
+        )
 
 
 def publish_folder(temporary: str | os.PathLike, folder: str | os.PathLike) -> None:
     """Give a finished folder its name, in place of what has it; its files are on the disk before that."""
     temporary, folder = Path(temporary), Path(folder)
+    for path in temporary.rglob("*"):
+        if path.is_file():
+            readable(path)
     sync_tree(temporary)
     if folder.is_dir():
         shutil.rmtree(folder)

@@ -85,8 +85,9 @@ def check_sources(
     least = {"fd": 2, "fd_infinity": 2, "p_value": 2, "kid": settings.kid_subset_size}
     for metric in settings.metrics:
         if fewest < least.get(metric, 1):
+            size = ", its kid_subset_size," if metric == "kid" else ""
             raise ValueError(
-                f"{metric} needs {least[metric]} images or more in each set; the smaller one has {fewest}"
+                f"{metric} needs {least[metric]} images or more{size} in each set; the smaller one has {fewest}"
             )
     for name, asked, least_predictions in (
         ("fd_infinity", "fd_infinity" in settings.metrics, 20),

@@ -55,7 +55,10 @@ def plot_score_curves(scores: Sequence[dict]) -> Figure:
             axes.set_axis_off()
         for axes, (row, metric) in zip(axes_of_line, line, strict=False):
             _plot_panel(axes, row, metric)
-    figure.supxlabel("predictions; line: mean over disjoint subsets, band: their standard deviation", fontsize=9)
+    figure.supxlabel(
+        "predictions; line: mean over disjoint subsets, band: their standard deviation (none of a single subset)",
+        fontsize=9,
+    )
     return figure
 
 
@@ -76,8 +79,10 @@ def _plot_panel(axes: Axes, row: dict, metric: str) -> None:
                 curve["fd_limit"], color="#000000", linestyle="--", linewidth=1, label="extrapolated to infinity"
             )
         if curve["counts"][-1] <= row["dim"]:
-            axes.axvspan(0.8 * curve["counts"][-1], row["dim"], color="#999999", alpha=0.2, linewidth=0)
-            axes.axvline(row["dim"], color="#999999", linewidth=1, label=f"fewer images than {row['dim']} dimensions")
+            grey = {"color": "#999999", "alpha": 0.2, "linewidth": 0}
+            few = f"fewer images than {row['dim']} dimensions"
+            axes.axvspan(0.8 * curve["counts"][-1], row["dim"], label=few, **grey)
+            axes.axvline(row["dim"], color="#999999", linewidth=1)
     pad = 0.05 * (highest - lowest)
     axes.set_ylim(lowest - (pad if lowest < 0 else 0), highest + pad)
     axes.axhline(0, color="#000000", linewidth=0.8)
@@ -85,6 +90,7 @@ def _plot_panel(axes: Axes, row: dict, metric: str) -> None:
     axes.set_xlim(0.8 * curve["counts"][-1], 1.25 * curve["counts"][0])
     axes.set_xticks(curve["counts"], [f"{count:,}" for count in curve["counts"]], rotation=45, fontsize=8)
     axes.minorticks_off()
+    axes.set_ylabel(title)
     axes.set_title(f"{title}, {in_figure(row['encoder'], 60)}", fontsize=10)
     axes.grid(alpha=0.3)
     axes.legend(fontsize=8)

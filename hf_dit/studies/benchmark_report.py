@@ -135,7 +135,7 @@ def plot_benchmark(report: dict) -> Figure:
     figure = Figure(figsize=(10.2, 1.1 + 3.7 * len(phases)), layout="constrained")
     figure.suptitle(
         f"{settings['size']}: {settings['num_layers']} layers, {settings['heads']} heads of {settings['head_dim']}, "
-        f"batch {settings['batch']}, {settings['dtype']}, {report['hardware']}",
+        f"batch {settings['batch']}, {settings['dtype']}, {report['hardware'].replace(' 1 threads', ' 1 thread')}",
         fontsize="medium",
     )
     axes = figure.subplots(len(phases), 2, squeeze=False)
@@ -153,11 +153,18 @@ def plot_benchmark(report: dict) -> Figure:
     return figure
 
 
+class _PlainNumbers(LogFormatter):
+    """At the ticks that matplotlib would label, numbers as the major ticks have them: 0.06 and not 6e-02."""
+
+    def __call__(self, x: float, pos: int | None = None) -> str:
+        return f"{x:g}" if super().__call__(x, pos) else ""
+
+
 def _draw_times(axes: Axes, report: dict, phase: str) -> dict:
     """Times of the operator; the lines by attention."""
     handles = _draw_points(axes, report, "operator", phase, "ms")
     _dress(axes, report, f"Operator alone, {phase}", "Time (ms, log scale)")
-    axes.yaxis.set_minor_formatter(LogFormatter(labelOnlyBase=False))
+    axes.yaxis.set_minor_formatter(_PlainNumbers(labelOnlyBase=False))
     return handles
 
 

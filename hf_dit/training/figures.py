@@ -10,6 +10,7 @@ from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
 from ..models.dit import DiTModel
@@ -100,6 +101,7 @@ def plot_loss(history: list[dict], scored: Sequence[dict] = ()) -> Figure:
         if part == "loss":
             axes.plot(steps, [row["smoothed"] for row in history], color="C0", marker=marker, label="smoothed")
         axes.set(xlabel="optimizer step", ylabel=name, yscale="log")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         axes.grid(alpha=0.3, which="both")
         axes.legend()
     if scored:

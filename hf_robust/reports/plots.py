@@ -56,8 +56,10 @@ def plot_curves(result: dict) -> Figure:
         fillstyle="none",
         label=f"best {accuracy[best]:.1f} %, epoch {epochs[best]:g}",
     )
-    title = "Held-out images, given labels" if scored_on_given([result]) else "Clean test set"
-    dress(axes[0], title=title, xlabel="Epoch", ylabel="Test accuracy (%)")
+    held_out = scored_on_given([result])
+    title = "Held-out images, given labels" if held_out else "Clean test set"
+    ylabel = "Accuracy (%)" if held_out else "Test accuracy (%)"
+    dress(axes[0], title=title, xlabel="Epoch", ylabel=ylabel)
     if fits:
         for key, style in fits.items():
             axes[1].plot(*_series(history, key), markersize=4, **style)
@@ -167,6 +169,8 @@ def plot_accuracy_vs_noise(results: Iterable[dict]) -> Figure:
             rates = [_placed(r)[1] for r in shown]
             axes.set_xlim(min(rates, default=0) - 5, max(rates, default=0) + 5)
             axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True, steps=[1, 2, 5, 10]))
+            if len(set(rates)) == 1:
+                axes.set_xticks([rates[0]])
     extra = [
         Line2D([], [], color="0.3", label="last epoch"),
         Line2D([], [], color="0.3", alpha=0.6, linestyle="--", label="best epoch"),
@@ -186,7 +190,9 @@ def _plot_by_rate(axes: Axes, loss: str, runs: list[dict], colour: str, marker: 
     by_rate = dict(sorted(grouped(runs, lambda r: _placed(r)[1]).items()))
     last = {rate: [100 * r["accuracy"]["last"] for r in group] for rate, group in by_rate.items()}
     best = [mean(100 * r["accuracy"]["best"] for r in group) for group in by_rate.values()]
-    axes.plot(list(by_rate), best, color=colour, alpha=0.45, linestyle="--", linewidth=1.2, marker="_")
+    # Of a single rate no line is seen, and the mark has to do.
+    mark = {"markersize": 16, "markeredgewidth": 2} if len(by_rate) == 1 else {}
+    axes.plot(list(by_rate), best, color=colour, alpha=0.45, linestyle="--", linewidth=1.2, marker="_", **mark)
     averages = [mean(values) for values in last.values()]
     axes.plot(list(by_rate), averages, color=colour, marker=marker, markersize=5, label=loss)
     repeated = [rate for rate, values in last.items() if len(values) > 1]

@@ -11,7 +11,7 @@ import torch
 from transformers import TrainerState
 
 from hf_common.environment import hardware, versions
-from hf_common.files import save_figure, write_json
+from hf_common.files import readable, save_figure, write_json
 from hf_common.plugins import loaded_plugins
 from hf_common.processes import from_first_process
 from hf_common.run_folder import RESULTS, SETTINGS, HeldFolder
@@ -147,6 +147,9 @@ def run_claimed(
         else:
             train_until_stopped(trainer, checkpoint)
         trainer.save_model(_internal_call=True)  # else it is pushed, without its results
+        if args.process_index == 0:
+            for weights in output_dir.glob("*.safetensors"):
+                readable(weights)
     evaluated = {entry["step"] for entry in trainer.state.log_history if "eval_accuracy" in entry}
     if args.do_eval and trainer.state.global_step not in evaluated:
         trainer.evaluate()

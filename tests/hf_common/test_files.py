@@ -114,6 +114,28 @@ def test_pictures_and_figures_in_the_format_of_their_names(tmp_path):
     assert not list(tmp_path.rglob(".*"))
 
 
+def test_characters_without_a_glyph_are_told_once(tmp_path):
+    figure = Figure(figsize=(2, 1))
+    figure.suptitle("猫犬, 猫")
+    with pytest.warns(UserWarning) as told:
+        save_figure(figure, tmp_path / "a.png")
+    assert [str(warning.message)[:38] for warning in told] == ["a.png: 2 characters of names are boxes"]
+
+
+def test_files_of_their_owner_alone_become_those_of_the_umask(tmp_path):
+    """As safetensors writes them."""
+    before = os.umask(0o027)
+    try:
+        with replacing(tmp_path / "a") as temporary:
+            os.close(os.open(temporary, os.O_CREAT | os.O_WRONLY, 0o600))
+        (tmp_path / ".new" / "inner").mkdir(parents=True)
+        os.close(os.open(tmp_path / ".new" / "inner" / "b", os.O_CREAT | os.O_WRONLY, 0o600))
+        publish_folder(tmp_path / ".new", tmp_path / "new")
+    finally:
+        os.umask(before)
+    assert [(tmp_path / name).stat().st_mode & 0o777 for name in ("a", "new/inner/b")] == [0o640, 0o640]
+
+
 @pytest.mark.parametrize(
     ("text", "found"),
     [

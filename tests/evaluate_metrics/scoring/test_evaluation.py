@@ -416,7 +416,10 @@ def test_bad_settings(settings, message):
 @pytest.mark.parametrize(
     "settings, message",
     [
-        ({"metrics": ["kid"]}, "kid needs 1000 images or more in each set; the smaller one has 41"),
+        (
+            {"metrics": ["kid"]},
+            "kid needs 1000 images or more, its kid_subset_size, in each set; the smaller one has 41",
+        ),
         ({"curve": True}, "a curve needs 60 predictions or more; there are 41"),
     ],
 )
@@ -564,6 +567,10 @@ def test_picture():
     assert limit.get_ydata()[0] == rows[0]["curve"]["fd_limit"]
     labels = [text.get_text() for text in drawn[3].get_legend().get_texts()]
     assert "fewer images than 70 dimensions" in labels
+    assert [axes.get_ylabel() for axes in drawn[:3]] == ["CMMD", "Frechet distance", "KID"]
+    assert "none of a single subset" in figure.get_supxlabel()
+    (grey,) = [patch for patch in drawn[3].patches if patch.get_label() == "fewer images than 70 dimensions"]
+    assert grey.get_x() + grey.get_width() == 70
 
 
 # --- The script ---

@@ -184,6 +184,17 @@ def test_the_figure_draws_every_time_and_the_bound():
     assert bound[0].get_xydata()[:, 1].tolist() == pytest.approx([speedup_bound(n / (6 * 32 + n)) for n in (4, 16)])
 
 
+def test_the_figure_has_plain_numbers_and_one_thread():
+    report = run_benchmark(["na3"], [(2, 2)], size="dit-micro-2", repeats=1, phases=["forward"])
+    figure = plot_benchmark(report | {"hardware": "cpu (x86_64, 1 threads)"})
+    assert figure.get_suptitle().endswith("cpu (x86_64, 1 thread)")
+    axes = figure.axes[0]
+    axes.set_ylim(0.05, 0.15)
+    figure.draw_without_rendering()
+    words = {tick.get_text() for tick in axes.get_yticklabels(which="both")}
+    assert {"0.06", "0.1"} <= words and not any("e" in word for word in words)
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [

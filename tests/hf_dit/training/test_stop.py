@@ -146,3 +146,9 @@ def test_a_curve_of_one_point_is_seen(rows):
     for axes in plot_loss(history).axes:
         for line in axes.get_lines():
             assert (line.get_marker() == "o") == (rows == 1)
+
+
+def test_a_curve_of_few_steps_has_ticks_at_whole_ones():
+    history = [{"step": step, "loss": 1.0, "smoothed": 1.0} for step in (19, 20)]
+    (axes,) = plot_loss(history).axes
+    assert all(tick == round(tick) for tick in axes.get_xticks())

@@ -147,6 +147,14 @@ def test_accuracy_against_noise():
     assert texts(figure) == ["ce", "last epoch", "best epoch"]
 
 
+def test_a_single_rate_has_one_tick_and_a_mark_for_the_best():
+    (axes,) = plot_accuracy_vs_noise([run(), run(loss="gce")]).axes
+    assert axes.get_xticks().tolist() == [40]
+    assert [line.get_markersize() for line in dashed(axes)] == [16, 16]
+    (axes,) = plot_accuracy_vs_noise([run(), run(noise="symmetric_20")]).axes
+    assert [line.get_markersize() for line in dashed(axes)] != [16]
+
+
 def test_error_bars_are_the_standard_deviation_over_seeds():
     last = [0.5, 0.6, 0.4]
     results = [run("ce", "symmetric_40", seed=s, test=(0.7, value)) for s, value in enumerate(last)]
@@ -260,6 +268,9 @@ def test_of_training_images_a_class_without_confident_ones_has_no_row():
 def test_labels_of_which_nobody_says_that_they_are_right_are_not_called_clean():
     known, unknown = run(noise="clean", rate=0.0), run(noise="clean", rate=None)
     assert plot_curves(known).get_suptitle() == "ce on clean, cnn_small, seed 0"
+    assert plot_curves(known).axes[0].get_ylabel() == "Test accuracy (%)"
+    unknown["noise"]["test_labels"] = "given"
+    assert plot_curves(unknown).axes[0].get_ylabel() == "Accuracy (%)"
     assert plot_curves(unknown).get_suptitle() == "ce on given labels, cnn_small, seed 0"
     unknown["noise"]["estimated_matrix"], unknown["label_names"] = np.eye(3).tolist(), ["a", "b", "c"]
     unknown["settings"]["features"] = "dinov2"

@@ -79,7 +79,9 @@ def find(folder, *flags, status=0):
 
 def test_the_wrong_files_are_named_shown_and_left_out(photos):
     folder, wrong = photos
-    find(folder, "--features", "encoder.py:colours", "--output_dir", "out", "--save_cleaned", "cleaned")
+    done = find(folder, "--features", "encoder.py:colours", "--output_dir", "out", "--save_cleaned", "cleaned")
+    assert "cleaned (51 of 60 images kept, 9 dropped)\nwarning: too few images (60)" in done.stdout
+    assert "label_errors.csv, .json and .png, labels" in done.stdout
     out = folder / "out"
     rows = list(csv.DictReader((out / "label_errors.csv").open()))
     assert sorted(row["file"].rpartition("/")[2] for row in rows) == sorted(wrong)

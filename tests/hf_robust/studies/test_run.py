@@ -47,6 +47,7 @@ def finished(tmp_path_factory):
 def test_results_say_what_was_run_and_what_came_out(finished):
     folder, results = finished
     assert json.loads((folder / "results.json").read_text()) == results
+    assert (folder / "model.safetensors").stat().st_mode == (folder / "results.json").stat().st_mode
     settings = results["settings"]
     assert (settings["loss"], settings["noise"], settings["model"], settings["seed"]) == (
         "nce + rce", "symmetric_40", "cnn_small", 3,

@@ -39,7 +39,8 @@ def run(folder, script, *flags):
 def test_wrong_labels_are_found(folder):
     from cleanlab.filter import find_label_issues
 
-    run(folder, "find_label_errors.py", "--num_folds", "5", "--output_dir", "found")
+    done = run(folder, "find_label_errors.py", "--num_folds", "5", "--output_dir", "found")
+    assert "label_errors.csv and .json, labels" in done.stdout
     texts, topics = sentences(COUNT)
     wrong = [given != topic for given, topic in zip(with_wrong(topics, 0.3), topics, strict=True)]
     rows = json.loads((folder / "found/label_errors.json").read_text())
