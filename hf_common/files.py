@@ -27,7 +27,7 @@ def replacing(path: str | os.PathLike) -> Iterator[Path]:
     temporary = temporary_name(path)
     try:
         yield temporary
-        readable(temporary)
+        readable([temporary])
         sync(temporary)
         os.replace(temporary, path)
         sync(path.parent)
@@ -35,11 +35,12 @@ def replacing(path: str | os.PathLike) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-def readable(path: Path) -> None:
-    """Let those read and write a file whom the umask lets; safetensors makes files of their owner alone."""
+def readable(paths: Iterable[Path]) -> None:
+    """Let those read and write files whom the umask lets; safetensors makes files of their owner alone."""
     umask = os.umask(0o022)
     os.umask(umask)
-    path.chmod(path.stat().st_mode | (0o666 & ~umask))
+    for path in paths:
+        path.chmod(path.stat().st_mode | (0o666 & ~umask))
 
 
 def temporary_name(path: Path) -> Path:
@@ -107,9 +108,7 @@ def save_figure(figure: Any, path: str | os.PathLike) -> None:
 def publish_folder(temporary: str | os.PathLike, folder: str | os.PathLike) -> None:
     """Give a finished folder its name, in place of what has it; its files are on the disk before that."""
     temporary, folder = Path(temporary), Path(folder)
-    for path in temporary.rglob("*"):
-        if path.is_file():
-            readable(path)
+    readable(path for path in temporary.rglob("*") if path.is_file())
     sync_tree(temporary)
     if folder.is_dir():
         shutil.rmtree(folder)

@@ -147,9 +147,7 @@ def run_claimed(
         else:
             train_until_stopped(trainer, checkpoint)
         trainer.save_model(_internal_call=True)  # else it is pushed, without its results
-        if args.process_index == 0:
-            for weights in output_dir.glob("*.safetensors"):
-                readable(weights)
+        readable(output_dir.glob("*.safetensors"))
     evaluated = {entry["step"] for entry in trainer.state.log_history if "eval_accuracy" in entry}
     if args.do_eval and trainer.state.global_step not in evaluated:
         trainer.evaluate()
