@@ -79,9 +79,8 @@ def _plot_panel(axes: Axes, row: dict, metric: str) -> None:
                 curve["fd_limit"], color="#000000", linestyle="--", linewidth=1, label="extrapolated to infinity"
             )
         if curve["counts"][-1] <= row["dim"]:
-            grey = {"color": "#999999", "alpha": 0.2, "linewidth": 0}
-            few = f"fewer images than {row['dim']} dimensions"
-            axes.axvspan(0.8 * curve["counts"][-1], row["dim"], label=few, **grey)
+            few, first = f"fewer images than {row['dim']} dimensions", 0.8 * curve["counts"][-1]
+            axes.axvspan(first, row["dim"], color="#999999", alpha=0.2, linewidth=0, label=few)
             axes.axvline(row["dim"], color="#999999", linewidth=1)
     pad = 0.05 * (highest - lowest)
     axes.set_ylim(lowest - (pad if lowest < 0 else 0), highest + pad)

@@ -191,8 +191,9 @@ def _plot_by_rate(axes: Axes, loss: str, runs: list[dict], colour: str, marker: 
     last = {rate: [100 * r["accuracy"]["last"] for r in group] for rate, group in by_rate.items()}
     best = [mean(100 * r["accuracy"]["best"] for r in group) for group in by_rate.values()]
     # Of a single rate no line is seen, and the mark has to do.
-    mark = {"markersize": 16, "markeredgewidth": 2} if len(by_rate) == 1 else {}
-    axes.plot(list(by_rate), best, color=colour, alpha=0.45, linestyle="--", linewidth=1.2, marker="_", **mark)
+    (marks,) = axes.plot(list(by_rate), best, color=colour, alpha=0.45, linestyle="--", linewidth=1.2, marker="_")
+    if len(by_rate) == 1:
+        marks.set(markersize=16, markeredgewidth=2)
     averages = [mean(values) for values in last.values()]
     axes.plot(list(by_rate), averages, color=colour, marker=marker, markersize=5, label=loss)
     repeated = [rate for rate, values in last.items() if len(values) > 1]
