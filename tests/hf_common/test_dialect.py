@@ -39,10 +39,16 @@ def test_a_sweep_resumes_anyway_and_takes_no_folder(word, tmp_path, capsys):
         ("dropout=0.1,", {"dropout": 0.1}),
         (" num_layers=4 , attention_bias=False ", {"num_layers": 4, "attention_bias": False}),
         ("attention_bias=TRUE", {"attention_bias": True}),
-        ("num_layers=[1,2],dropout=0", {"num_layers": [1, 2], "dropout": 0}),
+        ("mlp_ratio=2.5,dropout=0", {"mlp_ratio": 2.5, "dropout": 0}),
         (",", {}),
         (None, {}),
     ],
 )
 def test_overrides_are_read_alike(text, values):
     assert parse_overrides(text) == model_overrides(text) == values
+
+
+def test_commas_in_brackets_divide_nothing():
+    assert parse_overrides("depths=[1,2],dropout=0") == {"depths": [1, 2], "dropout": 0}
+    with pytest.raises(ValueError, match=r"num_layers must be a whole number, got \[1, 2\]"):
+        model_overrides("num_layers=[1,2],dropout=0")
