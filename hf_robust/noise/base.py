@@ -12,6 +12,8 @@ SAMPLINGS = ("quota", "bernoulli")
 # Of the rules by which labels are drawn: another one means that other labels may be wrong under the same name and
 # seed. 1 (which is not written anywhere) rounded the quota of each class by itself, 2 carries it over the classes.
 NOISE_VERSION = 2
+SUM_TOLERANCE = 1e-4  # of a row, as the losses take it
+ROUNDING = 1e-9  # of an entry of a matrix
 
 
 class NoiseKind:
@@ -61,19 +63,50 @@ class NoiseKind:
 class ClassNoise(NoiseKind, ABC):
     """Noise that depends on the class alone: it has a transition matrix, and is drawn by it.
 
-    The probabilities of a row off the diagonal are 0 or all equal, so that equal shares of a quota are exact.
+    By quota, where each class that loses labels loses the rate, and to all its targets alike, their number is rounded
+    once over all classes; any other matrix is drawn row by row, see [`labels_by_row`].
     """
 
     @abstractmethod
     def matrix(self, rate: float, num_classes: int) -> np.ndarray:
         """`T[i, j] = P(noisy = j | clean = i)`, (K, K) float64, rows sum to 1."""
 
+    def checked_matrix(self, rate: float, num_classes: int) -> np.ndarray:
+        """[`matrix`], or a `ValueError` that says what is wrong with it."""
+        matrix = self.matrix(rate, num_classes)
+        try:
+            array = np.asarray(matrix, np.float64)
+        except (TypeError, ValueError):
+            array = np.empty(0)
+        if array.shape != (num_classes, num_classes):
+            got = f"shape {array.shape}" if array.size else f"{matrix!r:.80}"
+            raise ValueError(
+                f"matrix of noise {self.name!r} must be ({num_classes}, {num_classes}) numbers, got {got}"
+            )
+        if fault := matrix_fault(array):
+            raise ValueError(f"matrix of noise {self.name!r}: {fault}")
+        return array
+
     def draw(self, labels, rate, num_classes, generator, *, sampling, images):  # (N,) int64 -> (N,) int64
         """Noisy labels; `images` are not looked at."""
-        matrix = self.matrix(rate, num_classes)
+        matrix = self.checked_matrix(rate, num_classes)
         if sampling == "bernoulli":
             return _bernoulli_labels(labels, matrix, generator)
-        return _quota_labels(labels, matrix, rate, generator)
+        if _in_equal_shares(matrix, rate):
+            return _quota_labels(labels, matrix, rate, generator)
+        return labels_by_row(labels, matrix, generator)
+
+
+def matrix_fault(matrix: np.ndarray) -> str | None:
+    """What keeps a square matrix from being one of transitions, in words; None: nothing."""
+    # NaN is in no range; 1 - 0.1 - 0.2 - 0.7 is a bit below 0.
+    if not ((matrix >= -ROUNDING) & (matrix <= 1 + ROUNDING)).all():
+        return f"entries must be in [0, 1], are {np.min(matrix)} to {np.max(matrix)}"
+    off = np.abs(matrix.sum(axis=1) - 1)
+    if off.max() > SUM_TOLERANCE:
+        row = int(off.argmax())
+        return f"rows must sum to 1, row {row} sums to {matrix[row].sum():.6g}"
+    return None
 
 
 def matrix_to(targets: dict[int, int], rate: float, num_classes: int) -> np.ndarray:
@@ -111,6 +144,45 @@ def whole_shares(rate: float, counts: Sequence[int] | np.ndarray) -> bool:
     """Whether that rate is a whole number of images in each class, so that nothing is rounded."""
     percent = Fraction(repr(float(rate)))
     return all((percent * int(count) / 100).denominator == 1 for count in counts)
+
+
+def labels_by_row(labels, matrix, generator):  # (N,) int64 -> (N,) int64
+    """Labels by quota of any rows.
+
+    Of class i with n_i samples n_i T[i, i] keep their label, rounded down or up so that of all classes together the
+    sum is rounded once: up where most was cut off, and of equals in an order that is drawn. The others are shared out
+    alike over the rest of its row.
+    """
+    noisy = labels.copy()
+    num_classes = len(matrix)
+    counts = np.bincount(labels, minlength=num_classes)
+    matrix = matrix / matrix.sum(axis=1, keepdims=True)
+    # Over the classes first: of many small ones each would keep or lose the same part of an image.
+    kept = _whole(counts * np.diag(matrix), generator)
+    for clean_class in np.flatnonzero(counts):
+        row = matrix[clean_class].copy()
+        row[clean_class] = 0
+        flips = counts[clean_class] - kept[clean_class]
+        given = _whole(flips * row / row.sum(), generator) if flips else np.zeros(num_classes, np.int64)
+        given[clean_class] = kept[clean_class]
+        members = np.flatnonzero(labels == clean_class)
+        noisy[generator.permutation(members)] = np.repeat(np.arange(num_classes), given)
+    return noisy
+
+
+def _whole(shares: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+    """(K,) whole numbers, the shares rounded down or up so that the sum is rounded once (largest remainder)."""
+    counts = np.floor(shares + 1e-9).astype(np.int64)  # 0.1 * 30 is a bit less than 3
+    order = np.lexsort((generator.random(len(shares)), counts - shares))
+    counts[order[: max(0, round(shares.sum()) - counts.sum())]] += 1
+    return counts
+
+
+def _in_equal_shares(matrix: np.ndarray, rate: float) -> bool:
+    """Whether each class that loses labels loses the rate, and to all its targets alike."""
+    off = matrix * (1 - np.eye(len(matrix)))
+    targets = np.count_nonzero(off, axis=1, keepdims=True)
+    return bool((np.abs(off - rate / 100 / np.maximum(targets, 1))[off != 0] < ROUNDING).all())
 
 
 def _quota_labels(labels, matrix, rate, generator):

@@ -60,7 +60,7 @@ def transition_matrix(
             f"spec: {spec} depends on the image, not on the class alone, and has no transition matrix; "
             "measure one on drawn labels with realised_matrix(clean, noisy, num_classes)"
         )
-    return contaminated_matrix(spec.rate) if contaminated else kind.matrix(spec.rate, num_classes)
+    return contaminated_matrix(spec.rate) if contaminated else kind.checked_matrix(spec.rate, num_classes)
 
 
 def make_noisy_labels(
@@ -115,7 +115,11 @@ def make_noisy_labels(
     kind = _kind(spec, targets, num_classes, contaminated)
     if contaminated:
         return contaminated_labels(labels, spec.rate, generator)
-    return kind.draw(labels, spec.rate, num_classes, generator, sampling=sampling, images=images)
+    noisy = kind.draw(labels, spec.rate, num_classes, generator, sampling=sampling, images=images)
+    drawn = check_labels(f"labels that {spec} draws", noisy, num_classes)
+    if len(drawn) != len(labels):
+        raise ValueError(f"labels that {spec} draws: expected {len(labels)}, as many as labels, got {len(drawn)}")
+    return drawn
 
 
 def _kind(spec: NoiseSpec, targets: Mapping[int, int] | None, num_classes: int, contaminated: bool) -> Any:

@@ -5,7 +5,7 @@ import re
 
 import numpy as np
 
-from .base import ClassNoise, NoiseKind
+from .base import ClassNoise, NoiseKind, labels_by_row
 from .labels import check_num_classes
 
 PREFIX = "matrix:"
@@ -30,9 +30,7 @@ class MatrixByName(NoiseKind):
 class MatrixNoise(MatrixByName, ClassNoise):
     """Noise with the transition matrix T[i, j] = P(noisy = j | clean = i), of any rows.
 
-    By quota, of class i with n_i samples n_i T[i, i] keep their label, rounded down or up so that of all classes
-    together the sum is rounded once: up where most was cut off, and of equals in an order that is drawn. The others
-    are shared out alike over the rest of its row.
+    By quota it is drawn row by row, see [`labels_by_row`].
 
     Args:
         matrix: (K, K) float64, entries in [0, 1], rows sum to 1.
@@ -64,20 +62,7 @@ class MatrixNoise(MatrixByName, ClassNoise):
         """Noisy labels; `images` are not looked at."""
         if sampling == "bernoulli":
             return super().draw(labels, rate, num_classes, generator, sampling=sampling, images=images)
-        noisy = labels.copy()
-        counts = np.bincount(labels, minlength=num_classes)
-        matrix = self._matrix / self._matrix.sum(axis=1, keepdims=True)
-        # Over the classes first: of many small ones each would keep or lose the same part of an image.
-        kept = _whole(counts * np.diag(matrix), generator)
-        for clean_class in np.flatnonzero(counts):
-            row = matrix[clean_class].copy()
-            row[clean_class] = 0
-            flips = counts[clean_class] - kept[clean_class]
-            given = _whole(flips * row / row.sum(), generator) if flips else np.zeros(num_classes, np.int64)
-            given[clean_class] = kept[clean_class]
-            members = np.flatnonzero(labels == clean_class)
-            noisy[generator.permutation(members)] = np.repeat(np.arange(num_classes), given)
-        return noisy
+        return labels_by_row(labels, self._matrix, generator)
 
 
 def matrix_name(matrix: np.ndarray) -> str:
@@ -90,11 +75,3 @@ def matrix_name(matrix: np.ndarray) -> str:
 def is_matrix_name(name: str) -> bool:
     """Whether a config or a result is named after such a noise."""
     return re.fullmatch(f"matrix_[{DIGEST_LETTERS}]{{8}}", name) is not None
-
-
-def _whole(shares: np.ndarray, generator: np.random.Generator) -> np.ndarray:
-    """(K,) whole numbers, the shares rounded down or up so that the sum is rounded once (largest remainder)."""
-    counts = np.floor(shares + 1e-9).astype(np.int64)  # 0.1 * 30 is a bit less than 3
-    order = np.lexsort((generator.random(len(shares)), counts - shares))
-    counts[order[: max(0, round(shares.sum()) - counts.sum())]] += 1
-    return counts

@@ -25,6 +25,8 @@ KINDS: dict[str, NoiseKind] = {
     "block5": Block5(),
     "human": Human(),
 }
+# Names that say something else where a noise may stand: before a noise, as a file's, a folder's or a value's.
+TAKEN = ("contaminated", "false", "inf", "matrix", "nan", "none", "null", "test", "true")
 # Those of matrices that were read, by their names.
 FROM_FILES: dict[str, NoiseKind] = {}
 
@@ -46,8 +48,8 @@ def register_noise(kind: NoiseKind) -> NoiseKind:
 
     Raises:
         TypeError: no instance of a subclass of `NoiseKind`, or one that lacks `draw`.
-        ValueError: a name other than lower-case letters and digits, or one that another kind has; a colour other than
-            `#RRGGBB`; no words.
+        ValueError: a name other than lower-case letters and digits, one of `TAKEN` or one that another kind has; a
+            colour other than `#RRGGBB`; no words, or with other braces than `{rate}`.
     """
     if not isinstance(kind, NoiseKind):
         raise TypeError(f"kind must be an instance of a subclass of NoiseKind, got {kind!r:.120}")
@@ -55,14 +57,30 @@ def register_noise(kind: NoiseKind) -> NoiseKind:
     lacking = [name for name in ("name", "colour", "words", "entry", "draw") if not hasattr(kind, name)]
     if lacking:
         raise TypeError(f"{cls} lacks {', '.join(lacking)}")
-    if not re.fullmatch("[a-z][a-z0-9]*", kind.name):
+    if not (isinstance(kind.name, str) and re.fullmatch("[a-z][a-z0-9]*", kind.name)):
         raise ValueError(f"name of {cls} must be lower-case letters and digits; got {kind.name!r:.80}")
+    if kind.name in TAKEN:
+        raise ValueError(f"name of {cls} must be none of {', '.join(TAKEN)}; got {kind.name!r}")
     if kind.name in KINDS and not same_code(type(KINDS[kind.name]), type(kind)):
         raise ValueError(f"there is a noise {kind.name!r} already")
-    if not re.fullmatch("#[0-9A-Fa-f]{6}", kind.colour):
+    if not (isinstance(kind.colour, str) and re.fullmatch("#[0-9A-Fa-f]{6}", kind.colour)):
         raise ValueError(f"colour of {cls} must be such as '#0072B2'; got {kind.colour!r:.80}")
+    for name in ("words", "entry"):
+        if not _can_be_said(getattr(kind, name)):
+            raise ValueError(
+                f"{name} of {cls} must be a text, in which {{rate}} alone stands in braces; "
+                f"got {getattr(kind, name)!r:.80}"
+            )
     KINDS[kind.name] = kind
     return kind
+
+
+def _can_be_said(words: object) -> bool:
+    """Whether cards can put a rate into the words."""
+    try:
+        return isinstance(words, str) and bool(words.format(rate="RR").strip())
+    except (LookupError, ValueError, AttributeError):  # other braces
+        return False
 
 
 def kind_of(name: str) -> NoiseKind | None:

@@ -7,9 +7,8 @@ import numpy as np
 
 from hf_common.foreign import list_of, number, read_array, read_json, refuse
 
+from .base import matrix_fault
 from .bounds import CANNOT_TELL, TOO_FEW
-
-SUM_TOLERANCE = 1e-4  # of a row, as the losses take it
 
 
 def read_transition_matrix(path: str | os.PathLike, num_classes: int | None) -> np.ndarray:
@@ -42,12 +41,8 @@ def read_transition_matrix(path: str | os.PathLike, num_classes: int | None) -> 
                 path, f"transition_matrix: it holds neither a matrix of {size} classes nor a run's results with one"
             )
         matrix = np.asarray(content, np.float64)
-    if not ((matrix >= 0) & (matrix <= 1)).all():  # NaN is in no range
-        raise refuse(path, f"transition_matrix: entries must be in [0, 1], are {np.min(matrix)} to {np.max(matrix)}")
-    off = np.abs(matrix.sum(axis=1) - 1)
-    if off.max() > SUM_TOLERANCE:
-        row = int(off.argmax())
-        raise refuse(path, f"transition_matrix: rows must sum to 1, row {row} sums to {matrix[row].sum():.6g}")
+    if fault := matrix_fault(matrix):
+        raise refuse(path, f"transition_matrix: {fault}")
     return matrix
 
 

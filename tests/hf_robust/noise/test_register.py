@@ -5,6 +5,7 @@ import pytest
 
 from hf_robust import make_noisy_labels, register_noise, transition_matrix
 from hf_robust.noise import ClassNoise, NoiseKind, matrix_to
+from hf_robust.noise.base import SAMPLINGS
 from hf_robust.noise.kinds import KINDS, kind_of
 from hf_robust.noise.spec import NoiseSpec, spec_patterns
 
@@ -66,7 +67,16 @@ def test_a_registered_noise_may_look_at_the_images():
         ({"name": "Swap"}, ValueError, "name of Changed must be lower-case letters and digits; got 'Swap'"),
         ({"name": "pair_swap"}, ValueError, "name of Changed must be"),
         ({"name": "symmetric"}, ValueError, "there is a noise 'symmetric' already"),
+        ({"name": "matrix"}, ValueError, "must be none of contaminated, .*; got 'matrix'"),
+        ({"name": "true"}, ValueError, "must be none of contaminated, .*; got 'true'"),
+        ({"name": None}, ValueError, "name of Changed must be .*; got None"),
         ({"colour": "green"}, ValueError, "colour of Changed must be such as '#0072B2'"),
+        ({"colour": None}, ValueError, "colour of Changed must be such as '#0072B2'; got None"),
+        *(
+            ({name: value}, ValueError, f"{name} of Changed must be a text, .*; got")
+            for name in ("words", "entry")
+            for value in ("", " ", None, 3, "{oops}", "{", "{0}", "{rate.x}")
+        ),
     ],
 )
 def test_what_names_and_figures_could_not_use_is_refused(changes, error, message):
@@ -81,3 +91,60 @@ def test_a_kind_lacks_nothing():
         register_noise(Swap)
     with pytest.raises(TypeError, match="Bare lacks name, colour, words, entry, draw"):
         register_noise(type("Bare", (NoiseKind,), {})())
+
+
+class Uneven(Swap):
+    """Class 0 loses the rate, class 1 a quarter of it; of others three quarters of what is lost go to class 0."""
+
+    name = "uneven"
+
+    def matrix(self, rate, num_classes):
+        matrix, share = np.eye(num_classes), rate / 100
+        matrix[0, :2] = 1 - share, share
+        matrix[1, :2] = share / 4, 1 - share / 4
+        matrix[2, :3] = 0.75 * share, 0.25 * share, 1 - share
+        return matrix
+
+
+def test_rows_that_differ_are_drawn_each_by_itself():
+    register_noise(Uneven())
+    labels = np.repeat(np.arange(4), 100)
+    noisy = make_noisy_labels(labels, "uneven_40", num_classes=4)
+    counts = [np.bincount(noisy[labels == c], minlength=4).tolist() for c in range(4)]
+    assert counts == [[60, 40, 0, 0], [10, 90, 0, 0], [30, 10, 60, 0], [0, 0, 0, 100]]
+
+
+@pytest.mark.parametrize(
+    ("matrix", "message"),
+    [
+        (np.full((3, 3), np.nan), r"entries must be in \[0, 1\], are nan"),
+        (np.eye(3) - 0.1, r"entries must be in \[0, 1\], are -0.1 to 0.9"),
+        (np.ones((3, 3)), "rows must sum to 1, row 0 sums to 3"),
+        (np.eye(2), r"must be \(3, 3\) numbers, got shape \(2, 2\)"),
+        (None, r"must be \(3, 3\) numbers, got"),
+        ("x", r"must be \(3, 3\) numbers, got 'x'"),
+    ],
+)
+def test_a_matrix_of_no_probabilities_is_refused(matrix, message):
+    register_noise(type("Odd", (Swap,), {"name": "odd", "matrix": lambda *_: matrix})())
+    calls = [lambda: transition_matrix("odd_40", 3)]
+    calls += [lambda s=s: make_noisy_labels([0, 1, 2], "odd_40", num_classes=3, sampling=s) for s in SAMPLINGS]
+    for call in calls:
+        with pytest.raises(ValueError, match=f"matrix of noise 'odd':? {message}"):
+            call()
+
+
+@pytest.mark.parametrize(
+    ("drawn", "error", "message"),
+    [
+        ([0, -1, 2], ValueError, r"expected values in 0..2, got -1 at position 1"),
+        ([0, 1, 3], ValueError, r"expected values in 0..2, got 3 at position 2"),
+        ([0.0, 1.0, 2.0], TypeError, "expected integers, got dtype float64"),
+        ([0, 1], ValueError, "expected 3, as many as labels, got 2"),
+        (None, ValueError, r"expected shape \(N,\)"),
+    ],
+)
+def test_what_is_drawn_must_be_labels(drawn, error, message):
+    register_noise(type("Odd", (Dark,), {"name": "odd", "draw": lambda *_, **__: drawn})())
+    with pytest.raises(error, match=f"labels that odd_40 draws: {message}"):
+        make_noisy_labels([0, 1, 2], "odd_40", num_classes=3)
