@@ -207,6 +207,15 @@ class LossInputs:
         """The entries at the labels."""
         return -F.nll_loss(values, self.labels, reduction="none")
 
+    def one_a_sample(self, loss: str, losses: Tensor) -> Tensor:  # (B,) -> (B,)
+        """`losses`, or a `ValueError` that names the loss: from another shape a sum would make other numbers."""
+        if not isinstance(losses, Tensor) or losses.shape != self.labels.shape:
+            got = f"shape {tuple(losses.shape)}" if isinstance(losses, Tensor) else type(losses).__name__
+            raise ValueError(
+                f"loss {loss!r} must return one value a sample, shape (B,) = {tuple(self.labels.shape)}; got {got}"
+            )
+        return losses
+
     def without_ignored(self, losses: Tensor) -> Tensor:  # (B,) -> (B,)
         """`losses`, 0 where a sample is ignored."""
         return losses if self.all_kept else losses.masked_fill(self._given == IGNORE_INDEX, 0.0)
@@ -255,7 +264,7 @@ def loss_function(**domains: Domain) -> Callable:
         def loss(logits: Tensor, labels: Tensor, **params: Any) -> Tensor:
             check_params(core.__name__, domains, params)
             x = LossInputs(logits, labels)
-            return x.without_ignored(core(x, **params))
+            return x.without_ignored(x.one_a_sample(core.__name__, core(x, **params)))
 
         signature = inspect.signature(core)
         _, *keywords = signature.parameters.values()

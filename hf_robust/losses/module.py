@@ -163,8 +163,8 @@ class RobustLoss(nn.Module):
         The result is float32, or float64 for float64 logits, under autocast too. Samples with label -100 are ignored
         as in `F.cross_entropy`: zero in "none", absent from "sum", not counted by "mean" (which is NaN if no sample is
         left). A loss that needs views takes logits (2 B, K) in training mode. Raises what `LossInputs` raises, and
-        `ValueError` for an `index` that is needed and missing, or class weights of another number of classes; labels
-        on an accelerator are not checked for their range.
+        `ValueError` for an `index` that is needed and missing, class weights of another number of classes, or a loss
+        of one's own that is not (B,); labels on an accelerator are not checked for their range.
         """
         if reduction not in _REDUCTIONS:
             raise ValueError(f"reduction must be one of {', '.join(_REDUCTIONS)}, got {reduction!r}")
@@ -192,6 +192,7 @@ class RobustLoss(nn.Module):
         for position, (weight, name, params) in enumerate(self.terms):
             info = LOSSES[name]
             losses = self.stateful[str(position)](x) if info.stateful else info.build.core(x, **params)
+            losses = x.one_a_sample(name, losses)
             losses = losses if weight == 1 else weight * losses
             total = losses if total is None else total + losses
         return total

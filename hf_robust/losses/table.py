@@ -30,6 +30,8 @@ from .ogc import OgcCe, OgcFl, OgcGce
 from .tempered import bi_tempered, bi_tempered_probabilities
 
 CITED = r"(.+) (\d{4}), (.+)"  # the form of `LossInfo.paper`: authors, year, where
+NEEDS = ("index", "views", "parameters", "learning_rate", "transition_matrix")  # what `LossInfo.needs` may name
+MARKERS = ".,ov^<>12348spP*hH+xXDd|_"  # of matplotlib, by a letter
 SOFTMAX = "softmax(z)"  # the link of most losses, and what a pipeline of transformers takes
 
 
@@ -43,11 +45,11 @@ class LossInfo:
         formula: in words of p = softmax(logits), y = given label, K = number of classes.
         paper: `"Authors 2020, where"` or `"Authors 2020, arXiv:2006.13554"`; `title`: of one that is not in `TITLES`.
         symmetric: the sum of the loss over all labels is the same for every p.
-        needs: beside logits and labels, of index, views, parameters, learning_rate, transition_matrix.
+        needs: beside logits and labels, of `NEEDS`.
         published: data set -> spec, where that is another than the defaults.
         link: (logits (B, K), parameters) -> the probabilities (B, K) of which the loss is one; None: softmax.
         link_words: the link in words.
-        style: colour and marker in figures; None: one of the spare ones, by the alphabet.
+        style: colour (`#RRGGBB`) and marker (of `MARKERS`) in figures; None: one of the spare ones, by the alphabet.
     """
 
     name: str
@@ -246,8 +248,9 @@ def register_loss(info: LossInfo) -> LossInfo:
 
     Raises:
         TypeError: `info` is no `LossInfo`, or `build` neither made by `loss_function` nor a `StatefulLoss` class.
-        ValueError: a name that no spec can hold or that another loss has, a parameter without domain or default, a
-            title without a paper of the form that cards cite.
+        ValueError: a name that no spec can hold or that another loss has, a parameter without domain or default or
+            with a default outside its domain, needs or a style that there are not, a title without a paper of the
+            form that cards cite.
     """
     if not isinstance(info, LossInfo):
         raise TypeError(f"info must be a LossInfo, got {type(info).__name__}")
@@ -261,10 +264,23 @@ def register_loss(info: LossInfo) -> LossInfo:
     for name, default in info.params.items():
         if name not in ("transition_matrix", *info.domains) or default is inspect.Parameter.empty:
             raise ValueError(f"{name} of {info.name} needs a default and a domain, as loss_function({name}=POSITIVE)")
+        if name in info.domains and not info.domains[name].contains(default):
+            raise ValueError(
+                f"{name} of {info.name} must have a default that is {info.domains[name].text}; got {default!r:.80}"
+            )
+    if unknown := [need for need in info.needs if need not in NEEDS]:
+        raise ValueError(f"needs of {info.name} must be of {', '.join(NEEDS)}; got {unknown[0]!r:.80}")
+    if info.style is not None and not _can_be_drawn(*info.style):
+        raise ValueError(f"style of {info.name} must be such as ('#0072B2', 'o'); got {info.style!r:.80}")
     if info.title is not None and not re.fullmatch(CITED, info.paper):
         raise ValueError(f"paper must be such as 'Ma et al. 2020, arXiv:2006.13554'; got {info.paper!r:.120}")
     LOSSES[info.name] = info
     return info
+
+
+def _can_be_drawn(colour: object, marker: object = None, *rest: object) -> bool:
+    coloured = isinstance(colour, str) and re.fullmatch("#[0-9A-Fa-f]{6}", colour) is not None
+    return coloured and isinstance(marker, str) and len(marker) == 1 and marker in MARKERS and not rest
 
 
 def list_losses() -> list[LossInfo]:

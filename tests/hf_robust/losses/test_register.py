@@ -34,6 +34,11 @@ def without_domain(x: LossInputs, *, q: float = 1.0) -> torch.Tensor:
     return q * x.logp_y
 
 
+@loss_function(q=UNIT_INTERVAL)
+def outside(x: LossInputs, *, q: float = 7.0) -> torch.Tensor:
+    return q * x.logp_y
+
+
 class Counting(StatefulLoss):
     """Cross-entropy times the number of batches seen."""
 
@@ -107,6 +112,18 @@ def test_style_and_citation():
         (LossInfo("ce", power, "f", "p"), ValueError, "there is a loss 'ce' already"),
         (LossInfo("own", without_default, "f", "p"), ValueError, "q of own needs a default and a domain"),
         (LossInfo("own", without_domain, "f", "p"), ValueError, "q of own needs a default and a domain"),
+        (
+            LossInfo("own", outside, "f", "p"),
+            ValueError,
+            r"q of own must have a default that is a number in \(0, 1\]; got 7",
+        ),
+        (
+            LossInfo("own", power, "f", "p", needs=("foo", "views")),
+            ValueError,
+            "needs of own must be of index, .*'foo'",
+        ),
+        (LossInfo("own", power, "f", "p", style=("green", "o")), ValueError, "style of own must be such as"),
+        (LossInfo("own", power, "f", "p", style=("#117733", "??")), ValueError, "style of own must be such as"),
         (LossInfo("own", power, "f", "this work", title="T"), ValueError, "paper must be such as 'Ma et al. 2020"),
     ],
 )
@@ -115,3 +132,24 @@ def test_what_specs_and_cards_could_not_use_is_refused(info, error, message):
     with pytest.raises(error, match=message):
         register_loss(info)
     assert before == LOSSES
+
+
+@pytest.mark.parametrize(
+    ("core", "got"),
+    [
+        (lambda x: x.minus_logp_y.mean(), r"shape \(\)"),
+        (lambda x: x.minus_logp_y[:, None], r"shape \(8, 1\)"),
+        (lambda x: x.logp, r"shape \(8, 3\)"),
+        (lambda x: x.logp.mean(0), r"shape \(3,\)"),
+        (lambda x: 1.0, "float"),
+    ],
+)
+def test_a_loss_that_is_not_one_value_a_sample_is_refused(core, got):
+    core.__name__ = "odd"
+    odd = loss_function()(core)
+    register_loss(LossInfo("odd", odd, "f", "this work"))
+    logits, labels = torch.randn(8, 3), torch.randint(3, (8,))
+    message = rf"loss 'odd' must return one value a sample, shape \(B,\) = \(8,\); got {got}"
+    for call in (odd, get_loss("odd"), get_loss("ce + odd"), get_loss("2*odd")):
+        with pytest.raises(ValueError, match=message):
+            call(logits, labels)
