@@ -75,8 +75,13 @@ class DiTAttnProcessor(ABC):
         """
         query, key, value = attn.project(hidden_states, grid)
         attend = self.attend if query.shape[1] == grid[0] * grid[1] else self.attend_with_more
-        out = attend(query, key, value, grid).flatten(2)
-        return attn.to_out[1](attn.to_out[0](out))
+        out = attend(query, key, value, grid)
+        if out.shape != query.shape:  # one that broadcasts would be another attention
+            raise ValueError(
+                f"attention {self.spec!r} must return the shape of its query, {tuple(query.shape)}; "
+                f"got {tuple(out.shape)}"
+            )
+        return attn.to_out[1](attn.to_out[0](out.flatten(2)))
 
     def _probe(self, device: torch.device, dtype: torch.dtype, grid: Grid, head_dim: int, training: bool) -> None:
         """Runs the kernel once on one head, backward included if `training`; its refusal becomes a RuntimeError."""

@@ -34,6 +34,7 @@ PROCESSORS: list[type[DiTAttnProcessor]] = [
     FlexAttnProcessor,
     NattenAttnProcessor,
 ]
+BUILT_IN = tuple(PROCESSORS)
 
 
 def register_attn_processor(cls: type[DiTAttnProcessor]) -> type[DiTAttnProcessor]:
@@ -45,6 +46,7 @@ def register_attn_processor(cls: type[DiTAttnProcessor]) -> type[DiTAttnProcesso
 
     Raises:
         TypeError: no concrete subclass of `DiTAttnProcessor` with `forms`, `words` and `from_spec` of its own.
+        ValueError: another one has these forms, or one of this package reads its spec.
     """
     if not (isinstance(cls, type) and issubclass(cls, DiTAttnProcessor)):
         raise TypeError(f"cls must be a subclass of DiTAttnProcessor, got {cls!r:.120}")
@@ -53,19 +55,57 @@ def register_attn_processor(cls: type[DiTAttnProcessor]) -> type[DiTAttnProcesso
         lacking.append("from_spec")
     if lacking:
         raise TypeError(f"{cls.__name__} lacks {', '.join(lacking)}")
-    PROCESSORS[:] = [*(known for known in PROCESSORS if not same_code(known, cls)), cls]
+    others = [known for known in PROCESSORS if not same_code(known, cls)]
+    spec = getattr(cls, "spec", None)  # that of a class with a parameter is each processor's own
+    if cls.forms in [known.forms for known in others] or (isinstance(spec, str) and processor_of_spec(spec, BUILT_IN)):
+        raise ValueError(
+            f"there is an attention {cls.forms!r:.80} already; give {cls.__name__} forms and a spec of its own"
+        )
+    PROCESSORS[:] = [*others, cls]
     return cls
 
 
 def parse_attn_item(item: str) -> DiTAttnProcessor:
     """The processor that one item of a spec names (`"na7/truncate"`); a `ValueError` says what is allowed."""
-    processor = processor_of_spec(item.strip(), PROCESSORS)
+    processor = _first_that_reads(item.strip())
     if processor is None:
         raise ValueError(
             f"attention item {item[:80]!r} is not known; allowed are {', '.join(cls.forms for cls in PROCESSORS)} "
             "(W, K whole numbers of at most 9 digits), and what --plugins register"
         )
+    if not _comes_back(processor):
+        cls, spec = type(processor).__name__, getattr(processor, "spec", None)
+        raise ValueError(
+            f"attention item {item[:80]!r}: {cls} gives it the spec {spec!r:.80}, which is not read as the same"
+        )
     return processor
+
+
+def _first_that_reads(spec: str) -> DiTAttnProcessor | None:
+    for cls in PROCESSORS:
+        try:
+            processor = cls.from_spec(spec)
+        except Exception as error:
+            if cls in BUILT_IN:
+                raise
+            raise ValueError(
+                f"attention item {spec[:80]!r}: from_spec of {cls.__name__} raised {type(error).__name__}: {error}"
+            ) from error
+        if processor is not None and not isinstance(processor, DiTAttnProcessor):
+            raise ValueError(
+                f"attention item {spec[:80]!r}: from_spec of {cls.__name__} must give a processor or None; "
+                f"got {processor!r:.80}"
+            )
+        if processor is not None:
+            return processor
+    return None
+
+
+def _comes_back(processor: DiTAttnProcessor) -> bool:
+    """Whether a model that is saved with the processor's spec is loaded with the same."""
+    spec = getattr(processor, "spec", None)
+    again = _first_that_reads(spec) if isinstance(spec, str) else None
+    return again is not None and type(again) is type(processor) and again.spec == spec
 
 
 def make_attn_processors(spec: str, num_layers: int) -> list[DiTAttnProcessor]:
@@ -108,9 +148,10 @@ def seeing_all(spec: str, grid: Grid) -> list[str]:
 def format_attn_spec(processors: Sequence) -> str | None:
     """The spec that [`make_attn_processors`] takes; None if one of them is no processor of this package.
 
-    A subclass is foreign too: it may compute something else than the spec that it inherits says.
+    A subclass is foreign too: it may compute something else than the spec that it inherits says; and so is one whose
+    spec another class reads.
     """
-    if not all(type(processor) in PROCESSORS for processor in processors):
+    if not all(type(processor) in PROCESSORS and _comes_back(processor) for processor in processors):
         return None
     runs: list[list] = []
     for processor in processors:

@@ -82,3 +82,67 @@ def test_the_code_of_a_registered_attention_is_not_exported(tmp_path):
 def test_what_specs_could_not_read_is_refused(cls, message):
     with pytest.raises(TypeError, match=message):
         register_attn_processor(cls)
+
+
+def own(name="Own", **changes):
+    """A class like [`RowAttnProcessor`], with changes."""
+    return type(name, (RowAttnProcessor,), {"from_spec": classmethod(lambda cls, spec: None)} | changes)
+
+
+@pytest.mark.parametrize("changes", [{"forms": "full"}, {"spec": "full"}, {"spec": "na7"}, {"forms": "swaW"}])
+def test_what_another_attention_reads_is_refused(changes):
+    before = list(PROCESSORS)
+    with pytest.raises(ValueError, match="there is an attention .* already; give Own forms and a spec of its own"):
+        register_attn_processor(own(**changes))
+    assert before == PROCESSORS
+
+
+def reads(start, spec="row"):
+    """Of what begins so a processor that says `spec`."""
+
+    def from_spec(cls, item):
+        if not item.startswith(start):
+            return None
+        processor = cls()
+        processor.spec = spec
+        return processor
+
+    return classmethod(from_spec)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"from_spec": reads("own", "k3")}, "'own3': Own gives it the spec 'k3', which is not read as the same"),
+        ({"from_spec": reads("own", "na7")}, "'own3': Own gives it the spec 'na7', which"),
+        ({"from_spec": reads("own", None)}, "'own3': Own gives it the spec None, which"),
+        (
+            {"from_spec": classmethod(lambda cls, spec: 7)},
+            "'own3': from_spec of Own must give a processor or None; got 7",
+        ),
+        (
+            {"from_spec": classmethod(lambda cls, spec: int(spec))},
+            "'own3': from_spec of Own raised ValueError: invalid literal",
+        ),
+    ],
+)
+def test_a_processor_that_would_not_be_loaded_again_is_refused_when_it_is_named(changes, message):
+    register_attn_processor(own(forms="ownK", **changes))
+    with pytest.raises(ValueError, match=message):
+        make_attn_processors("own3", 2)
+
+
+def test_a_processor_whose_spec_another_class_reads_has_none(tmp_path):
+    processor = register_attn_processor(own(forms="ownK", from_spec=reads("own", "own")))()
+    assert format_attn_spec([processor]) is None  # it says row
+    processor.spec = "own"
+    assert format_attn_spec([processor]) == "own"
+
+
+def test_what_attends_keeps_the_shape():
+    cut = register_attn_processor(own(forms="cut", spec="cut", from_spec=reads("cut", "cut")))
+    cut.attend = lambda self, query, key, value, grid: value[:, :1]
+    model = DiTModel.from_name("dit-micro-2", attention="cut", num_classes=3).eval()
+    size = model.config.sample_size
+    with pytest.raises(ValueError, match="attention 'cut' must return the shape of its query"):
+        model(torch.randn(1, model.config.in_channels, size, size), torch.tensor([5]), torch.tensor([0]))
