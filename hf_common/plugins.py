@@ -56,6 +56,16 @@ def loaded_plugins() -> list[str]:
     return list(_loaded)
 
 
+def plugins_field() -> dict[str, list[str]]:
+    """What a JSON file of results says of them: `plugins`, or nothing where there are none."""
+    return {"plugins": loaded_plugins()} if _loaded else {}
+
+
+def needs_plugins(plugins: Sequence[str]) -> str:
+    """What is missing where a name of theirs is not known, as the end of an error."""
+    return f"needs {FLAG} {short(' '.join(plugins), 100)}, which registers it"
+
+
 def _load(name: str) -> None:
     here, path = str(Path.cwd()), list(sys.path)
     if here not in path and "" not in path:

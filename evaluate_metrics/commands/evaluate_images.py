@@ -57,6 +57,7 @@ from hf_common.environment import hardware, versions
 from hf_common.files import replace_text, save_figure, write_json
 from hf_common.flags import FlagParser
 from hf_common.locks import locked
+from hf_common.plugins import plugins_field
 from hf_common.processes import from_first_process
 from hf_common.running import run_command
 
@@ -174,7 +175,8 @@ def write_results(
         save_figure(plot_score_curves(scores), folder / "curve.png")
     replace_text(folder / "results.md", table + "\n")
     results = {"arguments": asdict(args), "processes": state.num_processes, "hardware": hardware(state.device)}
-    write_json(folder / "results.json", {**results, "versions": versions(LIBRARIES), "scores": scores})
+    results |= {"versions": versions(LIBRARIES), **plugins_field()}
+    write_json(folder / "results.json", {**results, "scores": scores})
     print(f"\n{table}\n\nresults: {folder.resolve()}")
 
 

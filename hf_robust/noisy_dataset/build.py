@@ -19,6 +19,8 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from hf_common.files import replace_text, write_json
+from hf_common.plugins import loaded_plugins
+from hf_common.public import without_paths
 from hf_common.run_folder import HeldFolder
 
 from ..noise.cifar10n import read_human_labels
@@ -280,6 +282,8 @@ def _add_configs(
     output_dir.mkdir(parents=True, exist_ok=True)
     if todo:
         manifest["versions"] = build_versions()
+        plugins = dict.fromkeys([*manifest.get("plugins", ()), *without_paths(loaded_plugins())])
+        manifest |= {"plugins": list(plugins)} if plugins else {}
     write_json(output_dir / form.manifest, manifest)
     if manifest["configs"]:
         replace_text(output_dir / "README.md", dataset_card(manifest))

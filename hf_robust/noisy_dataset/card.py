@@ -11,6 +11,7 @@ from datasets.utils.metadata import MetadataConfigs
 from huggingface_hub import DatasetCard, DatasetCardData
 
 from hf_common.commands import command_line, shell_word
+from hf_common.plugins import FLAG, needs_plugins
 from hf_common.tables import code, escaped, visible
 
 from ..noise.base import NoiseKind
@@ -37,6 +38,9 @@ def dataset_card(manifest: dict) -> str:
 
     Args:
         manifest (`dict`): what `build_noisy_cifar10` or `build_noisy_dataset` returns.
+
+    Raises:
+        ValueError: a config whose noise a plugin registers that is not imported.
     """
     form = manifest_form(manifest)
     kinds = _kinds(manifest)
@@ -67,6 +71,9 @@ def dataset_card(manifest: dict) -> str:
 
 def _kinds(manifest: dict) -> list[NoiseKind]:
     """Of the configs, in the order of the table; those of matrices, which have no place in it, last."""
+    unknown = [name for name in manifest["configs"] if kind_of(name) is None]
+    if unknown and manifest.get("plugins"):
+        raise ValueError(f"config {unknown[0]!r} {needs_plugins(manifest['plugins'])}")
     there = {kind_of(name) for name in manifest["configs"]}
     matrices = [MatrixByName()] if any(map(is_matrix_name, manifest["configs"])) else []
     return [*(kind for kind in KINDS.values() if kind in there), *matrices]
@@ -124,6 +131,7 @@ def _describe_configs(data: DatasetCardData, manifest: dict, features: Features)
 def _command(manifest: dict, recorded: bool) -> str:
     words = [
         *("python", "scripts/make_noisy_cifar10.py", "--output_dir", "noisy-cifar10"),
+        *((FLAG, *(shlex.quote(visible(name)) for name in manifest["plugins"])) if manifest.get("plugins") else ()),
         *("--source", shlex.quote(visible(manifest["source"]))),
         *("--seed", str(manifest["seed"]), "--sampling", manifest["sampling"]),
         *(("--human_labels", "CIFAR-10_human.pt") if recorded else ()),
@@ -138,6 +146,7 @@ def _command(manifest: dict, recorded: bool) -> str:
 def _any_command(manifest: dict, recorded: bool) -> str:
     split, share = manifest["test_split"], manifest["validation_split"]
     flags = {
+        "plugins": manifest.get("plugins"),
         "source": manifest["source"],
         "source_config": manifest["source_config"],
         "label_column_name": manifest["label_column"],

@@ -50,10 +50,11 @@ MANIFEST_FIELDS: dict[str, Check] = {
     "configs": dict_of(dict),
     "building?": str,
     "skip_corrupt?": bool,
+    "plugins?": list_of(str),
 }
 MOST_FILES = 99_999  # of a split: the number has five digits
 MOST_CLASSES = 256  # of a matrix that a manifest holds
-OPTIONAL = {"building", "noise_version", "skip_corrupt"}
+OPTIONAL = {"building", "noise_version", "skip_corrupt", "plugins"}
 # What the manifest of any data set has beyond that of CIFAR-10.
 ANY_FIELDS: dict[str, Check] = {
     "source_config?": str,

@@ -14,6 +14,7 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
+from hf_common.plugins import needs_plugins
 from hf_common.run_folder import settings_difference
 from hf_common.tables import cell, code, escaped
 
@@ -64,7 +65,8 @@ def render_card(
         tags: beside the card's own.
 
     Raises:
-        ValueError: there is no result, or they differ in more than their seeds.
+        ValueError: there is no result, they differ in more than their seeds, or a plugin that is not imported
+            registers their noise.
     """
     first = same_setting(results)
     if baseline:
@@ -127,6 +129,8 @@ def _noise_facts(results: Sequence[dict]) -> dict:
     by_rule = noise is not None and drawn_by_rule(noise)
     # By the run itself, from its seed: labels of a config of that name were drawn by whoever made the data set.
     drawn = by_rule and noise != settings.get("dataset_config") and "noise_seed" in settings
+    if drawn and kind_of(noise) is None and results[0].get("plugins"):
+        raise ValueError(f"noise {noise!r:.80} {needs_plugins(results[0]['plugins'])}")
     seeds = {run["settings"].get("noise_seed") for run in results}
     return {
         "noise_text": noise_in_words(settings),

@@ -24,7 +24,8 @@ from typing import Any
 
 from transformers import TrainingArguments
 
-from hf_common.foreign import Check, check_fields, dict_of, list_of, number, read_json, refuse, whole
+from hf_common.foreign import Check, check_fields, dict_of, list_of, number, read_json, refuse, short, whole
+from hf_common.plugins import needs_plugins
 
 from ..losses import format_loss_spec, parse_loss_spec
 from ..noise.bounds import CANNOT_TELL, IN_SAMPLE, OK, TOO_FEW
@@ -124,6 +125,9 @@ def read_results(path: str | os.PathLike) -> dict:
     """
     results = read_json(path)
     check_fields(results, RESULT_FIELDS, path)
+    loss = results["settings"].get("loss")
+    if results.get("plugins") and isinstance(loss, str) and not _is_loss(loss):
+        raise refuse(path, f"loss {short(repr(loss), 80)} {needs_plugins(results['plugins'])}")
     check_fields(results["settings"], SETTING_FIELDS, path, "settings.")
     if results["accuracy"]:  # empty of a run that was never evaluated
         check_fields(results["accuracy"], ACCURACY_FIELDS, path, "accuracy.")

@@ -11,6 +11,7 @@ import torch
 
 from hf_common.environment import hardware, versions
 from hf_common.files import replace_text, save_figure, write_json
+from hf_common.plugins import plugins_field
 from hf_common.processes import from_first_process
 from hf_common.run_folder import RESULTS, SETTINGS, HeldFolder
 from hf_common.tables import markdown_table
@@ -113,6 +114,7 @@ def _write_findings(
         **_findings(splits, probabilities, issues),
         "hardware": hardware(device),
         "versions": versions(LIBRARIES) | {"cleanlab": version("cleanlab")},
+        **plugins_field(),
         "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }
     save_figure(plot_transition_matrices(results), output_dir / "noise.png")

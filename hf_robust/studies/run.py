@@ -12,7 +12,7 @@ from transformers import TrainerState
 
 from hf_common.environment import hardware, versions
 from hf_common.files import readable, save_figure, write_json
-from hf_common.plugins import loaded_plugins
+from hf_common.plugins import plugins_field
 from hf_common.processes import from_first_process
 from hf_common.run_folder import RESULTS, SETTINGS, HeldFolder
 
@@ -250,6 +250,6 @@ def _summarise(
         "remote_code": trainer.model.is_remote_code(),
         "hardware": hardware(trainer.args.device),
         "versions": versions(LIBRARIES),
-        **({"plugins": loaded_plugins()} if loaded_plugins() else {}),
+        **plugins_field(),
         "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }

@@ -143,5 +143,7 @@ def test_own_encoder_scores(work):
             Image.fromarray(pixels).save(work / side / f"{place}.png")
     flags = ["--predictions", "fake", "--references", "real", "--encoders", "mean-colour", "--normalize", "false"]
     run(work, "evaluate_images.py", "--plugins", "own_kinds", *flags, "--metrics", "fd", "--output_dir", "scores")
-    (scores,) = json.loads((work / "scores/results.json").read_text())["scores"]
+    results = json.loads((work / "scores/results.json").read_text())
+    (scores,) = results["scores"]
+    assert results["plugins"] == ["own_kinds"]
     assert scores["frechet_distance"] == pytest.approx(3 * (9 / 255) ** 2, rel=1e-3)  # grey pixels, moved by 9

@@ -20,12 +20,15 @@ from huggingface_hub import DatasetCard
 from hf_common.locks import LOCK
 from hf_robust import load_image_splits
 from hf_robust.data.text import load_text_splits
+from hf_robust.noise import ClassNoise, matrix_to
 from hf_robust.noise.cifar100 import CIFAR100_CLASSES, SUPERCLASSES
 from hf_robust.noise.draw import make_noisy_labels, transition_matrix
+from hf_robust.noise.kinds import KINDS
 from hf_robust.noise.semantic import MNIST_TARGETS
 from hf_robust.noise.superclass import ring_targets
 from hf_robust.noisy_dataset.any_source import Reading
 from hf_robust.noisy_dataset.build import build_noisy_dataset
+from hf_robust.noisy_dataset.card import dataset_card
 from hf_robust.noisy_dataset.hub import publish_noisy_dataset
 from tests import ROOT
 
@@ -507,6 +510,32 @@ def test_the_command_of_the_card_builds_the_same_folder(photos, tmp_path, monkey
     monkeypatch.setattr(sys, "argv", [str(script), *words, "--debug"])
     runpy.run_path(str(script), run_name="__main__")
     assert tree(made) == tree(tmp_path / "again")
+
+
+class Swap(ClassNoise):
+    name, colour = "swap", "#117733"
+    words = entry = "of each class {rate} % go to its partner"
+
+    def matrix(self, rate, num_classes):
+        return matrix_to({i: i ^ 1 for i in range(num_classes)}, rate, num_classes)
+
+
+def test_the_noise_of_a_plugin_is_made_again_by_the_command_of_the_card(photos, tmp_path, monkeypatch):
+    monkeypatch.setitem(KINDS, "swap", Swap())
+    monkeypatch.setattr("hf_common.plugins._loaded", ["/home/me/own_kinds.py"])
+    how = Reading(test_split=None)
+    build_noisy_dataset(str(photos), tmp_path, configs=["swap_25"], reading=how)
+    manifest = json.loads((tmp_path / "noisy_dataset.json").read_text())
+    assert manifest["plugins"] == ["own_kinds.py"]
+    card = (tmp_path / "README.md").read_text()
+    assert "--plugins own_kinds.py" in card and "of each class RR % go to its partner" in card
+    monkeypatch.setattr("hf_common.plugins._loaded", ["more"])
+    assert build_noisy_dataset(str(photos), tmp_path, configs=["swap_25"], reading=how) == manifest
+    manifest = build_noisy_dataset(str(photos), tmp_path, configs=["clean"], reading=how)
+    assert manifest["plugins"] == ["own_kinds.py", "more"]
+    monkeypatch.delitem(KINDS, "swap")
+    with pytest.raises(ValueError, match="config 'swap_25' needs --plugins own_kinds.py more, which registers it"):
+        dataset_card(manifest)
 
 
 def test_the_folder_trains_as_any_other(photos, tmp_path):

@@ -228,6 +228,13 @@ def test_card_without_human_labels(source, tmp_path):
     assert load_dataset(str(tmp_path))["train"].num_rows == NUM_TRAIN  # the only config is the default
 
 
+def test_the_command_of_the_card_names_the_plugins(source, tmp_path, monkeypatch):
+    monkeypatch.setattr("hf_common.plugins._loaded", ["own_kinds"])
+    manifest = build_noisy_cifar10(str(source), tmp_path, configs=["clean"])
+    assert manifest["plugins"] == ["own_kinds"]
+    assert "--plugins own_kinds" in (tmp_path / "README.md").read_text()
+
+
 def test_same_seed_same_bytes_and_another_seed_not(built, source, tmp_path):
     folder, _ = built
     for name, seed in (("same", 3), ("other", 4)):

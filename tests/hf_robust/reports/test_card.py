@@ -292,3 +292,10 @@ def test_where_softmax_is_not_the_link_the_example_asks_the_loss(result, loss, s
     assert says is None or (says in use and softmax in use)
     if says is None:
         assert "pipeline" not in use
+
+
+def test_the_noise_of_a_plugin_that_is_not_imported_is_no_card_without_words(result):
+    result["settings"] |= {"noise": "swap_40", "noise_seed": 0}
+    result["plugins"] = ["own_kinds"]
+    with pytest.raises(ValueError, match="noise 'swap_40' needs --plugins own_kinds, which registers it"):
+        run_card([result], REPO)

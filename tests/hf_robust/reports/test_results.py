@@ -116,3 +116,11 @@ def test_names_of_any_characters_are_drawn(tmp_path):
         figure.savefig(tmp_path / f"{position}.png", dpi=20)
         assert position < 5 and (tmp_path / f"{position}.png").stat().st_size < 1 << 21
     plot_runs([result, result | {"settings": result["settings"] | {"model": "_$\\x$"}}]).savefig(tmp_path / "runs.png")
+
+
+def test_the_loss_of_a_plugin_that_is_not_imported_says_what_to_import(tmp_path):
+    path = tmp_path / "results.json"
+    settings = MEASURED["settings"] | {"loss": "nce + powers"}
+    path.write_text(json.dumps({**MEASURED, "settings": settings, "plugins": ["own_kinds"]}))
+    with pytest.raises(ValueError, match="loss 'nce . powers' needs --plugins own_kinds, which registers it"):
+        read_results(path)

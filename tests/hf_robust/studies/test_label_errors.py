@@ -194,6 +194,8 @@ def test_a_finished_run_is_read_again_without_training(finished, monkeypatch):
     monkeypatch.setattr("hf_robust.studies.folds.make_trainer", None)
     again = run(folder, seed=3)
     assert {**again, "finished": None} == {**results, "finished": None}
+    monkeypatch.setattr("hf_common.plugins._loaded", ["own_kinds"])
+    assert run(folder, seed=3)["plugins"] == ["own_kinds"]
 
 
 def test_same_seed_same_bytes_other_seed_other_folds(finished, tmp_path):
