@@ -92,6 +92,8 @@ class RobustTrainer(PushingTrainer):
     model: Any
     _signature_columns: list[str]  # type: ignore[assignment]  # None in Trainer before it is set
 
+    _last_loss = torch.zeros(())  # of the batch before
+
     def __init__(
         self,
         model: PreTrainedModel | nn.Module | None = None,
@@ -221,6 +223,7 @@ class RobustTrainer(PushingTrainer):
         inputs = dict(inputs)
         inputs["labels"] = class_indices(inputs.pop(name))
         loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
+        self._last_loss = loss.detach()
         return (loss, named_outputs(outputs)) if return_outputs else loss
 
     def _loss_of_outputs(self, outputs: Any, labels: Any, num_items_in_batch: Items = None) -> torch.Tensor:
@@ -275,12 +278,11 @@ class RobustTrainer(PushingTrainer):
         return loss, logits, labels
 
     def _not_finite_message(self) -> str:
-        checkpoint = last_good_checkpoint(self.args.output_dir)
+        good = last_good_checkpoint(self.args.output_dir) or "none"
         step = self.state.global_step + self.model.training  # at an evaluation, the step just made
-        return (
-            f"logits are not finite at step {step} (epoch {self.state.epoch or 0:.2f}) "
-            f"with loss {self.loss.spec!r}; last good checkpoint: {checkpoint or 'none'}. Try a lower learning_rate."
-        )
+        way = "Its values were NaN before" if self._last_loss.isnan() else "Try a lower learning_rate"
+        where = f"step {step} (epoch {self.state.epoch or 0:.2f})"
+        return f"logits are not finite at {where} with loss {self.loss.spec!r}; last good checkpoint: {good}. {way}."
 
     def _prepare_inputs(self, inputs: dict) -> dict:
         inputs = super()._prepare_inputs(inputs)

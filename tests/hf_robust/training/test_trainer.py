@@ -16,6 +16,8 @@ from transformers.modeling_outputs import ImageClassifierOutput
 from hf_robust import RobustTrainer, RobustTrainingArguments
 from hf_robust.data.memory import EpochShuffleSampler, ImageTensorDataset
 from hf_robust.data.transform import ImageTransform
+from hf_robust.losses import LossInfo, loss_function
+from hf_robust.losses.table import LOSSES
 from hf_robust.training.checkpoints import complete_checkpoints, last_good_checkpoint
 from tests.processes import run_process
 
@@ -313,6 +315,13 @@ def test_logits_that_are_not_finite_stop_the_run_and_name_step_and_checkpoint(tm
         train(tmp_path, model=Exploding(), save_strategy="steps", save_steps=2)
     with pytest.raises(FloatingPointError, match=r"step 4 .*none"):
         train(tmp_path / "other", model=Exploding())
+
+
+def test_a_loss_that_is_nan_of_finite_logits_is_named(tmp_path, monkeypatch):
+    none = loss_function()(lambda x: x.logp_y * float("nan"))
+    monkeypatch.setitem(LOSSES, "none_at_all", LossInfo("none_at_all", none, "nan", "this work"))
+    with pytest.raises(FloatingPointError, match=r"with loss 'none_at_all'.*Its values were NaN before"):
+        train(tmp_path, loss="none_at_all")
 
 
 def test_complete_and_good_checkpoints(tmp_path):
