@@ -3,6 +3,7 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -24,27 +25,48 @@ def with_file(words: Sequence[str]) -> list[str]:
     if not words or not words[0].endswith(SUFFIXES):
         return words
     path, rest = words[0], words[1:]
-    content = read_json(path) if path.endswith(".json") else _read_yaml(path)
+    content = read_json(path, object, pairs=_each_once) if path.endswith(".json") else _read_yaml(path)
+    if not isinstance(content, dict):
+        raise refuse(path, f"must hold an object of flags, holds {type(content).__name__}")
     flags: list[str] = []
     for name, value in content.items():
         if not isinstance(name, str) or not name.isidentifier():
             raise refuse(path, f"its names must be those of flags, without hyphens; got {short(repr(name), 60)}")
         if value is not None:
             values = value if isinstance(value, list) else [value]
-            flags += [f"--{name}", *(_flag_value(part) for part in values)]
+            flags += [f"--{name}", *(_flag_value(part, name, path) for part in values)]
     return [*flags, *rest]
 
 
-def _read_yaml(path: str) -> dict:
+class _Loader(yaml.SafeLoader):
+    """Reads YAML whose objects have each name once."""
+
+    def construct_mapping(self, node, deep=False):
+        _each_once([(key.value, None) for key, _ in node.value if isinstance(key, yaml.ScalarNode)])
+        return super().construct_mapping(node, deep)
+
+
+def _read_yaml(path: str) -> Any:
     with Path(path).open(encoding="utf-8") as file:
         try:
-            content = yaml.safe_load(file)
-        except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+            return yaml.load(file, _Loader)  # a SafeLoader
+        except (yaml.YAMLError, ValueError, RecursionError) as error:  # also bytes that are no UTF-8
             raise refuse(path, f"is no YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(content, dict):
-        raise refuse(path, f"must hold an object of flags, holds {type(content).__name__}")
-    return content
 
 
-def _flag_value(value: object) -> str:
-    return value if isinstance(value, str) else json.dumps(value)
+def _each_once(pairs: list[tuple[str, Any]]) -> dict:
+    names = [name for name, _ in pairs]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise ValueError(f"{short(repr(twice[0]), 60)} stands there twice")
+    return dict(pairs)
+
+
+def _flag_value(value: object, name: str, path: str) -> str:
+    try:
+        return value if isinstance(value, str) else json.dumps(value)
+    except TypeError:  # dates, sets and bytes of YAML
+        raise refuse(
+            path,
+            f"{name} must be a text, a number, true, false, a list or an object; got {short(repr(value), 60)}; "
+            "a text may stand in quotes",
+        ) from None

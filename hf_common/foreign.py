@@ -43,8 +43,16 @@ def refuse(path: str | os.PathLike, what: object) -> ValueError:
     return ValueError(short(f"{os.fspath(path)}: {what}"))
 
 
-def read_json(path: str | os.PathLike, kind: type | tuple[type, ...] = dict, most_bytes: int = MOST_BYTES) -> Any:
+def read_json(
+    path: str | os.PathLike,
+    kind: type | tuple[type, ...] = dict,
+    most_bytes: int = MOST_BYTES,
+    pairs: Callable[[list[tuple[str, Any]]], Any] | None = None,
+) -> Any:
     """The content of a JSON file (UTF-8) of a kind, without NaN or infinity.
+
+    Args:
+        pairs: makes of the names and values of an object what stands for it; None: a dict, of the last of each name.
 
     Raises:
         ValueError: larger than `most_bytes`, no such text, no JSON, nested too deeply, or of another kind.
@@ -54,7 +62,8 @@ def read_json(path: str | os.PathLike, kind: type | tuple[type, ...] = dict, mos
     if size > most_bytes:
         raise refuse(path, f"has {size} bytes, more than {most_bytes}")
     try:
-        content = json.loads(path.read_bytes().decode("utf-8"), parse_constant=_no_number, parse_float=_finite)
+        text = path.read_bytes().decode("utf-8-sig")  # some editors begin a file with a mark
+        content = json.loads(text, parse_constant=_no_number, parse_float=_finite, object_pairs_hook=pairs)
     except (ValueError, RecursionError) as error:  # also bytes that are no UTF-8
         raise refuse(path, f"is no JSON: {error or 'nested too deeply'}") from None
     if not _fits(content, kind):

@@ -1,10 +1,13 @@
 """The front door of a package: one command, whose first word says what is done."""
 
 import importlib
+import signal
 import sys
 from collections.abc import Mapping
 
+from . import __version__
 from .names import did_you_mean
+from .output import lasting_stdout
 
 
 def enter(program: str, package: str, commands: Mapping[str, str]) -> None:
@@ -15,7 +18,11 @@ def enter(program: str, package: str, commands: Mapping[str, str]) -> None:
         package: `package.commands.NAME` has `run()`, with low lines for hyphens.
         commands: what each does, in a line, by its name.
     """
+    lasting_stdout()
     words = sys.argv[1:]
+    if words == ["--version"]:
+        print(f"{program} {__version__}")
+        return
     if not words or words[0] in ("-h", "--help", "help"):
         print(_help(program, package, commands))
         return
@@ -28,7 +35,11 @@ def enter(program: str, package: str, commands: Mapping[str, str]) -> None:
         )
         sys.exit(2)
     sys.argv = [f"{program} {name}", *words[1:]]
-    importlib.import_module(f"{package}.commands.{name.replace('-', '_')}").run()
+    try:
+        importlib.import_module(f"{package}.commands.{name.replace('-', '_')}").run()
+    except KeyboardInterrupt:  # before the command catches it itself
+        print(f"\nstopped by SIGINT: {program} {name} had not begun", file=sys.stderr)
+        sys.exit(128 + signal.SIGINT)
 
 
 def _help(program: str, package: str, commands: Mapping[str, str]) -> str:

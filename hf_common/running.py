@@ -12,6 +12,7 @@ from pathlib import Path
 
 from .arguments_file import with_file
 from .commands import repeated_command
+from .output import lasting_stdout
 from .plugins import load_plugins
 from .signals import CAUGHT, Stopped, caught
 
@@ -33,6 +34,7 @@ def run_command(main: Callable[[], None], kept: str, flags: tuple[str, ...] = ()
         kept: what remains, and what the same command makes of it, as the end of a sentence.
         flags: what the command needs besides, to go on.
     """
+    lasting_stdout()
     debug = _take_debug(sys.argv)
     with caught():
         try:
@@ -73,7 +75,7 @@ def _take_debug(words: list[str]) -> bool:
 def _is_of_user(error: Exception) -> bool:
     if isinstance(error, (ValueError, OSError, ImportError)) or _is_of_disk(error):
         return True
-    if not isinstance(error, (TypeError, RuntimeError)) or error.__traceback__ is None:
+    if not isinstance(error, (TypeError, RuntimeError, FloatingPointError)) or error.__traceback__ is None:
         return False
     *_, (frame, _) = traceback.walk_tb(error.__traceback__)
     return frame.f_globals.get("__name__", "").partition(".")[0] in OWN_PACKAGES

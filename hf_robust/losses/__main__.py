@@ -1,10 +1,13 @@
 """`python -m hf_robust.losses` prints the tables of losses and of published sums."""
 
+from hf_common.output import lasting_stdout
+
 from .spec import format_value
 from .table import PUBLISHED_SUMS, list_losses
 
 
 def main() -> None:
+    lasting_stdout()
     rows: list[tuple[str, ...]] = [
         ("name", "formula", "parameters", "cifar10", "cifar100", "symmetric", "needs", "paper")
     ]

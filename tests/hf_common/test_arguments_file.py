@@ -42,13 +42,26 @@ def test_without_a_file_nothing_changes():
 @pytest.mark.parametrize(
     ("name", "content", "said"),
     [
-        ("a.json", "[1]", "must hold dict, holds list"),
+        ("a.json", "[1]", "must hold an object of flags, holds list"),
         ("a.json", "{", "is no JSON"),
         ("a.yaml", "- 1", "must hold an object of flags, holds list"),
         ("a.yaml", "a: [", "is no YAML"),
         ("a.yaml", "", "must hold an object of flags, holds NoneType"),
         ("a.yaml", "!!python/object/apply:os.system ['echo']", "is no YAML"),
         ("a.json", '{"--loss": "ce"}', "without hyphens; got '--loss'"),
+        (
+            "a.yaml",
+            "seed: 2026-01-01",
+            "seed must be a text, a number, true, false, a list or an object; got datetime.date",
+        ),
+        ("a.yaml", "seed: !!set {1}", "seed must be a text, a number"),
+        (
+            "a.yaml",
+            "seed: [!!binary aGk=]",
+            "seed must be a text, a number, true, false, a list or an object; got b'hi'",
+        ),
+        ("a.yaml", "loss: ce\nloss: gce", "'loss' stands there twice"),
+        ("a.json", '{"loss": "ce", "loss": "gce"}', "'loss' stands there twice"),
         ("a.yaml", "1: ce", "without hyphens; got 1"),
     ],
 )
@@ -60,3 +73,9 @@ def test_another_file_is_named(name, content, said, tmp_path):
     assert str(caught.value).startswith(f"{path}: ") and said in str(caught.value)
     with pytest.raises(OSError, match="nowhere.yaml"):
         with_file([str(tmp_path / "nowhere.yaml")])
+
+
+@pytest.mark.parametrize("name", ["a.json", "a.yaml"])
+def test_a_mark_of_the_order_of_bytes_is_no_part_of_it(name, tmp_path):
+    (tmp_path / name).write_text('{"loss": "ce"}', encoding="utf-8-sig")
+    assert with_file([str(tmp_path / name)]) == ["--loss", "ce"]

@@ -3,7 +3,7 @@ import sys
 
 import pytest
 
-from hf_common import commands
+from hf_common import __version__, commands
 from tests import ROOT
 
 PROGRAMS = {"hf_robust": "hf-robust", "hf_dit": "hf-dit"}
@@ -48,6 +48,29 @@ def test_another_word_is_answered(monkeypatch, capsys):
     status, printed = entered(monkeypatch, capsys, "hf_robust", "trian")
     assert status == 2 and printed.err.count("\n") == 1
     assert "no command 'trian'; there are train, sweep" in printed.err and "did you mean 'train'?" in printed.err
+
+
+def test_an_interrupt_before_a_command_begins_is_one_line(monkeypatch, capsys):
+    def interrupted(name):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("importlib.import_module", interrupted)
+    status, printed = entered(monkeypatch, capsys, "hf_robust", "train")
+    assert status == 130 and printed.err == "\nstopped by SIGINT: hf-robust train had not begun\n"
+
+
+@pytest.mark.parametrize("package", PROGRAMS)
+def test_the_version(package, monkeypatch, capsys):
+    assert entered(monkeypatch, capsys, package, "--version") == (0, (f"{PROGRAMS[package]} {__version__}\n", ""))
+
+
+@pytest.mark.parametrize("module", ["hf_robust", "hf_robust train", "hf_robust.losses"])
+@pytest.mark.parametrize("ending", [">&-", "| true"])
+def test_nobody_need_read_what_is_printed(module, ending):
+    words = f"{module} --help" if module != "hf_robust.losses" else module
+    script = f"set -o pipefail; {sys.executable} -m {words} {ending}"
+    done = subprocess.run(["bash", "-c", script], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 @pytest.mark.parametrize(

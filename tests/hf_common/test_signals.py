@@ -44,6 +44,19 @@ def fails():
 def bug():
     raise KeyError("a bug")
 
+def diverges():
+    raise FloatingPointError("not finite")
+
+def goes_on():
+    print("ready", flush=True)
+    sys.stdin.readline()
+    for _ in range(3):
+        print("x" * 100_000, flush=True)
+    print("done", file=sys.stderr)
+
+def says():
+    print("ready \u00fc \U0001f389", flush=True)
+
 def save_tensors():
     from safetensors.torch import save_file
     import torch
@@ -57,14 +70,14 @@ run_command(globals()[sys.argv[1]], "two runs are kept", flags=("--resume=last",
 """
 
 
-def start(tmp_path, *words):
+def start(tmp_path, *words, **environment):
     script = tmp_path / "a script.py"
     script.write_text(SCRIPT)
     env = {key: value for key, value in os.environ.items() if not key.startswith("ACCELERATE_")}
-    env["PYTHONPATH"] = ":".join(sys.path)
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    env |= {"PYTHONPATH": ":".join(sys.path)} | environment
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     process = subprocess.Popen([sys.executable, str(script), *words], env=env, **pipes)
-    if words[0] not in ("fails", "bug", "save_tensors", "save_states"):
+    if words[0] not in ("fails", "bug", "diverges", "says", "save_tensors", "save_states"):
         assert process.stdout.readline() == "ready\n"
     return process
 
@@ -140,6 +153,8 @@ def test_without_a_signal_nothing_changes(tmp_path):
     assert process.returncode == 2
     process = start(tmp_path, "fails", "--debug")
     assert "ValueError: its own" in process.communicate(timeout=60)[1] and process.returncode == 1
+    process = start(tmp_path, "diverges")
+    assert process.communicate(timeout=60)[1] == "a script.py: error: not finite (--debug shows where)\n"
     process = start(tmp_path, "bug")
     assert "KeyError: 'a bug'" in process.communicate(timeout=60)[1] and process.returncode == 1
 
@@ -153,3 +168,16 @@ def test_what_a_library_can_not_write_is_one_line(name, tmp_path):
     assert printed.splitlines()[-1].startswith(
         "a script.py: error: a file could not be written, the disk may be full:"
     )
+
+
+def test_a_command_goes_on_when_its_reader_leaves(tmp_path):
+    process = start(tmp_path, "goes_on")
+    process.stdout.close()
+    process.stdin.write("\n")
+    process.stdin.close()
+    assert process.stderr.read() == "done\n" and process.wait(60) == 0
+
+
+def test_what_a_terminal_can_not_show_is_printed_all_the_same(tmp_path):
+    process = start(tmp_path, "says", PYTHONIOENCODING="ascii")
+    assert process.communicate(timeout=60) == ("ready \\xfc \\U0001f389\n", "") and process.returncode == 0
