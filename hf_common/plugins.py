@@ -71,7 +71,11 @@ def _load(name: str) -> None:
     if here not in path and "" not in path:
         sys.path.append(here)  # last: a folder of the user's that is called `datasets` hides no library
     try:
-        import_source(name)
+        if not all(name.split(".")):
+            raise ImportError("name a module, such as my_kinds, or a .py file")
+        module = import_source(name)
+        if module.__spec__ is not None and module.__spec__.origin is None:  # it would register nothing
+            raise ImportError("it is a folder; name a module or a .py file in it")
     except (Exception, SystemExit) as error:  # of any kind: it is someone's code
         raise ValueError(f"{FLAG} {short(repr(name), 80)} can't be imported: {in_one_line(error)}") from error
     finally:
@@ -88,6 +92,10 @@ def _module_of_file(path: Path) -> ModuleType:
         if Path(getattr(loaded, "__file__", None) or "").resolve() != path.resolve():
             raise ImportError(f"a module {path.stem} is loaded already; give the file another name")
         return loaded
+    other = importlib.util.find_spec(path.stem) if path.stem.isidentifier() else None
+    origin = Path((other and other.origin) or path).resolve()
+    if origin != path.resolve() and Path.cwd() not in origin.parents:  # a library would find the file in its place
+        raise ImportError(f"there is a module {path.stem} already; give the file another name")
     spec = importlib.util.spec_from_file_location(path.stem, path)
     if spec is None or spec.loader is None:
         raise ImportError(f"{str(path)!r} is no file of Python")

@@ -55,6 +55,14 @@ def test_words_without_the_flag():
         (["--plugins", "no_such_module"], "'no_such_module' can't be imported: ModuleNotFoundError"),
         (["--plugins", "none/such.py"], "there is no file 'none/such.py'"),
         (["--plugins", "here.py"], "'here.py' can't be imported: ZeroDivisionError: division by zero"),
+        (
+            ["--plugins", "sub/colorsys.py"],
+            "ImportError: there is a module colorsys already; give the file another name",
+        ),
+        (["--plugins", "sub"], "'sub' can't be imported: ImportError: it is a folder; name a module"),
+        (["--plugins", "."], "'.' can't be imported: ImportError: name a module, such as my_kinds, or a .py file"),
+        (["--plugins", ".pkg"], "'.pkg' can't be imported: ImportError: name a module"),
+        (["--plugins="], "'' can't be imported: ImportError: name a module"),
         (["--plugins", "leaves.py"], "'leaves.py' can't be imported: SystemExit: 3"),
     ],
 )
@@ -62,6 +70,9 @@ def test_what_cannot_be_imported_is_told_in_one_line(tmp_path, monkeypatch, word
     monkeypatch.chdir(tmp_path)
     Path("here.py").write_text("1 / 0")
     Path("leaves.py").write_text("raise SystemExit(3)")
+    Path("sub").mkdir()
+    Path("sub/colorsys.py").write_text("")
+    monkeypatch.delitem(sys.modules, "colorsys", raising=False)
     before = list(sys.path)
     with pytest.raises(ValueError, match=message):
         load_plugins(words)
