@@ -32,7 +32,9 @@ def with_file(words: Sequence[str]) -> list[str]:
     for name, value in content.items():
         if not isinstance(name, str) or not name.isidentifier():
             raise refuse(path, f"its names must be those of flags, without hyphens; got {short(repr(name), 60)}")
-        if value is not None:
+        if name == "debug" and value is True:  # of `run_command`, which has no value
+            flags.append("--debug")
+        elif value is not None:
             values = value if isinstance(value, list) else [value]
             flags += [f"--{name}", *(_flag_value(part, name, path) for part in values)]
     return [*flags, *rest]

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 from transformers import HfArgumentParser
 
+from .arguments_file import SUFFIXES
 from .flag_help import help_page
 from .foreign import short
 from .names import did_you_mean
@@ -78,6 +79,10 @@ class FlagParser(HfArgumentParser):
 
     def parse_args_into_dataclasses(self, *args: Any, return_remaining_strings: bool = False, **kwargs: Any) -> tuple:
         """As the parent's; a word that is no flag ends the program where these are not to be returned."""
+        if not return_remaining_strings:  # first: what is missing may be behind it
+            _, rest = self.parse_known_args(args[0] if args else kwargs.get("args"))
+            if rest:
+                self._refuse(rest, self._own_names())
         *parsed, rest = super().parse_args_into_dataclasses(*args, return_remaining_strings=True, **kwargs)
         if return_remaining_strings:
             return *parsed, rest
@@ -100,12 +105,16 @@ class FlagParser(HfArgumentParser):
 
     def _refuse(self, rest: list[str], known: Collection[str]) -> None:
         """End with the first word that is no flag."""
+        # Those that every command takes before its own, and no negation that was not meant.
+        names = [f"--{other}" for other in (*known, "plugins", "debug") if not other.startswith("no_")]
         for word in rest:
             name = word.partition("=")[0]
             if word.startswith("-") and not any(other.startswith(name[2:].replace("-", "_")) for other in known):
-                near = did_you_mean(name.replace("-", "_").replace("__", "--", 1), [f"--{other}" for other in known])
+                meant = names if not name.startswith("--no") else [f"--{other}" for other in known]
+                near = did_you_mean(name.replace("-", "_").replace("__", "--", 1), meant)
                 self.error(f"there is no flag {short(repr(name), 80)}{near}; --help-all shows all")
-        self.error(f"{short(repr(rest[0]), 80)} belongs to no flag; --help shows them")
+        place = "; a file of flags is the first word" if rest[0].endswith(SUFFIXES) else ""
+        self.error(f"{short(repr(rest[0]), 80)} belongs to no flag{place}; --help shows them")
 
 
 def dataclass_flags(module: str, name: str) -> set[str]:

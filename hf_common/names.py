@@ -2,7 +2,7 @@
 
 import difflib
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -22,8 +22,11 @@ def looks_local(name: str) -> bool:
 
 
 @contextmanager
-def data_source(name: str, argument: str) -> Iterator[None]:
+def data_source(name: str, argument: str, known: Collection[str] = ()) -> Iterator[None]:
     """A block that opens a data set, a folder or one of the Hub, that came by `argument`.
+
+    Args:
+        known: names of others that may have been meant.
 
     Raises:
         FileNotFoundError: before the block, for a path where nothing is.
@@ -33,8 +36,8 @@ def data_source(name: str, argument: str) -> Iterator[None]:
     if os.path.exists(name):
         yield
         return
-    near = _near(name)
-    if looks_local(name):
+    near = _near(name) or did_you_mean(name, known)
+    if looks_local(name) or name.endswith("/"):  # which no id does
         raise FileNotFoundError(f"{argument}: there is no folder {short(repr(name), 120)}{near}")
     try:
         yield

@@ -38,7 +38,9 @@ def run_command(main: Callable[[], None], kept: str, flags: tuple[str, ...] = ()
     debug = _take_debug(sys.argv)
     with caught():
         try:
-            sys.argv[1:] = load_plugins(with_file(sys.argv[1:]))
+            sys.argv[1:] = with_file(sys.argv[1:])
+            debug = _take_debug(sys.argv) or debug
+            sys.argv[1:] = load_plugins(sys.argv[1:])
             main()
         except Exception as error:
             if debug or not _is_of_user(error):

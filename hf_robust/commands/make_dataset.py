@@ -24,8 +24,8 @@ from dataclasses import dataclass, field
 from hf_common.flags import FlagParser
 from hf_common.running import run_command
 from hf_robust.noise.base import SAMPLINGS
-from hf_robust.noise.human import HUMAN_CONFIGS
-from hf_robust.noise.spec import spec_patterns
+from hf_robust.noise.human import HUMAN_CONFIGS, is_human_name
+from hf_robust.noise.spec import check_noise_names, spec_patterns
 from hf_robust.noisy_dataset.arguments import GOES_ON, RepositoryArguments, print_configs, publish_built
 
 
@@ -60,6 +60,7 @@ class Arguments:
 
 def main():
     args, hub = FlagParser((Arguments, RepositoryArguments), description=__doc__).parse_args_into_dataclasses()
+    check_noise_names("configs", args.configs or (), is_human_name)
     from hf_robust.noisy_dataset.build import build_noisy_cifar10
     from hf_robust.noisy_dataset.hub import check_publish
 

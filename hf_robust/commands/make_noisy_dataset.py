@@ -29,7 +29,8 @@ from dataclasses import dataclass, field
 from hf_common.flags import FlagParser
 from hf_common.running import run_command
 from hf_robust.noise.base import SAMPLINGS
-from hf_robust.noise.spec import spec_patterns
+from hf_robust.noise.human import is_human_name
+from hf_robust.noise.spec import check_noise_names, spec_patterns
 from hf_robust.noisy_dataset.arguments import GOES_ON, RepositoryArguments, print_configs, publish_built
 
 NO_SPLIT = "none"
@@ -100,6 +101,7 @@ class NoiseArguments:
 def main():
     parser = FlagParser((SourceArguments, NoiseArguments, RepositoryArguments), description=__doc__)
     source, args, hub = parser.parse_args_into_dataclasses()
+    check_noise_names("configs", args.configs, is_human_name)
     from hf_robust.noisy_dataset.any_source import Reading
     from hf_robust.noisy_dataset.build import build_noisy_dataset
     from hf_robust.noisy_dataset.form import ANY

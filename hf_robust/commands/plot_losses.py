@@ -35,7 +35,7 @@ def main() -> None:
         parser.error(str(error))
     from hf_robust.reports.loss_plots import loss_landscape
 
-    output = Path(args.output)
+    output = Path(args.output).expanduser()
     try:
         figure = loss_landscape(args.losses, args.num_classes)
     except ValueError as error:

@@ -59,7 +59,7 @@ def open_data(
         raise ValueError(f"{name!r:.120} is a file, and none of the kinds {', '.join(TABLES)}")
     if path.is_dir():
         _check_same_classes(name, config)
-    with data_source(name, "dataset"):
+    with data_source(name, "dataset", ["digits"]):
         return datasets.load_dataset(name, config, streaming=streaming)
 
 

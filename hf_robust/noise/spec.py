@@ -5,6 +5,7 @@ once, where it comes in; from there on the `NoiseSpec` is handed on.
 """
 
 import warnings
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from numbers import Real
 from pathlib import Path
@@ -123,3 +124,13 @@ class NoiseSpec:
             return self.kind
         rate = float(self.rate)
         return f"{self.kind}_{int(rate) if rate.is_integer() else rate!r}"
+
+
+def check_noise_names(argument: str, names: Iterable[str], others: Callable[[str], bool]) -> None:
+    """Raise a `ValueError` that names `argument` for a name that is no noise and none of `others`."""
+    for name in names:
+        if not others(name):
+            try:
+                NoiseSpec.parse(name)
+            except ValueError as error:
+                raise ValueError(f"{argument}: {str(error).removeprefix('spec: ')}") from None

@@ -12,10 +12,12 @@ from hf_common.flags import OtherFlags
 from hf_common.foreign import short
 from hf_common.names import did_you_mean
 
+from ..noise.spec import check_noise_names
 from ..training.flags import inherited_flags
 from ..training.recipes import RecipeParser
 from .flags import DataArguments, ExperimentFlags, ModelArguments, check_numbers
 
+GIVEN = "given"  # in place of a noise: the labels as the data set has them, noisy or not
 TABLE = Path(__file__).parents[1] / "losses" / "table.py"
 
 
@@ -58,6 +60,9 @@ def experiment_arguments(description: str, *own: type, **options: Any) -> tuple[
     *mine, _, _, flags = experiment_parser(description, *own, light=True, **options).check()
     check_numbers(flags)
     check_loss_names([flags.loss or "nce+rce", *(loss for part in mine for loss in getattr(part, "losses", ()))])
+    check_noise_names(
+        "noises", [noise for part in mine for noise in getattr(part, "noises", ())], lambda noise: noise == GIVEN
+    )
     parser = experiment_parser(description, *own, **options)
     return parser, parser.parse_args_into_dataclasses()
 

@@ -27,11 +27,9 @@ from ..training.arguments import default_weight_decay
 from ..training.checkpoints import complete_checkpoints
 from .arguments import DataArguments, ExperimentArguments, ModelArguments, check_arguments, run_settings
 from .flags import REPLACED_FLAGS
+from .front import GIVEN
 from .prepare import load_splits, noisy_train
 from .run import run_claimed
-
-# In place of a noise: the labels as the data set has them, noisy or not.
-GIVEN = "given"
 
 
 class Run(NamedTuple):

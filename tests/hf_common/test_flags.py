@@ -73,6 +73,7 @@ def test_help_all_shows_the_flags_of_training_arguments_too():
         (["--per_device_train_batch_size", "0"], "per_device_train_batch_size must be 1 or more; got 0"),
         (["--loss", "nce + rse(q=1)"], "position 6: unknown loss 'rse'; valid are ce, fl"),
         (["--recipe", "nosuch"], "argument --recipe: invalid choice: 'nosuch'"),
+        (["--lerning_rate", "1"], "there is no flag '--lerning_rate'; did you mean '--learning_rate'"),
         (["--datset", "digits"], "there is no flag '--datset'; did you mean '--dataset'?"),
         (["--eval_stepz", "3"], "there is no flag '--eval_stepz'; did you mean '--eval_steps'"),
     ],
@@ -88,6 +89,14 @@ def test_errors_in_own_flags_and_unknown_flags_are_one_line_before_anything_load
     [
         ("train_dit", ["--dataset_name", "x", "--seed", "-1"], "seed must be 0 or more; got -1"),
         ("train_dit", ["--dataset_name", "x", "--lr_scheduler", "no"], "lr_scheduler must be one of ['linear'"),
+        ("train_dit", ["--nosuch", "1"], "there is no flag '--nosuch'"),
+        (
+            "make_noisy_dataset",
+            ["--source", "x", "--output_dir", "y", "--configs", "clean", "symmm_40"],
+            "configs: unknown noise 'symmm_40'; allowed are",
+        ),
+        ("make_noisy_cifar10", ["--output_dir", "y", "--configs", "symmm_40"], "configs: unknown noise 'symmm_40'"),
+        ("sweep_robust", ["--noises", "clean", "symm_4"], "noises: unknown noise 'symm_4'; allowed are"),
         ("train_dit", ["--dataset_name", "x", "--atention", "na7"], "did you mean '--attention'?"),
         ("sample_dit", ["--model_name_or_path", "x", "--schedulers", "plms"], "or classes of diffusers; got 'plms'"),
         ("sample_dit", ["--model_name_or_path", "x", "--seed", "-1"], "--seed must be 0 or more; got -1"),
@@ -197,7 +206,14 @@ def test_a_parser_reads_as_the_one_of_transformers(capsys):
     parser = FlagParser(Some, prog="x")
     for words, said in (
         (["--needed", "a", "--numbr", "3"], "there is no flag '--numbr'; did you mean '--number'?"),
-        (["--needed", "a", "b"], "'b' belongs to no flag"),
+        (["--plugin", "a"], "the following arguments are required: --needed"),
+        (["--needed", "a", "--plugin", "a"], "there is no flag '--plugin'; did you mean '--plugins'?"),
+        (["--needed", "a", "--oon"], "there is no flag '--oon'; did you mean '--on'?"),
+        (["--needed", "a", "--noon"], "there is no flag '--noon'; did you mean '--no_on' or '--on'?"),
+        (["--needed", "a", "b"], "'b' belongs to no flag; --help"),
+        (["--needed", "a", "b", "c.yaml"], "'b' belongs to no flag; --help"),
+        (["--on", "c.yaml"], "argument --on: "),
+        (["--needed", "a", "c.yaml"], "'c.yaml' belongs to no flag; a file of flags is the first word; --help"),
         ([], "the following arguments are required: --needed"),
     ):
         status, printed = ended(capsys, lambda words=words: parser.parse_args_into_dataclasses(words))

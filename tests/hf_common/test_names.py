@@ -47,6 +47,14 @@ def test_paths_are_looked_at_before_the_hub(tmp_path, monkeypatch):
     tells = "there is no folder 'user/none' here; as a data set of the Hub"
     with pytest.raises(FileNotFoundError, match=tells), data_source("user/none", "images"):
         raise datasets.exceptions.DatasetNotFoundError("not there")
+    with (
+        pytest.raises(FileNotFoundError, match="source: there is no folder 'nosuch/'"),
+        data_source("nosuch/", "source"),
+    ):
+        raise AssertionError("the Hub was asked")
+    tells = "there is no folder 'digit' here; did you mean 'digits'"
+    with pytest.raises(ConnectionError, match=tells), data_source("digit", "dataset", ["digits"]):
+        raise ConnectionError("no net")
     # Of a folder that is there.
     with pytest.raises(ConnectionError, match="^as it was$"), data_source("my_photos", "images"):
         raise ConnectionError("as it was")

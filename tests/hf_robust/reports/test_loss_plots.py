@@ -294,3 +294,12 @@ def test_script_says_what_is_wrong_and_how_it_is_run(arguments, code, message, t
     out, err = capsys.readouterr()
     assert message in (out if code == 0 else err.splitlines()[-1])
     assert not list(tmp_path.iterdir())
+
+
+def test_the_output_may_lie_at_home(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["plot_losses.py", "--losses", "ce", "--output", "~/a.png"])
+    runpy.run_path(str(SCRIPT), run_name="__main__")
+    assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
+    assert capsys.readouterr().out == f"{tmp_path / 'a.png'}\n"
