@@ -8,7 +8,7 @@ parser that knows their names alone looks at the words first: [`FlagParser.check
 import ast
 import importlib.util
 import inspect
-from argparse import SUPPRESS, Action
+from argparse import SUPPRESS, Action, ArgumentParser
 from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -80,7 +80,8 @@ class FlagParser(HfArgumentParser):
     def parse_args_into_dataclasses(self, *args: Any, return_remaining_strings: bool = False, **kwargs: Any) -> tuple:
         """As the parent's; a word that is no flag ends the program where these are not to be returned."""
         if not return_remaining_strings:  # first: what is missing may be behind it
-            _, rest = self.parse_known_args(args[0] if args else kwargs.get("args"))
+            # The plain reading: a subclass's own may set defaults and speak, which is for once.
+            _, rest = ArgumentParser.parse_known_args(self, args[0] if args else kwargs.get("args"))
             if rest:
                 self._refuse(rest, self._own_names())
         *parsed, rest = super().parse_args_into_dataclasses(*args, return_remaining_strings=True, **kwargs)
