@@ -74,6 +74,11 @@ class Plan(NamedTuple):
         """Of a rectangle."""
         return self.rows.keys * self.columns.keys
 
+    def cost(self, least_queries: int) -> int:
+        """Estimated time of a CPU in scores, see [`make_plan`]."""
+        scores = self.tiles * max(self.queries, least_queries) * self.keys
+        return scores + 7 * self.strip_rows * self.columns.keys
+
     @property
     def strip_rows(self) -> int:
         """Rows of all strips, one below the other, and a margin before the first and after the last."""
@@ -108,12 +113,7 @@ def make_plan(grid: tuple[int, int], kernel: tuple[int, int], boundary: str, lea
 def _make_plan(grid: tuple[int, int], kernel: tuple[int, int], boundary: str, least_queries: int) -> Plan:
     sides = [axis_cuts(n, size, boundary) for n, size in zip(grid, kernel, strict=True)]
     plans = (Plan(rows, columns, kernel, boundary) for rows in sides[0] for columns in sides[1])
-
-    def cost(plan: Plan) -> int:
-        scores = plan.tiles * max(plan.queries, least_queries) * plan.keys
-        return scores + 7 * plan.strip_rows * plan.columns.keys
-
-    return min(plans, key=cost)
+    return min(plans, key=lambda plan: plan.cost(least_queries))
 
 
 @torch.compiler.assume_constant_result

@@ -7,8 +7,15 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from hf_dit import neighborhood_attention_2d, neighborhood_mask_2d, window_attention_1d, window_mask_1d
+from hf_dit.attention import local
 from hf_dit.attention.tiled import HeadwiseAttention, batched_attention
 from hf_dit.attention.tiles import axis_cuts, make_plan, tile_mask
+
+
+@pytest.fixture(autouse=True)
+def _by_tiles(monkeypatch):
+    """Of grids as small as these too, but where a test says otherwise."""
+    monkeypatch.setattr(local, "is_dense_faster", lambda *_: False)
 
 
 def tensors(tokens, heads=3, dim=8, batch=2, dtype=torch.float64, seed=0):
@@ -55,6 +62,55 @@ def test_neighborhood_equals_dense_attention_under_its_mask(grid, kernel_size, b
 def test_window_equals_dense_attention_under_its_mask(tokens, window):
     mask = window_mask_1d(tokens, window)
     assert_equal_with_gradients(lambda q, k, v: window_attention_1d(q, k, v, window), *tensors(tokens), mask, 1e-10)
+
+
+# --- few tokens, under the dense mask
+
+is_dense_faster = local.is_dense_faster  # before the fixture hides it
+
+
+@pytest.mark.parametrize("boundary", ["shift", "truncate"])
+@pytest.mark.parametrize("kernel_size", [1, 3, 7])
+@pytest.mark.parametrize("grid", [(1, 1), (5, 7), (1, 9), (9, 1), (13, 12)], ids=str)
+def test_few_tokens_under_the_dense_mask(grid, kernel_size, boundary, monkeypatch):
+    monkeypatch.setattr(local, "is_dense_faster", lambda *_: True)
+    monkeypatch.setattr(local, "batched_attention", None)
+    monkeypatch.setattr(local, "HeadwiseAttention", None)
+    mask = neighborhood_mask_2d(grid, kernel_size, boundary)
+    inputs = tensors(grid[0] * grid[1])
+    assert_equal_with_gradients(
+        lambda q, k, v: neighborhood_attention_2d(q, k, v, grid, kernel_size, boundary), *inputs, mask, 1e-10
+    )
+    one_row = tensors(grid[1])
+    window = window_mask_1d(grid[1], kernel_size // 2)
+    assert_equal_with_gradients(
+        lambda q, k, v: window_attention_1d(q, k, v, kernel_size // 2), *one_row, window, 1e-10
+    )
+
+
+def test_the_way_is_chosen_by_tokens_kernel_and_threads():
+    def dense(side, kernel, threads):
+        return is_dense_faster((side, side), (kernel, kernel), "shift", threads)
+
+    assert [dense(side, 7, 1) for side in (8, 12, 16, 32, 64)] == [True, True, False, False, False]
+    assert [dense(side, 7, 2) for side in (8, 12, 16, 20, 32)] == [True, True, True, False, False]
+    assert dense(16, 11, 1) and not dense(32, 11, 2)  # tiles that hold most of the scores
+    assert dense(32, 31, 1) and not dense(64, 61, 1)  # but no mask of more than 4 MB
+    assert dense(32, 7, 64) and not dense(33, 7, 64)
+
+
+def test_both_ways_give_the_same(monkeypatch):
+    q, k, v = tensors(196, dtype=torch.float32)
+    monkeypatch.setattr(local, "is_dense_faster", is_dense_faster)
+    found = []
+    for threads in (1, 2):  # tiles, dense
+        monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
+        found.append(neighborhood_attention_2d(q, k, v, (14, 14), 3))
+    assert not torch.equal(*found)
+    torch.testing.assert_close(*found)
+
+
+# --- tiles
 
 
 @pytest.mark.parametrize("heads, dim", [(1, 72), (6, 64), (5, 3)])
