@@ -1,10 +1,11 @@
 """The Space: two sets of images in, their scores out."""
 
 from pathlib import Path
+from typing import Any
 
 import evaluate
 
-from evaluate_metrics.core.app import Gallery, launch_page, score_galleries, shown
+from evaluate_metrics.core.app import TINY, launch_page, score_galleries, shown
 
 SCORES = {
     "cmmd": "CMMD",
@@ -20,12 +21,13 @@ TEXT = """# CMMD
 How far is a set of generated images from a set of real ones? The squared maximum mean discrepancy of their embeddings
 ([Jayasumana et al. 2024](https://arxiv.org/abs/2401.09603)), 0 for one and the same distribution. The unbiased value
 is the one to read for small sets; differences below about two standard errors mean nothing. Values of different
-encoders cannot be compared. The first call loads the encoder."""
+encoders cannot be compared. The first call loads the encoder. The tiny one needs no network; it compares colours and
+roughness, is for trying the page out, and its values mean nothing elsewhere."""
 
 
-def cmmd_rows(metric: evaluate.Metric, predictions: Gallery, references: Gallery) -> list[list[str]]:
-    """Name and value of each score."""
-    result = score_galleries(metric, predictions, references)
+def cmmd_rows(metric: evaluate.Metric, *sets: Any, **watch: Any) -> list[list[str]]:
+    """Name and value of each score, of what `score_galleries` takes."""
+    result = score_galleries(metric, *sets, **watch)
     return [[label, shown(result[key])] for key, label in SCORES.items()]
 
 
@@ -33,4 +35,5 @@ PAGE = {"title": "CMMD", "text": TEXT, "choice": {"label": "Encoder"}, "score": 
 
 if __name__ == "__main__":
     script = str(Path(__file__).with_name("cmmd.py"))
-    launch_page({name: evaluate.load(script, name) for name in ("clip", "siglip", "align")}, **PAGE)
+    metrics = {name: evaluate.load(script, name) for name in ("clip", "siglip", "align")}
+    launch_page({**metrics, TINY: evaluate.load(script, encoder="tiny")}, **PAGE)

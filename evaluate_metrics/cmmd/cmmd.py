@@ -26,8 +26,9 @@ published metric), `siglip`, `align`. Values of different encoders cannot be com
 
 _KWARGS_DESCRIPTION = describe_inputs(
     'cmmd = evaluate.load("evaluate_metrics/cmmd", "clip")',
-    encoder="""another encoder than the configuration's: `clip`, `siglip`, `align`, `dinov2`, the Hub id or folder of a
-        vision model, or a callable from a list of RGB PIL images to a (b, d) floating tensor.""",
+    encoder="""another encoder than the configuration's: `clip`, `siglip`, `align`, `dinov2`, `tiny` (no network, for
+        trying out), the Hub id or folder of a vision model, or a callable from a list of RGB PIL images to a (b, d)
+        floating tensor.""",
     returns="""\
     cmmd: the published, biased estimate, which depends on the number of images.
     cmmd_unbiased: the unbiased estimate, about 0 for sets of one distribution; None for one image.

@@ -22,6 +22,7 @@ with --no_normalize all are.
 
 Encoders:
     clip, siglip, align, dinov2      openai/clip-vit-large-patch14-336, and so on
+    tiny                             colours and roughness, without a network: for trying things out
     inception                        the FID network as first published; inception-pytorch and inception-clean resize
                                      as pytorch-fid and clean-fid do
     Hub id or folder                 a vision model of transformers

@@ -19,6 +19,7 @@ from hf_common.images import to_rgb
 
 from .folders import image_files
 from .precision import default_device
+from .tiny import tiny_features
 from .vision_models import embed_pixels, fingerprint, image_preparation, load_vision_model
 
 ENCODERS: dict[str, str | Callable] = {
@@ -26,6 +27,7 @@ ENCODERS: dict[str, str | Callable] = {
     "siglip": "google/siglip-so400m-patch14-384",
     "align": "kakaobrain/align-base",
     "dinov2": "facebook/dinov2-large",
+    "tiny": tiny_features,  # no network: for trying things out
 }
 PROBE_TOLERANCE = 1e-3  # of the norm: the last bits differ between devices and versions
 THREADS = min(8, os.cpu_count() or 1)  # that open and resize images; Pillow releases Python's lock
@@ -187,9 +189,9 @@ def make_encoder(
     """
     Args:
         encoder (`str`, `os.PathLike` or callable):
-            `"clip"`, `"siglip"`, `"align"`, `"dinov2"` or another name of [`register_encoder`], the Hub id or the
-            folder of a vision model of transformers, or a callable that takes a list of b RGB `PIL.Image`s and returns
-            a (b, d) floating tensor or array.
+            `"clip"`, `"siglip"`, `"align"`, `"dinov2"`, `"tiny"` ([`tiny_features`], for trying things out) or another
+            name of [`register_encoder`], the Hub id or the folder of a vision model of transformers, or a callable
+            that takes a list of b RGB `PIL.Image`s and returns a (b, d) floating tensor or array.
 
             The vector is the projected class token of CLIP, and else the model's `pooler_output`: attention pooling
             in SigLIP, the average in ALIGN, the class token in DINOv2. Images are prepared by the checkpoint's own

@@ -31,9 +31,9 @@ published), `pytorch` (as pytorch-fid), `clean` (as clean-fid).
 
 _KWARGS_DESCRIPTION = describe_inputs(
     'fid = evaluate.load("evaluate_metrics/fid")',
-    encoder="""another encoder than the FID network: `clip`, `siglip`, `align`, `dinov2`, the Hub id or folder of a
-        vision model, or a callable from a list of RGB PIL images to a (b, d) floating tensor. Its embeddings are
-        taken as they are, not normalised.""",
+    encoder="""another encoder than the FID network: `clip`, `siglip`, `align`, `dinov2`, `tiny` (no network, for
+        trying out), the Hub id or folder of a vision model, or a callable from a list of RGB PIL images to a (b, d)
+        floating tensor. Its embeddings are taken as they are, not normalised.""",
     options="""\
     kid_subsets, kid_subset_size: of the KID. Default: 100 subsets of 1000 images, as published.
 """,

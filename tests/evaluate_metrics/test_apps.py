@@ -65,6 +65,13 @@ def galleries(tmp_path):
     return found
 
 
+def loaded(name):
+    """What the app of this name scores with, the encoder being `colours`."""
+    if name == "fid":
+        return runpy.run_path(str(METRICS / name / "app.py"))["load_pair"](str(METRICS / name), encoder=colours)
+    return evaluate.load(str(METRICS / name), encoder=colours)
+
+
 def test_cmmd_names_each_score(app, galleries):
     metric = evaluate.load(str(METRICS / "cmmd"), encoder=colours)
     rows = dict(app["cmmd"]["score"](metric, *galleries))
@@ -78,17 +85,37 @@ def test_cmmd_names_each_score(app, galleries):
 
 
 def test_fid_says_how_far_its_scores_can_be_trusted(app, galleries):
-    metric = evaluate.load(str(METRICS / "fid"), encoder=colours, keep_embeddings=True)
-    table, note = app["fid"]["score"](metric, *galleries)
+    pair = loaded("fid")
+    table, note = app["fid"]["score"](pair, *galleries)
     rows = dict(table)
     paths = [[path for path, _ in gallery] for gallery in galleries]
     options = {"kid_subsets": 10, "kid_subset_size": 4}
-    result = metric.compute(predictions=paths[0], references=paths[1], **options)
+    result = pair.kid.compute(predictions=paths[0], references=paths[1], **options)
     assert rows["FID"] == f"{result['frechet_distance']:.4g}" and note == ""
     assert rows["KID"] == f"{result['kid']:.4g} ± {result['kid_std']:.2g} (10 subsets of 4)"
     assert rows["resizing"] == result["preprocessing"]
-    _, note = app["fid"]["score"](metric, galleries[0][:3], galleries[1])
+    _, note = app["fid"]["score"](pair, galleries[0][:3], galleries[1])
     assert note.startswith("Note: the Frechet distance of 6 dimensions from 3 images is biased upwards")
+
+
+@pytest.mark.parametrize("name", ["cmmd", "fid"])
+def test_statistics_stand_for_the_real_images(app, gradio, galleries, tmp_path, name):
+    metrics, file = loaded(name), str(tmp_path / "real.safetensors")
+    moments, metadata = (metrics if name == "cmmd" else metrics.alone).moments([path for path, _ in galleries[1]])
+    moments.save(file, metadata)
+    score = app[name]["score"]
+    of_images, of_moments = (score(metrics, galleries[0], *real) for real in ((galleries[1],), (None, file)))
+    if name == "fid":
+        of_images, of_moments = ([row for row in rows if row[0] != "KID"] for rows, _ in (of_images, of_moments))
+    assert of_images == of_moments and len(of_images) >= 4
+    with pytest.raises(gradio.Error, match="not both"):
+        score(metrics, *galleries, file)
+
+
+def test_progress_is_told_as_images_are_read(app, galleries):
+    told = []
+    app["cmmd"]["score"](loaded("cmmd"), *galleries, watch=lambda at, desc, unit: told.append((at, desc)))
+    assert told[0] == ((0, 9), "Reading generated images") and ((11, 12), "Reading real images") in told
 
 
 @pytest.mark.parametrize(
@@ -101,9 +128,10 @@ def test_fid_says_how_far_its_scores_can_be_trusted(app, galleries):
     ],
 )
 def test_empty_galleries_are_asked_to_be_filled(app, gradio, galleries, name, sizes, words):
-    metric = evaluate.load(str(METRICS / name), encoder=colours)
     with pytest.raises(gradio.Error, match=words):
-        app[name]["score"](metric, *(gallery[:size] or None for gallery, size in zip(galleries, sizes, strict=True)))
+        app[name]["score"](
+            loaded(name), *(gallery[:size] or None for gallery, size in zip(galleries, sizes, strict=True))
+        )
 
 
 def test_what_cannot_be_read_is_told_on_the_page(app, gradio, galleries, tmp_path):
@@ -133,22 +161,20 @@ def test_the_published_app_scores_where_these_packages_cannot_be_imported(app, g
     space = tmp_path / name
     space.mkdir()
     write_space(METRICS / name, f"user/{name}", space)
-    options = {"keep_embeddings": True} if name == "fid" else {}
     (tmp_path / "colours.py").write_text(f"import numpy as np\n\n\n{inspect.getsource(colours)}")
     code = f"""
 import json, runpy
 import evaluate
 from colours import colours
-page = runpy.run_path({str(space / "app.py")!r})["PAGE"]
-metric = evaluate.load({str(space)!r}, encoder=colours, **{options})
-print(json.dumps(page["score"](metric, *{galleries})))
+app = runpy.run_path({str(space / "app.py")!r})
+metric = app.get("load_pair", evaluate.load)({str(space)!r}, encoder=colours)
+print(json.dumps(app["PAGE"]["score"](metric, *{galleries})))
 """
     code = WITHOUT_OWN_PACKAGES + ("" if HAS_GRADIO else STAND_IN) + code
     run = [sys.executable, "-W", "ignore", "-c", code]
     done = subprocess.run(run, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    metric = evaluate.load(str(METRICS / name), encoder=colours, **options)
-    expected = json.dumps(app[name]["score"](metric, *galleries))
+    expected = json.dumps(app[name]["score"](loaded(name), *galleries))
     assert done.stdout.strip().replace("colours.colours", f"{__name__}.colours") == expected
 
 
@@ -157,13 +183,12 @@ def test_the_page_answers(app, galleries, tmp_path, name, outputs):
     pytest.importorskip("gradio", reason="the page is built by it")
     client = pytest.importorskip("gradio_client")
     core = importlib.import_module("evaluate_metrics.core.app")
-    options = {"keep_embeddings": True} if name == "fid" else {}
-    metrics = {"one": evaluate.load(str(METRICS / name), encoder=colours, **options), "two": None}
+    metrics = {"one": loaded(name), "two": None}
     page = core.build_page(metrics, tmp_path, **app[name])
     _, url, _ = page.launch(prevent_thread_lock=True, quiet=True)
     try:
         sets = [[{"image": client.handle_file(path), "caption": None} for path, _ in g] for g in galleries]
-        found = client.Client(url, verbose=False).predict("one", *sets, api_name="/score")
+        found = client.Client(url, verbose=False).predict("one", *sets, None, api_name="/score")
     finally:
         page.close()
     table, *notes = found if outputs == 2 else [found]

@@ -245,7 +245,7 @@ def test_two_processes_give_the_moments_of_one(models, tmp_path):
 
 
 def test_the_default_models_are_the_published_ones():
-    assert ENCODERS == {
+    assert {name: encoder for name, encoder in ENCODERS.items() if isinstance(encoder, str)} == {
         "clip": "openai/clip-vit-large-patch14-336",
         "siglip": "google/siglip-so400m-patch14-384",
         "align": "kakaobrain/align-base",
@@ -253,7 +253,7 @@ def test_the_default_models_are_the_published_ones():
     }
 
 
-@pytest.mark.parametrize("name", [*ENCODERS, "someone/some-model"])
+@pytest.mark.parametrize("name", ["clip", "siglip", "align", "dinov2", "someone/some-model"])
 def test_a_model_that_cannot_be_reached_is_named(name):
     with pytest.raises(
         OSError, match=f"{ENCODERS.get(name, name)}' could not be loaded from the cache, nor from http"
