@@ -222,6 +222,14 @@ class DiTTrainingArguments:
     torch_compile: bool = field(
         default=False, metadata={"help": "Compile the blocks, which takes minutes once; weights differ by rounding."}
     )
+    fsdp: bool = field(
+        default=False,
+        metadata={
+            "help": "Shard weights, their average, gradients and optimizer states over the processes (FSDP2). The "
+            "first one gathers the weights to save and to sample. Results differ by rounding alone, and checkpoints "
+            "are of one kind: with --fsdp or without, any number of processes goes on from them."
+        },
+    )
     dataloader_num_workers: int = field(default=0, metadata={"help": "Processes that draw the noise; 4 for a GPU."})
     prediction_type: str = field(
         default="epsilon",
@@ -349,6 +357,12 @@ class DiTTrainingArguments:
         ):
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name} must be one of {list(allowed)}; got {getattr(self, name)!r:.120}")
+        if self.fsdp and self.optim == "adamw_bnb_8bit":
+            raise ValueError(
+                "fsdp takes the optimizers of PyTorch, whose states are sharded; got optim='adamw_bnb_8bit'"
+            )
+        if self.fsdp and self.mixed_precision == "fp16":
+            raise ValueError("fsdp takes mixed_precision no or bf16; got 'fp16'")
         if self.lr_warmup_steps and self.lr_scheduler == "constant":
             raise ValueError(
                 f"lr_warmup_steps={self.lr_warmup_steps} has no effect on lr_scheduler='constant'; "

@@ -26,6 +26,7 @@ from .lora import load_trained, save_trained, trained_parameters
 from .objectives.make import TrainingScheduler, make_objective
 from .optimizers import make_optimizer
 from .scoring import SampleScores
+from .sharding import WholeNetwork, keep_states_whole, shard_network
 from .stream import DROPOUT, StepBatches, TrainingStream, position_rng
 
 STATE = "training_state.json"
@@ -86,18 +87,7 @@ class DiTTrainer:
         self._saved_at = time.monotonic()
         self._by_time: Path | None = None  # the newest checkpoint, if it was its time alone that asked for it
 
-        if args.gradient_checkpointing:
-            model.enable_gradient_checkpointing()
-        if args.torch_compile:
-            model.compile_repeated_blocks()  # in place: the names of the weights stay
-        optimizer = make_optimizer(trained_parameters(model).values(), args)
-        lr_scheduler = get_scheduler(
-            args.lr_scheduler,
-            optimizer,
-            num_warmup_steps=args.lr_warmup_steps,
-            num_training_steps=max_train_steps,
-        )
-        self.model, self.optimizer, self.lr_scheduler = accelerator.prepare(model, optimizer, lr_scheduler)
+        self._prepare(model)
         self.network: DiTModel = accelerator.unwrap_model(self.model, keep_torch_compile=False)
         self._trained = list(trained_parameters(self.network).values())
         self.ema = None
@@ -112,6 +102,31 @@ class DiTTrainer:
             )
         accelerator.register_save_state_pre_hook(self._save_model)
         accelerator.register_load_state_pre_hook(self._load_model)
+
+    def _prepare(self, model: DiTModel) -> None:
+        """Set model, optimizer and learning rate as they are trained: on the device, for all processes."""
+        args, accelerator = self.args, self.accelerator
+        self._whole = WholeNetwork(model) if args.fsdp else None
+        if args.gradient_checkpointing:
+            model.enable_gradient_checkpointing()
+        if args.torch_compile:
+            model.compile_repeated_blocks()  # in place: the names of the weights stay
+        if args.fsdp:
+            shard_network(model, accelerator)
+        optimizer = make_optimizer(trained_parameters(model).values(), args)
+        lr_scheduler = get_scheduler(
+            args.lr_scheduler,
+            optimizer,
+            num_warmup_steps=args.lr_warmup_steps,
+            num_training_steps=self.max_train_steps,
+        )
+        if args.fsdp:
+            # Not "for training", which would wrap it once more, as what each process holds whole.
+            self.model = accelerator.prepare_model(model, evaluation_mode=True)
+            self.optimizer, self.lr_scheduler = accelerator.prepare(optimizer, lr_scheduler)
+            keep_states_whole(optimizer, accelerator.is_main_process)
+        else:
+            self.model, self.optimizer, self.lr_scheduler = accelerator.prepare(model, optimizer, lr_scheduler)
 
     def train(self) -> None:
         """Make the steps that are left, with checkpoints and sample grids on the way, but no grid after the last.
@@ -247,7 +262,8 @@ class DiTTrainer:
         if changed or missing:
             what = f"lacks {', '.join(missing)}" if missing else f"has other {', '.join(changed)} than were written"
             raise ValueError(f"checkpoint {str(folder)!r} can't be resumed: it {what}")
-        self.accelerator.load_state(str(folder))
+        # The states of whole weights are cut into parts before they go to the device.
+        self.accelerator.load_state(str(folder), map_location=None if self._whole is None else "cpu")
         # accelerate counts micro-batches to know when a step is full; it may now have other ones than before.
         self.accelerator.step = 0
         self.step, self.history, self._window = state["step"], state["history"], state["window"]
@@ -257,18 +273,18 @@ class DiTTrainer:
 
     def save_samples(self) -> None:
         """Write `samples/step-{step}.png`."""
-        if self.accelerator.is_main_process:
-            with self.averaged() as network:
+        with self.averaged() as network:
+            if network is not None:
                 picture = self._sample(network)
-            save_picture(picture, self.output_dir / "samples" / f"step-{self.step:07d}.png")
+                save_picture(picture, self.output_dir / "samples" / f"step-{self.step:07d}.png")
         self.accelerator.wait_for_everyone()
 
     def save_scores(self) -> None:
         """Score samples, once a step."""
         assert self._scores is not None
-        if self.accelerator.is_main_process:
-            with self.averaged() as network:
-                row = self._scores.row(network, self.step, self.scored)
+        with self.averaged() as network:
+            row = None if network is None else self._scores.row(network, self.step, self.scored)
+        if row is not None:
             self.scored.append(row)
             words = ", ".join(f"{name} {value:.4g}" for name, value in row.items())
             self.accelerator.print(f"\n{words}")
@@ -276,8 +292,18 @@ class DiTTrainer:
         self.accelerator.wait_for_everyone()
 
     @contextmanager
-    def averaged(self) -> Iterator[DiTModel]:
-        """The model in evaluation mode, with the averaged weights where there are any; training goes on after it."""
+    def averaged(self) -> Iterator[DiTModel | None]:
+        """The model in evaluation mode, with the averaged weights where there are any; training goes on after it.
+
+        None on other processes than the main one. All enter it: of sharded weights each gives its parts.
+        """
+        if self._whole is not None:
+            network = self._whole.of(self._weights(averaged=True), self.accelerator.is_main_process)
+            yield network if network is None else network.to(self.accelerator.device)
+            return
+        if not self.accelerator.is_main_process:
+            yield None
+            return
         if self.ema is not None:
             self.ema.store(self._trained)
             self.ema.copy_to(self._trained)
@@ -288,6 +314,13 @@ class DiTTrainer:
             self.network.train()
             if self.ema is not None:
                 self.ema.restore(self._trained)
+
+    def _weights(self, averaged: bool) -> dict[str, torch.Tensor]:
+        """This process's weights by name; with the average of those that are trained, where there is one."""
+        weights = self.network.state_dict()
+        if averaged and self.ema is not None:
+            weights |= dict(zip(trained_parameters(self.network), self.ema.shadow_params, strict=True))
+        return weights
 
     def _micro_step(self, batch: dict[str, torch.Tensor], position: int) -> torch.Tensor:
         # -> (2,) or (3,): loss, mse and vb of a micro-batch whose first position is given
@@ -348,12 +381,15 @@ class DiTTrainer:
 
     def _save_model(self, models: list, weights: list, folder: str) -> None:
         weights.clear()  # accelerate has nothing left to save of the model
-        if not self.accelerator.is_main_process:
-            return
-        save_trained(self.network, Path(folder) / "transformer")
+        is_first, network = self.accelerator.is_main_process, self.network
+        whole = network if self._whole is None else self._whole.of(self._weights(averaged=False), is_first)
+        if is_first and whole is not None:
+            save_trained(whole, Path(folder) / "transformer")
+        del whole  # one at a time
         if self.ema is not None:
-            with self.averaged() as network:
-                save_trained(network, Path(folder) / "transformer_ema")
+            with self.averaged() as averaged:
+                if averaged is not None:
+                    save_trained(averaged, Path(folder) / "transformer_ema")
 
     def _load_model(self, models: list, folder: str) -> None:
         models.clear()

@@ -8,6 +8,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from ..models.dit import DiTModel
+from .sharding import parts_like
 
 TARGETS = ("to_q", "to_k", "to_v", "to_out.0")  # as the training scripts of diffusers
 TRAINED = "trained.safetensors"  # of a checkpoint: the trained weights by their names in the network
@@ -68,16 +69,17 @@ def save_trained(network: DiTModel, folder: Path) -> None:
 
 @torch.no_grad()
 def load_trained(network: DiTModel, folder: Path) -> None:
-    """Read what [`save_trained`] wrote into a network that was made in the same way.
+    """Read what [`save_trained`] wrote into a network that was made in the same way; into its parts if it is sharded.
 
     Raises:
         ValueError: the file holds other weights.
     """
     if not has_adapter(network):
-        network.load_state_dict(DiTModel.from_pretrained(folder, use_safetensors=True).state_dict())
+        saved, own = DiTModel.from_pretrained(folder, use_safetensors=True).state_dict(), network.state_dict()
+        network.load_state_dict({name: parts_like(value, own.get(name, value)) for name, value in saved.items()})
         return
     found, wanted = load_file(folder / TRAINED), trained_parameters(network)
     if {name: value.shape for name, value in found.items()} != {name: p.shape for name, p in wanted.items()}:
         raise ValueError(f"{folder / TRAINED} must hold the {len(wanted)} weights that are trained; it holds others")
     for name, parameter in wanted.items():
-        parameter.copy_(found[name])
+        parameter.copy_(parts_like(found[name], parameter))

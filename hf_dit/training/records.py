@@ -26,6 +26,7 @@ RESULT_FIELDS: dict[str, Check] = {
     "history": list_of(dict),
     "images_per_second?": number(0),
     "processes": whole(1),
+    "sharded?": bool,
     "train_images": whole(1),
     "skipped_images": whole(),
     "label_names": (list_of(str), None),

@@ -46,6 +46,7 @@ from .pretrained import trained_prediction
 from .records import read_state
 from .scoring import SampleScores, reference_images
 from .settings import settings_from_hub, settings_of_weights
+from .sharding import check_sharding
 from .stream import CleanSamples, PixelSamples, TrainingStream
 
 # In these a process holds a part of the weights, not the whole model that is averaged, sampled and saved here.
@@ -262,8 +263,8 @@ class _Run:
     def finish(self, trainer: DiTTrainer) -> dict:
         """Write the pipeline, then what takes longer: samples, curve, results; the results, on every process."""
         results = self.results(trainer)
-        if self.accelerator.is_main_process:
-            with deferred(), trainer.averaged() as averaged:
+        with deferred(), trainer.averaged() as averaged:
+            if averaged is not None:
                 pipeline = DiTImagePipeline(merged(averaged), trainer.scheduler, self.vae, self.id2label)
                 save_pipeline(pipeline, self.output_dir)
                 if has_adapter(averaged):
@@ -286,6 +287,7 @@ class _Run:
             **({"scored": trainer.scored} if trainer.scored else {}),
             "images_per_second": trainer.images_per_second,  # of this call; None where it made fewer than two steps
             "processes": self.accelerator.num_processes,
+            **({"sharded": True} if self.args.fsdp else {}),
             "train_images": trained_on,
             "skipped_images": len(self.rows) - trained_on,
             "label_names": self.rows.label_names,
@@ -303,12 +305,7 @@ class _Run:
 
 def make_accelerator(model: ModelArguments, args: DiTTrainingArguments) -> Accelerator:
     """accelerate as the trainer needs it; a `ValueError` where its own configuration asks for something else."""
-    configured = os.environ.get("ACCELERATE_GRADIENT_ACCUMULATION_STEPS")
-    if configured not in (None, str(args.gradient_accumulation_steps)):
-        raise ValueError(
-            f"gradient_accumulation_steps is {args.gradient_accumulation_steps}, but accelerate is configured to "
-            f"{configured} (ACCELERATE_GRADIENT_ACCUMULATION_STEPS); unset it"
-        )
+    _check_configuration(args)
     accelerator = Accelerator(
         mixed_precision=args.mixed_precision,
         # A step is full by its number of micro-batches: accelerate's other sign, the end of a loader, would be that of
@@ -328,9 +325,27 @@ def make_accelerator(model: ModelArguments, args: DiTTrainingArguments) -> Accel
         raise ValueError(f"mixed_precision must be one of {list(PRECISIONS)}; got {accelerator.mixed_precision!r}")
     if accelerator.distributed_type in SHARDED:
         raise ValueError(
-            f"accelerate is configured to {accelerator.distributed_type.value}; each process must hold the whole model"
+            f"accelerate is configured to {accelerator.distributed_type.value}; each process must hold the whole "
+            "model, or its part by --fsdp"
         )
+    if args.fsdp:
+        check_sharding(accelerator.num_processes, accelerator.mixed_precision)
     return accelerator
+
+
+def _check_configuration(args: DiTTrainingArguments) -> None:
+    """A `ValueError` where accelerate's environment asks for what is not done here, on any device."""
+    configured = os.environ.get("ACCELERATE_GRADIENT_ACCUMULATION_STEPS")
+    if configured not in (None, str(args.gradient_accumulation_steps)):
+        raise ValueError(
+            f"gradient_accumulation_steps is {args.gradient_accumulation_steps}, but accelerate is configured to "
+            f"{configured} (ACCELERATE_GRADIENT_ACCUMULATION_STEPS); unset it"
+        )
+    if os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true":  # which accelerate overlooks on CPUs
+        raise ValueError(
+            "accelerate is configured to its own FSDP (ACCELERATE_USE_FSDP); launch without it (--use_fsdp), with "
+            "--fsdp of this command, which shards the weights itself"
+        )
 
 
 def flow_times(args: DiTTrainingArguments) -> FlowTimes | None:
