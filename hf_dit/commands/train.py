@@ -26,6 +26,11 @@ starts one process only (without MPI); either of these starts two:
     torchrun --nproc_per_node 2 scripts/train_dit.py --use_cpu --dataset_name uoft-cs/cifar10 --model dit-tiny-4 \\
         --train_batch_size 32 --max_train_steps 2000 --output_dir runs/cifar10
 
+With --fsdp each of N processes holds its part of weights, average, gradients and optimizer states, in all five times
+the weights; the first one gathers the weights alone, to save and to sample. Weights, pipeline and checkpoints are those
+of a training without it, but for rounding. It takes two processes or more, in float32 or --mixed_precision bf16.
+accelerate launch --use_fsdp, which shards in another way, is refused.
+
 Launchers give a process one CPU thread unless OMP_NUM_THREADS says more.
 
 --push_to_hub --hub_model_id USER/NAME publishes the pipeline with its code (it loads where this package is not

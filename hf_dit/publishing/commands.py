@@ -36,6 +36,7 @@ def training_command(results: dict, output_dir: str) -> str:
     given = {name: value for name, value in settings.items() if name in defaults and value != defaults[name]}
     given |= {
         "plugins": results.get("plugins"),
+        "fsdp": results.get("sharded"),
         "mixed_precision": settings["mixed_precision"],  # the default is that of the machine
         "train_batch_size": settings["global_batch"] // processes,
         "max_train_steps": results["steps"],

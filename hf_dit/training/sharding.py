@@ -21,9 +21,7 @@ from ..models.dit import DiTModel
 def check_sharding(processes: int, mixed_precision: str) -> None:
     """Raise a `ValueError` where the weights of a training cannot be sharded."""
     if processes == 1:
-        raise ValueError(
-            "fsdp shards over several processes; there is 1: start more (--help says how), or leave it out"
-        )
+        raise ValueError("fsdp shards over several processes, and there is 1; start more, as --help-all says")
     if mixed_precision == "fp16":  # its losses are scaled, and a scale must be that of all processes
         raise ValueError("fsdp takes mixed_precision no or bf16; got 'fp16'")
 
@@ -53,8 +51,8 @@ def gathered(values: Mapping[Any, Any], keep: bool) -> dict:
     whole = {}
     for name, value in values.items():
         if isinstance(value, DTensor):
-            value = value.detach().full_tensor()  # on all processes, one at a time
-            value = value.cpu() if keep else None
+            value = value.full_tensor()  # on all processes, one at a time
+            value = value.detach().cpu() if keep else None
         if keep:
             whole[name] = value
     return whole
@@ -101,7 +99,7 @@ class WholeNetwork:
     """
 
     def __init__(self, network: DiTModel):
-        self._empty = copy.deepcopy(network).to("meta")
+        self._empty = torch.nn.Module.to(copy.deepcopy(network), "meta")
 
     def of(self, weights: Mapping[str, Tensor], is_first: bool) -> DiTModel | None:
         """A network of these weights, of which each process gives its parts; on the CPU, in evaluation mode.

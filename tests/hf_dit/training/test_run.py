@@ -427,7 +427,11 @@ def test_attention_that_cannot_train_here_is_refused_before_the_data_are_read(co
 def test_what_accelerate_is_configured_to_is_refused_where_it_would_change_the_steps(colours, tmp_path, monkeypatch):
     parts = arguments(colours, tmp_path, gradient_accumulation_steps=2)
     monkeypatch.setattr(Accelerator, "distributed_type", DistributedType.FSDP)
-    with pytest.raises(ValueError, match="configured to FSDP; each process must hold the whole model"):
+    with pytest.raises(ValueError, match="configured to FSDP; each process must hold the whole model, or its part"):
+        train_dit(*parts)
+    monkeypatch.undo()
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")  # as `accelerate launch --use_fsdp`, which does nothing on CPUs
+    with pytest.raises(ValueError, match=r"its own FSDP \(ACCELERATE_USE_FSDP\); launch without it .* with --fsdp of"):
         train_dit(*parts)
     monkeypatch.undo()
     monkeypatch.setenv("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "3")
