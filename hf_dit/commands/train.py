@@ -27,8 +27,8 @@ starts one process only (without MPI); either of these starts two:
         --train_batch_size 32 --max_train_steps 2000 --output_dir runs/cifar10
 
 With --fsdp each of N processes holds its part of weights, average, gradients and optimizer states, in all five times
-the weights; the first one gathers the weights alone, to save and to sample. Weights, pipeline and checkpoints are those
-of a training without it, but for rounding. It takes two processes or more, in float32 or --mixed_precision bf16.
+the weights; the first one gathers the weights alone, to save and to sample. Weights, pipeline and checkpoints are, but
+for rounding, those of a training without it. It takes two processes or more, in float32 or --mixed_precision bf16.
 accelerate launch --use_fsdp, which shards in another way, is refused.
 
 Launchers give a process one CPU thread unless OMP_NUM_THREADS says more.

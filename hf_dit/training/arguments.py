@@ -358,11 +358,7 @@ class DiTTrainingArguments:
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name} must be one of {list(allowed)}; got {getattr(self, name)!r:.120}")
         if self.fsdp and self.optim == "adamw_bnb_8bit":
-            raise ValueError(
-                "fsdp takes the optimizers of PyTorch, whose states are sharded; got optim='adamw_bnb_8bit'"
-            )
-        if self.fsdp and self.mixed_precision == "fp16":
-            raise ValueError("fsdp takes mixed_precision no or bf16; got 'fp16'")
+            raise ValueError(f"fsdp shards the states of PyTorch's optimizers; got optim={self.optim!r}")
         if self.lr_warmup_steps and self.lr_scheduler == "constant":
             raise ValueError(
                 f"lr_warmup_steps={self.lr_warmup_steps} has no effect on lr_scheduler='constant'; "

@@ -22,7 +22,7 @@ def check_sharding(processes: int, mixed_precision: str) -> None:
     """Raise a `ValueError` where the weights of a training cannot be sharded."""
     if processes == 1:
         raise ValueError("fsdp shards over several processes, and there is 1; start more, as --help-all says")
-    if mixed_precision == "fp16":  # its losses are scaled, and a scale must be that of all processes
+    if mixed_precision == "fp16":  # of its scaled losses, all must know of an overflow in one's part
         raise ValueError("fsdp takes mixed_precision no or bf16; got 'fp16'")
 
 
@@ -99,7 +99,12 @@ class WholeNetwork:
     """
 
     def __init__(self, network: DiTModel):
-        self._empty = torch.nn.Module.to(copy.deepcopy(network), "meta")
+        # A copy but for the weights, which take memory in none.
+        empty: dict[int, Any] = {
+            id(weight): torch.nn.Parameter(torch.empty_like(weight, device="meta"), weight.requires_grad)
+            for weight in network.parameters()
+        }
+        self._empty = copy.deepcopy(network, empty)
 
     def of(self, weights: Mapping[str, Tensor], is_first: bool) -> DiTModel | None:
         """A network of these weights, of which each process gives its parts; on the CPU, in evaluation mode.
