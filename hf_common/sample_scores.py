@@ -7,7 +7,8 @@ from typing import Any
 
 from PIL import Image
 
-from .plugins import import_source, in_one_line
+from .metrics import load_encoder, load_metric
+from .plugins import in_one_line
 
 
 class SampleScorer:
@@ -36,8 +37,9 @@ class SampleScorer:
         device: str | None = None,
     ):
         self.name, self._references = metric, references
-        self._metric = _loaded(metric)
-        self._options: dict[str, Any] = {} if encoder is None else {"encoder": _encoder(encoder)}
+        name, _, config = metric.partition(",")
+        self._metric = load_metric(name, config or None)
+        self._options: dict[str, Any] = {} if encoder is None else {"encoder": load_encoder(encoder)}
         if device is not None and not callable(self._options.get("encoder")):
             self._options["device"] = device
         self._moments: Any = None
@@ -68,23 +70,3 @@ class SampleScorer:
         result = self._metric.compute(**given)
         numbers = {name: value for name, value in result.items() if isinstance(value, Real)}
         return {name: float(value) for name, value in numbers.items() if math.isfinite(value)}
-
-
-def _loaded(metric: str) -> Any:
-    import evaluate
-
-    name, _, config = metric.partition(",")
-    try:
-        return evaluate.load(name, config or None)
-    except Exception as error:  # of any kind: a metric is someone's code, and the Hub fails in many ways
-        raise ValueError(f"metric {metric!r:.120} can't be loaded: {in_one_line(error)}") from error
-
-
-def _encoder(spec: str) -> Any:
-    source, colon, name = spec.rpartition(":")
-    if not colon or "/" in name or not name.isidentifier():
-        return spec
-    try:
-        return getattr(import_source(source), name)
-    except Exception as error:  # of any kind: it is someone's code
-        raise ValueError(f"encoder {spec!r:.120} can't be imported: {in_one_line(error)}") from error

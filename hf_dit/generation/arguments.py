@@ -145,7 +145,8 @@ class ScoreArguments:
     )
     score_config: str | None = field(default=None, metadata={"help": "Its configuration. Default: its own."})
     score_arguments: str | None = field(
-        default=None, metadata={"help": "What else it is loaded with: name=value,... (encoder=dinov2)."}
+        default=None,
+        metadata={"help": "What else it is loaded with: name=value,... (encoder=dinov2, encoder=file.py:function)."},
     )
     score_references: str | None = field(
         default=None, metadata={"help": "A folder of real images, or their moments (a file, as the metric saves it)."}
@@ -164,7 +165,7 @@ class ScoreArguments:
             raise ValueError(f"--score_references: there is no folder or file {self.score_references!r:.120}")
         if self.save_moments is not None and not self.save_moments.endswith(".safetensors"):
             raise ValueError(f"--save_moments must end with .safetensors; got {self.save_moments!r:.120}")
-        parse_overrides(self.score_arguments)
+        parse_overrides(self.score_arguments, named="--score_arguments")
 
 
 @dataclass

@@ -1,17 +1,15 @@
 """Scores of the images by a metric of `evaluate`: no metric is named or imported here, its arguments are passed on."""
 
-import inspect
 import json
 import os
 from collections.abc import Callable, Iterable
 from typing import Any
 
-import evaluate
 from PIL import Image
 
 from hf_common.arguments import parse_overrides
-from hf_common.foreign import first_line, short
-from hf_common.names import did_you_mean
+from hf_common.foreign import short
+from hf_common.metrics import load_metric
 
 from .arguments import ScoreArguments
 
@@ -24,19 +22,13 @@ def load_score_metric(scores: ScoreArguments) -> Any:
     Raises:
         ValueError: there is no such metric, it does not take the arguments, or has no `moments` to save.
     """
-    arguments = parse_overrides(scores.score_arguments)
-    try:
-        metric = evaluate.load(scores.score_metric, scores.score_config, **arguments)
-    except Exception as error:  # of any kind: a metric is someone's code
-        named = short(repr(scores.score_metric), 80)
-        raise ValueError(f"--score_metric {named} can't be loaded: {short(first_line(error), 160)}") from error
-    # Those that a metric does not know are not refused by `evaluate`, but dropped: a typo would score something else.
-    inits = [vars(base)["__init__"] for base in type(metric).__mro__[:-1] if "__init__" in vars(base)]
-    known = {name for init in inits for name in inspect.signature(init).parameters}
-    for name in arguments:
-        if name not in known:
-            near = did_you_mean(name, known)
-            raise ValueError(f"--score_arguments: the metric takes no {short(repr(name), 60)}{near}")
+    assert scores.score_metric is not None
+    metric = load_metric(
+        scores.score_metric,
+        scores.score_config,
+        parse_overrides(scores.score_arguments, named="--score_arguments"),
+        words=("--score_metric", "--score_arguments"),
+    )
     if scores.save_moments is not None and not callable(getattr(metric, "moments", None)):
         raise ValueError(f"--save_moments: {short(repr(scores.score_metric), 80)} has no moments")
     return metric

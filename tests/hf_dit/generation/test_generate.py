@@ -1,5 +1,6 @@
 """Generations: what an image depends on, what it does not, what is refused, and what is said of it."""
 
+import inspect
 import json
 import re
 import shlex
@@ -163,6 +164,17 @@ def test_scores_and_moments_are_those_of_the_files(model, tmp_path, real):
     assert "cmmd against images.safetensors" in (tmp_path / "none" / "README.md").read_text()
 
 
+def test_an_encoder_of_ones_own_is_named_by_its_file(model, tmp_path, real):
+    path = tmp_path / "own_encoder_of_colours.py"
+    path.write_text(f"import torch\n\n\n{inspect.getsource(mean_colour)}")
+    scores = {"score_metric": CMMD, "score_references": real}
+    own, registered = (
+        generate_images(arguments(model, tmp_path / name, **scores, score_arguments=f"encoder={encoder}"))["scores"]
+        for name, encoder in (("own", f"{path}:mean_colour"), ("registered", "mean-colour"))
+    )
+    assert own["cmmd"] == registered["cmmd"] and own["n_predictions"] == 10
+
+
 def test_a_score_that_fails_keeps_the_images(model, tmp_path, real, monkeypatch):
     wrong = {"score_metric": CMMD, "score_arguments": "encoder=/nowhere", "score_references": real}
     with pytest.raises((ValueError, OSError), match="nowhere"):
@@ -178,6 +190,8 @@ def test_a_score_that_fails_keeps_the_images(model, tmp_path, real, monkeypatch)
         ({"score_metric": "/nowhere/metric"}, "--score_metric '/nowhere/metric' can't be loaded"),
         ({"score_config": "clap"}, r"can't be loaded: the configuration must be one of \('clip'"),
         ({"score_arguments": "enocder=clip"}, "--score_arguments: .* takes no 'enocder'; did you mean 'encoder'"),
+        ({"score_arguments": "clip"}, "--score_arguments must be name=value,...; got 'clip'"),
+        ({"score_arguments": "encoder=no.py:encode"}, "encoder 'no.py:encode' can't be imported: FileNotFoundError"),
     ],
 )
 def test_metrics_are_loaded_before_the_model(tmp_path, real, changes, message):
