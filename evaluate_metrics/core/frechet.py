@@ -1,5 +1,6 @@
 """Frechet distance between Gaussians from moments, its limit for infinitely many images, and the kernel distance."""
 
+import math
 import warnings
 from numbers import Integral
 from typing import NamedTuple
@@ -8,6 +9,7 @@ import torch
 from torch import Tensor
 
 from .moments import Moments
+from .statistics import Statistics
 
 
 class FrechetLimit(NamedTuple):
@@ -19,12 +21,12 @@ class FrechetLimit(NamedTuple):
     distances: list[float]
 
 
-def frechet_distance(x: Moments, y: Moments, warn: bool = True) -> float:
+def frechet_distance(x: Moments | Statistics, y: Moments | Statistics, warn: bool = True) -> float:
     """`|m_x - m_y|^2 + tr(S_x + S_y - 2 (S_x S_y)^(1/2))`, S with 1 / (n - 1), in float64 (Heusel et al. 2017, eq. 6).
 
     The trace of the root is the sum of the roots of the eigenvalues of the symmetric `R' S_y R`, where `R R' = S_x`
     has as many columns as S_x has rank: no complex numbers, and exact to rounding for singular covariances too. The
-    set with fewer images gives R.
+    set with fewer images gives R. [`Statistics`], whose number of images is not known, count as of many.
 
     Raises:
         ValueError: another number of dimensions, or fewer than 2 images.
@@ -38,16 +40,17 @@ def frechet_distance(x: Moments, y: Moments, warn: bool = True) -> float:
             f"x and y must be moments of vectors of one length; got {len(x.mean)} and {len(y.mean)} dimensions"
         )
     for name, moments in (("x", x), ("y", y)):
-        if moments.n < 2:
+        if moments.n is not None and moments.n < 2:
             raise ValueError(f"{name} must hold 2 images or more for a covariance; got {moments.n}")
-    dim, fewest = len(x.mean), min(x.n, y.n)
+    dim, counts = len(x.mean), [math.inf if moments.n is None else moments.n for moments in (x, y)]
+    fewest = min(counts)
     if warn and fewest <= dim:
         warnings.warn(
             f"the Frechet distance of {dim} dimensions from {fewest} images is biased upwards: the covariance is "
             f"singular below {dim + 1} images",
             stacklevel=2,
         )
-    few, many = (x, y) if x.n <= y.n else (y, x)
+    few, many = (x, y) if counts[0] <= counts[1] else (y, x)
     few_covariance, many_covariance = few.covariance(), many.covariance()
     root = _root(few_covariance, few.mean)
     product = root.T @ many_covariance @ root
@@ -87,7 +90,7 @@ def frechet_limit(counts: list[int], distances: list[float]) -> FrechetLimit:
     return FrechetLimit(float(solution[0]), float(error), list(counts), list(distances))
 
 
-def frechet_distance_at_infinity(x: Tensor, y: Moments, points: int = 15, seed: int = 0) -> FrechetLimit:
+def frechet_distance_at_infinity(x: Tensor, y: Moments | Statistics, points: int = 15, seed: int = 0) -> FrechetLimit:
     """FD-infinity: [`frechet_limit`] of `points` random subsets of x, with evenly spaced numbers of images up to n.
 
     The smallest has n / 10 images; but one more than dimensions, where half of x is enough for that.
@@ -107,9 +110,10 @@ def frechet_distance_at_infinity(x: Tensor, y: Moments, points: int = 15, seed: 
         raise ValueError(f"points must be 3 or more; got {points}")
     n, dim = x.shape
     smallest = max(n // 10, dim + 1) if dim + 1 <= n // 2 else n // 10
-    if min(smallest, y.n) <= dim:
+    if min(smallest, math.inf if y.n is None else y.n) <= dim:
+        known = "unknown" if y.n is None else y.n
         warnings.warn(
-            f"the limit of the Frechet distance of {dim} dimensions, from {smallest} to {n} images and {y.n} "
+            f"the limit of the Frechet distance of {dim} dimensions, from {smallest} to {n} images and {known} "
             "references, is no estimate: covariances are singular",
             stacklevel=2,
         )

@@ -9,6 +9,7 @@ import torch.distributed as dist
 
 from .kernels import CubicKernel, GaussianKernel, row_norms
 from .moments import Moments, float_matrix
+from .statistics import Statistics
 
 UNIT_TOLERANCE = 1e-3  # of a norm; half precision rounds unit vectors by less
 NULL_TOLERANCE = 1e-9  # relative: permutations that give the observed value give it but for rounding
@@ -25,7 +26,7 @@ class MMD(NamedTuple):
         error_bound (`float`): what the computation may have lost: the pairwise value of `biased` is at least `biased`
             and at most `error_bound` above it; that of `unbiased` is at most `error_bound` away on either side.
         standard_error (`float` or `None`): of both, over the choice of the images. `None` for less than 4 images.
-        n_x, n_y (`int`): embeddings in each set.
+        n_x, n_y (`int` or `None`): embeddings in each set, where that is known.
     """
 
     value: float
@@ -33,8 +34,8 @@ class MMD(NamedTuple):
     unbiased: float | None
     error_bound: float
     standard_error: float | None
-    n_x: int
-    n_y: int
+    n_x: int | None
+    n_y: int | None
 
 
 class PermutationTest(NamedTuple):
@@ -46,8 +47,8 @@ class PermutationTest(NamedTuple):
 
 
 def cmmd(
-    x: torch.Tensor | np.ndarray | Moments,  # (m, d) float
-    y: torch.Tensor | np.ndarray | Moments,  # (n, d) float
+    x: torch.Tensor | np.ndarray | Moments | Statistics,  # (m, d) float
+    y: torch.Tensor | np.ndarray | Moments | Statistics,  # (n, d) float
     sigma: float = 10.0,
     scale: float = 1000.0,
     method: str = "moments",
@@ -60,7 +61,8 @@ def cmmd(
     `k(a, b) = exp(-|a - b|^2 / (2 sigma^2))`, times `scale`. m and n may differ.
 
     Args:
-        x, y: embeddings, or their moments.
+        x, y: embeddings, or their moments; of [`Statistics`], without a number of images, `biased` alone is had, and
+            that number is None.
         sigma: > 0. The 10 of the paper was chosen for unit vectors of CLIP.
         scale: > 0.
         method:
@@ -94,7 +96,14 @@ def cmmd(
         raise ValueError(f"method must be 'moments' or 'pairwise', got {method!r}")
     if distributed:
         raise ValueError("distributed is for method='pairwise'; merge the moments of the processes instead")
-    return _from_moments(_unit_moments(x, "x"), _unit_moments(y, "y"), 1 / sigma**2, scale, unbiased)
+    uncounted = [isinstance(values, Statistics) for values in (x, y)]
+    if unbiased and any(uncounted):
+        raise ValueError("unbiased=True needs the numbers of images; Statistics.counted(n) adds that")
+    result = _from_moments(_unit_moments(x, "x"), _unit_moments(y, "y"), 1 / sigma**2, scale, unbiased)
+    if any(uncounted):
+        counts = (None if unknown else n for unknown, n in zip(uncounted, (result.n_x, result.n_y), strict=True))
+        result = MMD(result.value, result.biased, None, result.error_bound, None, *counts)
+    return result
 
 
 def kid(
@@ -172,14 +181,16 @@ def _check_sizes(m: int, n: int, dim_x: int, dim_y: int, unbiased: bool) -> None
 
 def _embedding_pair(x: Any, y: Any, unbiased: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
     for name, values in (("x", x), ("y", y)):
-        if isinstance(values, Moments):
+        if isinstance(values, (Moments, Statistics)):
             raise ValueError(f"{name} are moments, pairs need the embeddings; take method='moments'")
     x, y = float_matrix(x, "x"), float_matrix(y, "y")
     _check_sizes(len(x), len(y), x.shape[1], y.shape[1], unbiased)
     return x, y.to(x.device)
 
 
-def _unit_moments(values: torch.Tensor | np.ndarray | Moments, name: str) -> Moments:
+def _unit_moments(values: torch.Tensor | np.ndarray | Moments | Statistics, name: str) -> Moments:
+    if isinstance(values, Statistics):
+        return values.unit_moments(name)
     if isinstance(values, Moments):
         square = float(values.outer.trace()) / max(values.n, 1)
         if values.n and abs(square - 1) > 2 * UNIT_TOLERANCE:

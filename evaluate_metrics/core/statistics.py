@@ -1,0 +1,119 @@
+"""Mean and covariance as other programs keep them, mostly without the number of images that they are of."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hf_common.files import replacing
+from hf_common.foreign import refuse
+
+from .moments import Moments
+
+UNIT_ERROR = 2e-3  # of a mean squared norm; half precision rounds unit vectors by less
+ASYMMETRY = 1e-4  # of the largest variance: some programs sum up in float32
+
+
+@dataclass(eq=False)
+class Statistics:
+    """
+    Mean and covariance of embeddings whose number is not known: all that the Frechet distance needs.
+
+    Attributes:
+        mean (`torch.Tensor`, (d,) float64, CPU).
+        sigma (`torch.Tensor`, (d, d) float64, CPU): the covariance, divided by n - 1.
+        n (`None`): the number, for code that asks [`Moments`] for theirs.
+    """
+
+    mean: Tensor
+    sigma: Tensor
+    n: None = None
+
+    @property
+    def dim(self) -> int:
+        """Numbers in an embedding, d."""
+        return len(self.mean)
+
+    def covariance(self) -> Tensor:
+        """(d, d) float64, divided by n - 1."""
+        return self.sigma
+
+    def counted(self, n: int) -> Moments:
+        """The moments of n >= 2 embeddings with this mean and covariance."""
+        if n < 2:
+            raise ValueError(f"a covariance is of 2 images or more; got {n}")
+        return Moments(n, n * self.mean, (n - 1) * self.sigma + n * torch.outer(self.mean, self.mean))
+
+    def unit_moments(self, name: str = "x") -> Moments:
+        """Moments of one image whose mean and second moment are those of all, if all are unit vectors.
+
+        The second moment is `mean mean^T + (n - 1) / n sigma`. Its trace, the mean squared norm, is 1, which gives
+        the factor of sigma without the number n.
+
+        Raises:
+            ValueError: no n makes the mean squared norm 1; says that those of `name` are no unit vectors.
+        """
+        square, trace = float(self.mean.square().sum()), float(self.sigma.trace())
+        factor = (1 - square) / trace if trace > 0 else 1.0  # one vector, many times: no covariance
+        if not (0.5 - UNIT_ERROR <= factor <= 1 + UNIT_ERROR / max(trace, UNIT_ERROR)) or square > 1 + UNIT_ERROR:
+            raise ValueError(
+                f"unit vectors are needed, those of {name} have a mean squared norm of {square + trace:.6g}"
+            )
+        return Moments(1, self.mean, factor * self.sigma + torch.outer(self.mean, self.mean))
+
+
+def checked_statistics(path: str | os.PathLike, mean: np.ndarray, sigma: np.ndarray, names: str) -> Statistics:
+    """What can be mean and covariance of embeddings; else a `ValueError` that begins with the path.
+
+    Args:
+        mean: (d,) of any floating dtype.
+        sigma: (d, d), symmetric but for rounding.
+        names: what they are called in the file.
+    """
+    if (
+        mean.ndim != 1
+        or not len(mean)
+        or sigma.shape != mean.shape * 2
+        or {mean.dtype.kind, sigma.dtype.kind} != {"f"}
+    ):
+        raise refuse(
+            path,
+            f"{names} must be floating-point numbers of the shapes (d,) and (d, d); got {mean.dtype} {mean.shape} and "
+            f"{sigma.dtype} {sigma.shape}",
+        )
+    m, s = (torch.from_numpy(np.ascontiguousarray(array, dtype=np.float64)) for array in (mean, sigma))
+    if not (m.isfinite().all() and s.isfinite().all()):
+        raise refuse(path, f"{names} hold NaN or infinity")
+    variances = s.diagonal()
+    largest = float(variances.max())
+    if (variances < -ASYMMETRY * largest).any() or ((s - s.T).abs() > ASYMMETRY * largest).any():
+        raise refuse(path, f"{names}: no covariance, which is symmetric and has no negative number on its diagonal")
+    roots = variances.clamp(min=0).sqrt()
+    if (s.abs() > torch.outer(roots, roots) + ASYMMETRY * largest).any():
+        raise refuse(path, f"{names}: no covariance, for one is larger than the variances allow")
+    return Statistics(m, (s + s.T) / 2)
+
+
+def save_statistics(path: str | os.PathLike, moments: Moments | Statistics) -> None:
+    """Write `mu` (d,) and `sigma` (d, d), divided by n - 1, in float64, compressed: the form of pytorch-fid.
+
+    Raises:
+        ValueError: another ending than `.npz`, fewer than 2 images, or there is such a file.
+    """
+    check_new_statistics(path)
+    if moments.n is not None and moments.n < 2:
+        raise ValueError(f"a covariance is of 2 images or more; got {moments.n}")
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        np.savez_compressed(file, mu=moments.mean.numpy(), sigma=moments.covariance().numpy())
+
+
+def check_new_statistics(path: str | os.PathLike) -> None:
+    """`ValueError` unless [`save_statistics`] may write this file."""
+    path = Path(path)
+    if path.suffix.lower() != ".npz":
+        raise ValueError(f"a file of mean and covariance ends in .npz; got {os.fspath(path)!r}")
+    if path.exists():
+        raise ValueError(f"{path} is there already; remove it, or name another file")

@@ -1,0 +1,252 @@
+"""What stands for a set of images: files of moments, of embeddings, and the statistics that other programs write.
+
+| program | file | what is read |
+| --- | --- | --- |
+| this one | `.safetensors` | moments, or embeddings |
+| pytorch-fid, clean-fid, TTUR, EDM | `.npz` with `mu`, `sigma` | mean and covariance |
+| denoising-diffusion-pytorch | `.npz` with `m2`, `s2` | mean and covariance |
+| ADM (guided-diffusion) | `.npz` with `mu`, `sigma`, `mu_s`, `sigma_s`, perhaps `arr_0` | mean and covariance |
+| clean-fid (KID), dgm-eval, score_sde | `.npz` with `feats`, `reps`, `pool_3` | embeddings |
+| torch-fidelity | `.pt` | mean and covariance, or embeddings |
+| cmmd-pytorch | `.npy` | embeddings |
+
+None of the others names its encoder, and mean and covariance come without the number of images. Nothing is unpickled
+but by PyTorch's own reader of weights, which builds arrays and calls no code.
+"""
+
+import os
+import pickle
+import re
+import zipfile
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hf_common.foreign import read_tensors, refuse, short
+
+from .embeddings import load_embeddings
+from .encoders import Encoder
+from .moments import Moments, float_matrix
+from .numpy_files import DAMAGED, ArrayHead, array_heads, read_named_array
+from .statistics import Statistics, checked_statistics
+
+STORED_ENDINGS = (".safetensors", ".npz", ".npy", ".pt", ".pth", ".pkl")
+PAIRS = {"mu": "sigma", "m2": "s2", "mu_s": "sigma_s", "mu_clip": "sigma_clip"}  # mean: covariance
+FEATURES = ("feats", "reps", "pool_3", "arr_0", "")  # "": of a .npy file
+COUNTLESS = "fd, and cmmd without unbiased estimate and standard error"
+UNIT_ROWS = 1e-3  # what norms may be off 1
+
+
+class Stored(NamedTuple):
+    """What a file holds in place of images.
+
+    moments: with their number n, or [`Statistics`] without. embeddings: (n, d) float32, where the file has them.
+    metadata: of the encoder, see [`Encoder.check`]; None: the file names none. words: what it holds, for messages.
+    """
+
+    moments: Moments | Statistics
+    embeddings: Tensor | None
+    metadata: dict[str, str] | None
+    words: str
+
+
+def is_stored(path: str | os.PathLike, array: str | None = None) -> bool:
+    """Whether [`read_stored`] is to read a file, by its name; arrays of images it leaves to [`open_images`].
+
+    Raises:
+        ValueError: a `.npz` or `.npy` that is damaged.
+    """
+    path = Path(path)
+    ending = path.suffix.lower()
+    if ending not in STORED_ENDINGS or path.is_dir():
+        return False
+    if ending not in (".npz", ".npy"):
+        return True
+    if not path.is_file():
+        return not re.search(r"[*?\[{]", os.fspath(path))  # a pattern is one of images
+    heads = array_heads(path)
+    named = array if array is not None else _default_array(heads)
+    return named not in heads or not looks_like_images(heads[named])
+
+
+def looks_like_images(head: ArrayHead) -> bool:
+    """Whether an array can be of images: 3 or 4 dimensions."""
+    return len(head.shape) in (3, 4)
+
+
+def read_stored(path: str | os.PathLike, array: str | None = None, count: int | None = None) -> Stored:
+    """What a file holds, see the table of this module.
+
+    Args:
+        array: of a `.npz` with several sets, the name of the one; of mean and covariance, that of the mean. Default:
+            `mu`, or else what there is.
+        count: the number of images of mean and covariance, which makes them moments.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is none of these, damaged, or has another number of images; begins with its path.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no file {os.fspath(path)!r}")
+    ending = path.suffix.lower()
+    if array is not None and ending != ".npz":
+        raise refuse(path, f"has no arrays to choose from; got {array!r}")
+    if ending == ".safetensors":
+        stored = _of_own(path)
+    elif ending in (".npz", ".npy"):
+        stored = _of_arrays(path, array)
+    elif ending in (".pt", ".pth"):
+        stored = _of_torch(path)
+    else:
+        raise refuse(
+            path,
+            "is a pickle, which can run code and is not read; where you trust it, write its arrays: d = pickle.load("
+            "open(name, 'rb'))['fid']; numpy.savez(other, mu=d['mu'], sigma=d['sigma'])",
+        )
+    if count is None:
+        return stored
+    if isinstance(stored.moments, Statistics):
+        words = f"mean and covariance, of {count} images as was said"
+        return stored._replace(moments=stored.moments.counted(count), words=words)
+    if stored.moments.n != count:
+        raise refuse(path, f"is of {stored.moments.n} images; got a count of {count}")
+    return stored
+
+
+def allowed_scores(stored: Stored) -> str:
+    """Which scores a file allows, in words."""
+    if stored.embeddings is not None:
+        return "all scores"
+    if isinstance(stored.moments, Statistics):
+        return f"{COUNTLESS}, for there is no number of images; with reference_count=N all that take moments"
+    return "scores that take moments, such as cmmd and fd; not kid and p_value, which take embeddings"
+
+
+def fitted(stored: Stored, encoder: Encoder, name: str) -> tuple[Stored, list[str]]:
+    """What is stored, for an encoder, and notes for readers of the scores.
+
+    Raises:
+        ValueError: it is of another encoder, of another number of dimensions, or no unit vectors where the encoder
+            gives those; begins with `name`.
+    """
+    if stored.metadata is not None:
+        encoder.check(stored.metadata, name)
+    dim = stored.moments.dim
+    if dim != encoder.dim:
+        raise ValueError(f"{name} has {dim} dimensions, {encoder.name} {encoder.dim}")
+    if stored.metadata is not None:
+        return stored, []
+    notes = [f"{name} ({stored.words}) names no encoder: that it is of {encoder.name} is taken on trust"]
+    if isinstance(stored.moments, Statistics):
+        notes.append(f"{name} has no number of images, which allows {COUNTLESS}")
+    if not encoder.normalized:
+        return stored, notes
+    if stored.embeddings is None:
+        return stored._replace(moments=_of_unit_vectors(stored.moments, name, encoder)), notes
+    norms = stored.embeddings.norm(dim=1, keepdim=True)
+    if (norms == 0).any():
+        raise ValueError(f"{name} holds a zero vector, which has no direction")
+    if ((norms - 1).abs() <= UNIT_ROWS).all():
+        return stored, notes
+    rows = stored.embeddings / norms
+    moments = Moments.zeros(dim).update(rows)
+    return stored._replace(moments=moments, embeddings=rows), [*notes, f"{name}: vectors divided by their norms"]
+
+
+def _of_unit_vectors(moments: Moments | Statistics, name: str, encoder: Encoder) -> Moments | Statistics:
+    """The same; a `ValueError` unless they can be of unit vectors."""
+    statistics = moments
+    if isinstance(moments, Moments):
+        statistics = Statistics(moments.mean, moments.covariance())
+        square = float(moments.outer.trace()) / moments.n
+        if abs(square - 1) > 2 * UNIT_ROWS:
+            raise ValueError(
+                f"{name} is not of unit vectors, as {encoder.name} gives them here, but of a mean squared norm of "
+                f"{square:.6g}"
+            )
+        return moments
+    assert isinstance(statistics, Statistics)
+    try:
+        statistics.unit_moments(name)
+    except ValueError as error:
+        raise ValueError(f"{name} is of another encoder than {encoder.name} is here: {error}") from None
+    return moments
+
+
+def _of_own(path: Path) -> Stored:
+    tensors, _ = read_tensors(path)
+    if tensors.keys() == {"embeddings"}:
+        embeddings, metadata = load_embeddings(path)
+        return Stored(Moments.zeros(embeddings.shape[1]).update(embeddings), embeddings, metadata, "embeddings")
+    moments, metadata = Moments.load(path)
+    return Stored(moments, None, metadata, "moments")
+
+
+def _default_array(heads: dict[str, ArrayHead]) -> str | None:
+    named = [mean for mean, sigma in PAIRS.items() if mean in heads and sigma in heads]
+    return next((name for name in (*named, *FEATURES) if name in heads), None)
+
+
+def _of_arrays(path: Path, array: str | None) -> Stored:
+    heads = array_heads(path)
+    name = _default_array(heads) if array is None else array
+    if name not in heads:
+        wanted = "mu and sigma, m2 and s2, feats, reps or pool_3" if array is None else repr(array)
+        raise refuse(path, f"holds the arrays {short(sorted(heads), 80)}, and not {wanted}")
+    if name in PAIRS:
+        if PAIRS[name] not in heads:
+            raise refuse(path, f"holds {name!r} without {PAIRS[name]!r}")
+        both = read_named_array(path, name), read_named_array(path, PAIRS[name])
+        statistics = checked_statistics(path, *both, f"{name} and {PAIRS[name]}")
+        images = [
+            f"{head.shape[0]} images as column {other}" for other, head in heads.items() if looks_like_images(head)
+        ]
+        return Stored(statistics, None, None, ", beside ".join(["mean and covariance", *images]))
+    if len(heads[name].shape) != 2 or heads[name].dtype.kind != "f":
+        raise refuse(path, f"{name or 'it'} holds {heads[name].dtype} of the shape {heads[name].shape}, no embeddings")
+    return _of_embeddings(path, read_named_array(path, name))
+
+
+def _of_embeddings(path: Path, rows: np.ndarray | Tensor) -> Stored:
+    try:
+        embeddings = float_matrix(rows, "its embeddings")
+        if not len(embeddings):
+            raise ValueError("it holds no embeddings")
+    except (TypeError, ValueError) as error:
+        raise refuse(path, error) from None
+    embeddings = embeddings.float()
+    moments = Moments.zeros(embeddings.shape[1]).update(embeddings)
+    return Stored(moments, embeddings, None, f"{len(embeddings)} embeddings")
+
+
+def _of_torch(path: Path) -> Stored:
+    """A cache of torch-fidelity: `{"mu", "sigma"}` of NumPy arrays, or a (n, d) tensor of features."""
+    core = np.core if np.__version__ < "2" else np._core  # type: ignore[attr-defined]
+    allowed = [core.multiarray._reconstruct, np.ndarray, np.dtype]  # of what it pickles, these arrays alone
+    allowed += [type(np.dtype(kind)) for kind in ("float32", "float64")]
+    try:
+        if zipfile.is_zipfile(path):  # of older versions it is none; PyTorch looks at no checksum
+            with zipfile.ZipFile(path) as archive:
+                damaged = archive.testzip()
+            if damaged is not None:
+                raise ValueError(f"{damaged} has another checksum")
+        with torch.serialization.safe_globals(allowed):
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except (*DAMAGED, KeyError, TypeError, AttributeError, IndexError) as error:
+        raise refuse(path, f"is no cache of torch-fidelity, or damaged: {_first_words(error)}") from None
+    except pickle.UnpicklingError as error:
+        raise refuse(path, f"holds more than arrays, and is not read: {_first_words(error)}") from None
+    if isinstance(content, Tensor):
+        return _of_embeddings(path, content)
+    if not isinstance(content, dict) or not {"mu", "sigma"} <= content.keys():
+        raise refuse(path, "holds neither mu and sigma nor embeddings, as caches of torch-fidelity do")
+    mean, sigma = (np.asarray(content[name]) for name in ("mu", "sigma"))
+    return Stored(checked_statistics(path, mean, sigma, "mu and sigma"), None, None, "mean and covariance")
+
+
+def _first_words(error: Exception) -> str:
+    return short(str(error).partition("\n")[0] or type(error).__name__, 120)
