@@ -3,10 +3,11 @@
 import base64
 import os
 import re
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from itertools import islice
+from itertools import chain, islice
 from types import FunctionType, MethodType
 
 import numpy as np
@@ -17,7 +18,9 @@ from hf_common.foreign import short
 from hf_common.identity import same_code
 from hf_common.images import to_rgb
 
+from .batches import BatchBuffer
 from .folders import image_files
+from .image_sources import is_packed, open_images
 from .precision import default_device
 from .tiny import tiny_features
 from .vision_models import embed_pixels, fingerprint, image_preparation, load_vision_model
@@ -105,11 +108,14 @@ class Encoder:
         batches = list(self.encode_batches(images, batch_size))
         return torch.cat(batches) if batches else torch.empty(0, self.dim)
 
-    def encode_batches(self, images: Iterable, batch_size: int = 64, name: str = "images") -> Iterator[torch.Tensor]:
+    def encode_batches(
+        self, images: Iterable, batch_size: int = 64, name: str = "images", num_workers: int | None = None
+    ) -> Iterator[torch.Tensor]:
         """
         The same, `batch_size` images at a time: (b, d) float32 on the CPU. Images are read when their batch is due,
-        one batch ahead of the model. They may be of different kinds and sizes, see [`to_rgb`]; or one folder, whose
-        image files are taken, see [`image_files`]. Errors call them `name`.
+        one batch ahead of the model, by `num_workers` threads (default: one for each core, 8 at most). They may be of
+        different kinds and sizes, see [`to_rgb`]; or one folder, whose image files are taken, see [`image_files`]; or
+        one archive, array or Parquet file, see [`open_images`]. Errors call them `name`.
 
         Raises:
             TypeError: `images` is a single image or its path, an array without 4 dimensions, or an entry is no image.
@@ -128,18 +134,44 @@ class Encoder:
             raise TypeError(
                 f"{name} must be a list or another iterable of images, got {type(images).__name__}"
             ) from error
-        first, running = 0, None
-        with ThreadPoolExecutor(THREADS) as pool:
-            while True:
-                batch = list(islice(numbered, batch_size))
-                ahead = pool.map(lambda item: self._prepare(to_rgb(item[1], f"{name}[{item[0]}]")), batch)
-                if running is not None:
-                    prepared = list(running)
-                    yield self._checked(self._vectors(prepared), first, name)
-                    first += len(prepared)
-                if not batch:
-                    return
-                running = ahead
+        labelled = ((f"{name}[{number}]", image) for number, image in numbered)
+        yield from self._piped(iter(lambda: list(islice(labelled, batch_size)), []), num_workers)
+
+    def encode_chunks(
+        self, chunks: Iterable[list], batch_size: int = 64, num_workers: int | None = None
+    ) -> Iterator[torch.Tensor]:
+        """
+        Of each chunk of images the vectors, (len(chunk), d) float32 on the CPU. A batch never spans two chunks, and a
+        chunk is asked for while the one before is in work. Errors call an image by its place in its chunk.
+        """
+        sizes: deque[int] = deque()
+
+        def batches() -> Iterator[list]:
+            for chunk in chunks:
+                sizes.append(len(chunk))
+                labelled = [(f"images[{number}]", image) for number, image in enumerate(chunk)]
+                yield from (labelled[start : start + batch_size] for start in range(0, max(len(chunk), 1), batch_size))
+
+        rows: list[torch.Tensor] = []
+        for vectors in self._piped(batches(), num_workers):
+            rows.append(vectors)
+            if sum(map(len, rows)) == sizes[0]:
+                sizes.popleft()
+                yield torch.cat(rows)
+                rows = []
+
+    def _piped(self, batches: Iterable[list], num_workers: int | None) -> Iterator[torch.Tensor]:
+        """The vectors of batches of (what errors call it, image); one batch is prepared ahead of the model."""
+        waiting: deque[tuple[list[str], Iterator]] = deque()
+        with ThreadPoolExecutor(THREADS if num_workers is None else num_workers) as pool:
+            for batch in chain(batches, [None]):
+                if batch is not None:
+                    prepared = pool.map(lambda item: self._prepare(to_rgb(item[1], item[0])), batch)
+                    waiting.append(([label for label, _ in batch], prepared))
+                if len(waiting) == 2 or (batch is None and waiting):
+                    labels, prepared = waiting.popleft()
+                    vectors = self._vectors(list(prepared)) if labels else torch.empty(0, self.dim)
+                    yield self._checked(vectors, labels)
 
     @torch.no_grad()
     def _vectors(self, prepared: list) -> torch.Tensor:  # list of b -> (b, d) float32, CPU
@@ -151,13 +183,13 @@ class Encoder:
             )
         return vectors.detach().float().cpu()
 
-    def _checked(self, vectors: torch.Tensor, first: int, name: str) -> torch.Tensor:  # (b, d) -> (b, d)
+    def _checked(self, vectors: torch.Tensor, labels: list[str]) -> torch.Tensor:  # (b, d) -> (b, d)
         norms = vectors.norm(dim=1, keepdim=True)
         bad = ~norms.isfinite() | (norms == 0 if self.normalized else False)
         if bad.any():
             row = int(bad[:, 0].nonzero()[0])
             what = "a zero vector, which has no direction," if norms[row] == 0 else "NaN or infinity"
-            raise ValueError(f"encoder {self.name!r} gave {what} for {name}[{first + row}]")
+            raise ValueError(f"encoder {self.name!r} gave {what} for {labels[row]}")
         return vectors / norms if self.normalized else vectors
 
 
@@ -222,7 +254,7 @@ def make_encoder(
     dtype = dtype or torch.float32
     model.to(device=device, dtype=dtype)  # type: ignore[call-arg]  # transformers' wrapper seems to lack `self`
     steps, prepare = image_preparation(model, processor)
-    return Encoder(source, weights, steps, normalize, prepare, partial(embed_pixels, model, source))
+    return Encoder(source, weights, steps, normalize, prepare, partial(embed_pixels, model, source, BatchBuffer()))
 
 
 def _callable_encoder(encoder: Callable, normalize: bool) -> Encoder:
@@ -235,9 +267,11 @@ def _callable_encoder(encoder: Callable, normalize: bool) -> Encoder:
 
 
 def set_of_images(images: Iterable, name: str = "images") -> Iterable:
-    """`images`, or the image files of the folder that they are; a `TypeError` for another path."""
+    """`images`, or those of the folder, archive, array or Parquet file that they are; a `TypeError` for others."""
     if not isinstance(images, (str, os.PathLike)):
         return images
+    if is_packed(images):
+        return open_images(images)
     if not os.path.isdir(images):
         raise TypeError(
             f"{name} must be a list or another iterable of images, got one {type(images).__name__}, "

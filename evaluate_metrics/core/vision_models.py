@@ -23,6 +23,7 @@ from transformers.utils import logging
 
 from hf_common.images import resized_square
 
+from .batches import BatchBuffer
 from .precision import full_precision
 
 # How models that see images and text are loaded, by the model type of the checkpoint; any other is an AutoModel.
@@ -94,7 +95,7 @@ def _in_words(processor: object, options: dict) -> str:
     return f"{type(processor).__name__}({', '.join(f'{key}={options[key]}' for key in sorted(options))})"
 
 
-def embed_pixels(model: PreTrainedModel, source: str, pixels: list[torch.Tensor]) -> torch.Tensor:
+def embed_pixels(model: PreTrainedModel, source: str, batch: BatchBuffer, pixels: list[torch.Tensor]) -> torch.Tensor:
     """b of (3, H, W) -> (b, d), as `model` has its floats and on its device; errors call it `source`."""
     sizes = sorted({tuple(image.shape[1:]) for image in pixels})
     if len(sizes) > 1:
@@ -103,7 +104,7 @@ def embed_pixels(model: PreTrainedModel, source: str, pixels: list[torch.Tensor]
             "callable as encoder"
         )
     with full_precision():
-        outputs = model(pixel_values=torch.stack(pixels).to(model.device, model.dtype))
+        outputs = model(pixel_values=batch.stack(pixels).to(model.device, model.dtype))
     vectors = outputs.get("image_embeds" if isinstance(model, CLIPVisionModelWithProjection) else "pooler_output")
     if vectors is None:
         raise ValueError(f"{source} ({type(model).__name__}) has no pooled output; give a callable as encoder")

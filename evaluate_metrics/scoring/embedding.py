@@ -3,6 +3,9 @@
 import hashlib
 import json
 import os
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +19,7 @@ from hf_common.foreign import read_tensors, short
 
 from ..core.encoders import Encoder
 from ..core.moments import Moments, check_digest, save_with_digest
+from ..core.statistics import Statistics
 from .sources import ImageSource, digest
 
 CHUNK = 512  # images that one process embeds and keeps together
@@ -24,10 +28,14 @@ CACHE_VERSION = 2  # part of the files' names: those of another version are not 
 
 @dataclass(frozen=True)
 class Embedded:
-    """Moments of all images of a source, and their embeddings, (n, d) float32 on the CPU, where they were kept."""
+    """Moments of all images of a source, and their embeddings, (n, d) float32 on the CPU, where they were kept.
 
-    moments: Moments
+    notes: what readers of the scores must know of this set.
+    """
+
+    moments: Moments | Statistics
     embeddings: Tensor | None
+    notes: tuple[str, ...] = ()
 
     def kept(self) -> Tensor:
         """The embeddings; a `RuntimeError` where they were not kept."""
@@ -96,11 +104,12 @@ def embed(
     keep: bool = False,
     cache: EmbeddingCache | None = None,
     progress: bool = False,
+    num_workers: int | None = None,
 ) -> Embedded:
     """Embed every image of `source`, on all processes of `accelerate`, which all return the same.
 
     Chunks of `CHUNK` images go round the processes; a batch never spans two chunks, so that the embeddings do not
-    depend on the number of processes.
+    depend on the number of processes. The next chunk is read while one is in work.
 
     Args:
         source, encoder: what is embedded, by what.
@@ -108,6 +117,7 @@ def embed(
         keep: gather the embeddings too; without them memory is O(d^2).
         cache: where they are looked up and kept.
         progress: a bar over the images of the main process.
+        num_workers: threads that decode and resize images. Default: one for each core, 8 at most.
 
     Raises:
         ValueError: names the images that can't be read or embedded.
@@ -123,28 +133,70 @@ def embed(
         disable=not (progress and state.is_main_process),
     )
     with bar:
-        for start in starts:
-            encoded = source.read(start, min(start + CHUNK, len(source)))
-            embeddings = cache.get(encoded) if cache else None
-            if embeddings is None:
-                try:
-                    embeddings = encoder.encode(encoded, batch_size)
-                except ValueError as error:
-                    last = start + len(encoded) - 1
-                    raise ValueError(f"{source.name}, images {start} to {last}: {error}") from error
-                if cache:
-                    cache.put(encoded, embeddings)
+        for start, embeddings in _embedded_chunks(source, encoder, starts, batch_size, cache, num_workers):
             moments.update(embeddings)
             if keep:
                 kept.append((start, embeddings))
-            bar.update(len(encoded))
+            bar.update(len(embeddings))
     if state.num_processes > 1:
         moments = _sum(moments, state.device)
         kept = gather_object(kept)
-    embeddings = None
-    if keep:
-        embeddings = torch.cat([chunk for _, chunk in sorted(kept, key=lambda item: item[0])])
-    return Embedded(moments, embeddings)
+    whole = torch.cat([chunk for _, chunk in sorted(kept, key=lambda item: item[0])]) if keep else None
+    return Embedded(moments, whole)
+
+
+def _embedded_chunks(
+    source: ImageSource,
+    encoder: Encoder,
+    starts: Sequence[int],
+    batch_size: int,
+    cache: EmbeddingCache | None,
+    num_workers: int | None,
+) -> Iterator[tuple[int, Tensor]]:
+    """The chunks at `starts`, each with its embeddings, kept or new, in this order."""
+    due: deque[tuple[int, list[dict], Tensor | None]] = deque()  # asked for, and not given yet
+    unread: list[ValueError] = []
+
+    def chunks() -> Iterator[list[dict]]:
+        try:
+            for start, encoded, found in _read_ahead(source, starts, cache):
+                due.append((start, encoded, found))
+                yield encoded if found is None else []
+        except ValueError as error:
+            unread.append(error)
+            raise
+
+    try:
+        for embeddings in encoder.encode_chunks(chunks(), batch_size, num_workers):
+            start, encoded, found = due.popleft()
+            if found is None and cache:
+                cache.put(encoded, embeddings)
+            yield start, embeddings if found is None else found
+    except ValueError as error:
+        if error in unread or not due:
+            raise
+        start, encoded, _ = due[0]
+        last = start + len(encoded) - 1
+        raise ValueError(f"{source.name}, images {start} to {last}: {error}") from error
+
+
+def _read_ahead(
+    source: ImageSource, starts: Sequence[int], cache: EmbeddingCache | None
+) -> Iterator[tuple[int, list[dict], Tensor | None]]:
+    """Of each chunk its start, its images, and its embeddings if they are kept; one chunk is read ahead."""
+
+    def read(start: int) -> tuple[int, list[dict], Tensor | None]:
+        encoded = source.read(start, min(start + CHUNK, len(source)))
+        return start, encoded, cache.get(encoded) if cache else None
+
+    with ThreadPoolExecutor(1) as reader:
+        ahead: deque[Future] = deque()
+        for start in starts:
+            ahead.append(reader.submit(read, start))
+            if len(ahead) == 2:
+                yield ahead.popleft().result()
+        for future in ahead:
+            yield future.result()
 
 
 def _sum(moments: Moments, device: torch.device) -> Moments:
