@@ -35,8 +35,9 @@ _KWARGS_DESCRIPTION = describe_inputs(
     standard_error: of both, over the choice of the images; None for fewer than 4 images.
     error_bound: `cmmd` is computed from moments; over all pairs it is at most so much larger.
     frechet_distance: of the same (unit) embeddings, biased upwards for few images; None for one image.
-    n_predictions, n_references: how many images.
+    n_predictions, n_references: how many images; None where a file of mean and covariance lacks the number.
     encoder: Hub id, folder or name of the encoder.
+    notes: of files of other programs, which name no encoder, what is taken on trust; else absent.
 """,
 )
 
@@ -76,6 +77,7 @@ class CMMD(ImageSetMetric):
         encoder: EncoderLike = None,
         batch_size: int | None = None,
         device: Device = None,
+        reference_count: int | None = None,
     ) -> dict:
         """
         The scores of what was added before and what is given here; then nothing is held any more. After an error what
@@ -83,21 +85,30 @@ class CMMD(ImageSetMetric):
         `reference_moments` of another encoder or preprocessing.
         """
         used, predicted, real = self._both(
-            predictions, references, reference_moments, encoder, batch_size, device, _no_side_is_empty
+            predictions,
+            references,
+            reference_moments,
+            encoder,
+            batch_size,
+            device,
+            _no_side_is_empty,
+            reference_count,
         )
         x, y = predicted.moments, real.moments
         _no_side_is_empty({"predictions": x.n, "references": y.n})
         scores = cmmd(x, y)
+        notes = [*predicted.notes, *real.notes]
         result = {
             "cmmd": scores.biased,
             "cmmd_unbiased": scores.unbiased,
             "standard_error": scores.standard_error,
             "error_bound": scores.error_bound,
             # Beside what was asked for: without its own warning of few images.
-            "frechet_distance": frechet_distance(x, y, warn=False) if min(x.n, y.n) > 1 else None,
+            "frechet_distance": frechet_distance(x, y, warn=False) if 1 not in (x.n, y.n) else None,
             "n_predictions": x.n,
             "n_references": y.n,
             "encoder": used.name,
+            **({"notes": notes} if notes else {}),
         }
         self._forget()
         return result

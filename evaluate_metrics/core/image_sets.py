@@ -8,14 +8,18 @@ from typing import Any, NamedTuple
 import datasets
 import evaluate
 import torch
+from tqdm.auto import tqdm
 
 from hf_common.images import to_rgb
 
 from .encoders import Encoder, set_of_images
 from .moments import Moments
+from .statistics import Statistics
+from .stored import Stored, fitted, is_stored, read_stored
 
 BATCH_SIZE = 64
 SIDES = ("predictions", "references")
+BAR_DELAY = 2.0  # seconds that a set takes before its bar is shown
 
 EncoderLike = str | os.PathLike | Callable | None  # of `make_encoder`; None: that of the configuration
 Device = str | torch.device | None
@@ -52,9 +56,12 @@ def describe_inputs(load: str, *, encoder: str, options: str = "", returns: str)
 Args:
     predictions: generated images, any number: a list, a data set column or another iterable of paths, encoded bytes,
         PIL images, arrays (H, W, C) or tensors (C, H, W) of uint8, uint16 or floating-point numbers in [0, 1]; one
-        array of 4 dimensions; or a folder, whose image files are taken.
+        array of 4 dimensions; a folder, whose image files are taken; a zip, tar, Parquet, `.npz` or `.npy` file of
+        images, or a pattern of such; or one of the files that stand for images, as for `reference_moments`.
     references: real images, any number.
-    reference_moments: instead of `references`, what `moments` returned for them, or the file that its `save` wrote.
+    reference_moments: instead of `references`, what `moments` returned for them, or the file that its `save` wrote; or
+        statistics of pytorch-fid, clean-fid, ADM, EDM, dgm-eval, torch-fidelity (`.npz`, `.pt`).
+    reference_count: of how many images these are, where they are mean and covariance, which lack it.
     encoder: {encoder}
     batch_size: images that the encoder sees at a time. Does not change the result. Default: 64.
     device: where the encoder runs, if it is no callable. Default: an accelerator if there is one.
@@ -74,12 +81,17 @@ Args:
 
 
 class EmbeddedImages(NamedTuple):
-    """Moments of the embeddings of a set of images, and the embeddings, (b, d) float32 each, if they are kept."""
+    """Moments of the embeddings of a set of images, and the embeddings, (b, d) float32 each, if they are kept.
 
-    moments: Moments
+    notes: what readers of a score must know of a set that came as a file of another program.
+    """
+
+    moments: Moments | Statistics
     embeddings: list[torch.Tensor]
+    notes: tuple[str, ...] = ()
 
     def merge(self, other: "EmbeddedImages") -> "EmbeddedImages":
+        assert isinstance(self.moments, Moments) and isinstance(other.moments, Moments)  # of images
         return EmbeddedImages(self.moments.merge(other.moments), self.embeddings + other.embeddings)
 
 
@@ -178,7 +190,9 @@ class ImageSetMetric(evaluate.Metric, ABC):
         """Moments of `images`, and metadata for their `save`: together they are `reference_moments` of `compute`."""
         images = set_of_images(images)
         used = self._select(encoder, device)
-        return self._embed(used, images, batch_size, "images").moments, used.metadata
+        embedded = self._embed(used, images, batch_size, "images").moments
+        assert isinstance(embedded, Moments)
+        return embedded, used.metadata
 
     def _both(
         self,
@@ -189,15 +203,25 @@ class ImageSetMetric(evaluate.Metric, ABC):
         batch_size: int | None,
         device: Device,
         check: Callable[[Counts], None],
+        reference_count: int | None = None,
     ) -> tuple[Encoder, EmbeddedImages, EmbeddedImages]:
         """
         The encoder, predictions and references: all that was added and all that is given here. Forgets nothing.
         `check` sees the numbers of images before one of those given here is embedded.
         """
-        given = {"predictions": predictions, "references": references}
+        given: dict[str, Any] = {"predictions": predictions, "references": references}
+        files = {side: path for side, path in given.items() if _is_file_of_statistics(path)}
+        if "references" in files and reference_moments is None:
+            reference_moments, given["references"] = files["references"], None
+        if reference_count is not None and not isinstance(reference_moments, (str, os.PathLike)):
+            raise ValueError("reference_count is for a file of mean and covariance as reference_moments")
+        if "predictions" in files:
+            given["predictions"] = None
         given = {side: None if images is None else set_of_images(images, side) for side, images in given.items()}
         sides = [side for side in SIDES if given[side] is not None or self._holds(side)]
-        if "predictions" not in sides:
+        if ("predictions" in sides) == ("predictions" in files):
+            if "predictions" in sides:
+                raise ValueError("predictions are given twice, as images and as a file of statistics")
             raise ValueError("predictions are missing: give them to compute, add or add_batch")
         if ("references" in sides) == (reference_moments is not None):
             raise ValueError(
@@ -205,9 +229,20 @@ class ImageSetMetric(evaluate.Metric, ABC):
                 if reference_moments is not None
                 else "references are missing: give them to compute, add or add_batch, or give reference_moments"
             )
-        check({side: self._count(side, given[side]) for side in sides})
+        stored = {} if reference_moments is None else {"references": _stored(reference_moments, reference_count)}
+        if "predictions" in files:
+            stored["predictions"] = read_stored(files["predictions"])
+        for side, one in stored.items():
+            if self._keep and one.embeddings is None:
+                raise ValueError(
+                    f"keep_embeddings=True asks for scores of pairs, which need {side}, or their embeddings, not "
+                    f"{'reference_moments' if side == 'references' else one.words}"
+                )
+        counts = {side: one.moments.n for side, one in stored.items() if one.embeddings is not None}
+        check(counts | {side: self._count(side, given[side]) for side in sides})
         used = self._select(encoder, device)
-        sets = {} if reference_moments is None else {"references": _reference_set(reference_moments, used)}
+        called = {"references": "reference_moments", "predictions": "predictions"}
+        sets = {side: _of_stored(one, used, called[side]) for side, one in stored.items()}
         sets |= {side: self._collected(side, given[side], used, batch_size) for side in sides}
         return used, sets["predictions"], sets["references"]
 
@@ -223,7 +258,8 @@ class ImageSetMetric(evaluate.Metric, ABC):
         if images is not None and (not isinstance(images, Sized) or isinstance(images, (bytes, bytearray, dict))):
             return None
         added, given = self._added[side], () if images is None else images
-        return (0 if added is None else added.moments.n) + len(self._waiting[side]) + len(given)
+        held = 0 if added is None else added.moments.n
+        return (held or 0) + len(self._waiting[side]) + len(given)
 
     def __getstate__(self) -> dict:
         """Without the encoder, which may hold a network: another process makes it anew when it needs it."""
@@ -254,24 +290,44 @@ class ImageSetMetric(evaluate.Metric, ABC):
 
     def _embed(self, encoder: Encoder, images: Iterable, batch_size: int | None, name: str) -> EmbeddedImages:
         moments, kept = Moments.zeros(encoder.dim), []
-        for batch in encoder.encode_batches(images, self._batch_size if batch_size is None else batch_size, name):
-            moments.update(batch)
-            if self._keep:
-                kept.append(batch)
+        total = len(images) if isinstance(images, Sized) else None
+        bar = tqdm(
+            total=total,
+            desc=f"{name}: {encoder.name}",
+            unit="image",
+            delay=BAR_DELAY,
+            disable=not evaluate.utils.logging.is_progress_bar_enabled(),
+        )
+        with bar:
+            for batch in encoder.encode_batches(images, self._batch_size if batch_size is None else batch_size, name):
+                moments.update(batch)
+                if self._keep:
+                    kept.append(batch)
+                bar.update(len(batch))
         return EmbeddedImages(moments, kept)
 
 
-def _reference_set(reference_moments: ReferenceMoments, encoder: Encoder) -> EmbeddedImages:
+def _is_file_of_statistics(images: object) -> bool:
+    return isinstance(images, (str, os.PathLike)) and is_stored(images)
+
+
+def _stored(reference_moments: ReferenceMoments, count: int | None) -> Stored:
+    """References that were embedded before."""
     if isinstance(reference_moments, (str, os.PathLike)):
-        moments, metadata = Moments.load(reference_moments)
-    elif isinstance(reference_moments, tuple) and [isinstance(part, dict) for part in reference_moments] == [
+        if not os.path.isfile(reference_moments):
+            raise FileNotFoundError(f"no moments file at {os.fspath(reference_moments)}")
+        return read_stored(reference_moments, count=count)
+    if isinstance(reference_moments, tuple) and [isinstance(part, dict) for part in reference_moments] == [
         False,
         True,
     ]:
         moments, metadata = reference_moments
-    else:
-        kind = type(reference_moments).__name__
-        raise TypeError(f"reference_moments must be a file, or moments with their metadata, got {kind}")
-    encoder.check(metadata, "reference_moments")
-    # Of this class, also where they come from a metric that was loaded elsewhere.
-    return EmbeddedImages(Moments(moments.n, moments.sum, moments.outer), [])
+        # Of this class, also where they come from a metric that was loaded elsewhere.
+        return Stored(Moments(moments.n, moments.sum, moments.outer), None, metadata, "moments")
+    kind = type(reference_moments).__name__
+    raise TypeError(f"reference_moments must be a file, or moments with their metadata, got {kind}")
+
+
+def _of_stored(stored: Stored, encoder: Encoder, name: str) -> EmbeddedImages:
+    stored, notes = fitted(stored, encoder, name)
+    return EmbeddedImages(stored.moments, [] if stored.embeddings is None else [stored.embeddings], tuple(notes))

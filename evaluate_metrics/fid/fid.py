@@ -40,9 +40,10 @@ _KWARGS_DESCRIPTION = describe_inputs(
     returns="""\
     frechet_distance: the FID, or the distance of another encoder's embeddings.
     kid, kid_std: if loaded with `keep_embeddings=True`, mean and standard deviation over the subsets.
-    n_predictions, n_references: how many images.
+    n_predictions, n_references: how many images; None where a file of mean and covariance lacks the number.
     encoder: "inception", Hub id, folder or name of the encoder.
     preprocessing: what was done to images before the network.
+    notes: of files of other programs, which name no encoder, what is taken on trust; else absent.
 """,
 )
 
@@ -101,6 +102,7 @@ class FID(ImageSetMetric):
         device: Device = None,
         kid_subsets: int = 100,
         kid_subset_size: int = 1000,
+        reference_count: int | None = None,
     ) -> dict:
         """
         The distance between what was added before and what is given here; then nothing is held any more. After an
@@ -108,8 +110,6 @@ class FID(ImageSetMetric):
         `kid_subset_size`), both `references` and `reference_moments`, or `reference_moments` of another encoder or
         preprocessing, or where the KID needs images.
         """
-        if self._keep and reference_moments is not None:
-            raise ValueError("keep_embeddings=True asks for the KID, which needs references, not reference_moments")
 
         def check(counts: Counts) -> None:
             known = [count for count in counts.values() if count is not None]
@@ -119,7 +119,9 @@ class FID(ImageSetMetric):
             if self._keep:
                 check_subsets(kid_subsets, kid_subset_size, min(known, default=None))
 
-        used, x, y = self._both(predictions, references, reference_moments, encoder, batch_size, device, check)
+        used, x, y = self._both(
+            predictions, references, reference_moments, encoder, batch_size, device, check, reference_count
+        )
         check({"predictions": x.moments.n, "references": y.moments.n})
         result = {"frechet_distance": frechet_distance(x.moments, y.moments)}
         if self._keep:
@@ -132,4 +134,5 @@ class FID(ImageSetMetric):
             "n_references": y.moments.n,
             "encoder": used.name,
             "preprocessing": used.preprocessing,
+            **({"notes": [*x.notes, *y.notes]} if x.notes or y.notes else {}),
         }

@@ -1,8 +1,10 @@
 import ast
 import hashlib
+import io
 import pickle
 import sys
 import warnings
+import zipfile
 
 import datasets
 import evaluate
@@ -13,6 +15,7 @@ from huggingface_hub import RepoCard
 from PIL import Image
 from transformers import ViTConfig, ViTImageProcessorPil, ViTModel
 
+from evaluate_metrics.core.encoders import make_encoder
 from evaluate_metrics.core.frechet import frechet_distance, kernel_distance
 from evaluate_metrics.core.inception import RESIZINGS, Inception, resize
 from evaluate_metrics.core.moments import Moments
@@ -434,3 +437,92 @@ def test_requirements_name_every_library_that_is_imported(space):
                 imported.add(node.module.split(".")[0])
     named = {line.split(">=")[0] for line in (FID / "requirements.txt").read_text().split()}
     assert {"pillow" if name == "PIL" else name for name in imported - sys.stdlib_module_names} == named
+
+
+# --- Files of other programs ---
+
+
+@pytest.fixture
+def statistics(tmp_path):
+    """Embeddings of 40 images, and a file of their mean and covariance as pytorch-fid writes it."""
+    images = pictures(40, 1)
+    x = make_encoder(colours, normalize=False).encode(images).double().numpy()
+    np.savez_compressed(tmp_path / "stats.npz", mu=np.mean(x, axis=0), sigma=np.cov(x, rowvar=False))
+    return images, x, str(tmp_path / "stats.npz")
+
+
+def test_statistics_of_pytorch_fid_in_place_of_references(statistics):
+    images, _, path = statistics
+    metric, predictions = fresh(encoder=colours), pictures(30, 2)
+    expected = metric.compute(predictions=predictions, references=images)
+    for given in (
+        {"reference_moments": path},
+        {"references": path},
+        {"reference_moments": path, "reference_count": 40},
+    ):
+        found = metric.compute(predictions=predictions, **given)
+        assert found["frechet_distance"] == pytest.approx(expected["frechet_distance"], rel=1e-9)
+        assert found["n_references"] == given.get("reference_count")
+        assert "names no encoder" in found["notes"][0]
+    assert "notes" not in expected
+    back = metric.compute(predictions=path, references=predictions)
+    assert back["frechet_distance"] == pytest.approx(expected["frechet_distance"], rel=1e-9)
+    assert back["n_predictions"] is None
+    for arguments, message in (
+        ({"reference_count": 40, "references": images}, "reference_count is for a file of mean and covariance"),
+        ({"reference_moments": path, "references": images}, "references are given twice"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            metric.compute(predictions=predictions, **arguments)
+    with pytest.raises(ValueError, match="^reference_moments has 6 dimensions, .* 2$"):
+        fresh(encoder=lambda images: np.ones((len(images), 2))).compute(predictions=predictions, references=path)
+    metric.add(prediction=predictions[0])
+    with pytest.raises(ValueError, match="predictions are given twice, as images and as a file of statistics"):
+        metric.compute(predictions=path, references=predictions)
+
+
+def test_kid_from_a_file_of_embeddings(statistics, tmp_path):
+    images, x, path = statistics
+    metric, predictions = fresh(encoder=colours, keep_embeddings=True), pictures(30, 2)
+    options = {"kid_subset_size": 9, "kid_subsets": 4}
+    expected = metric.compute(predictions=predictions, references=images, **options)
+    np.savez(tmp_path / "feats.npz", feats=x.astype(np.float32))
+    found = metric.compute(predictions=predictions, references=tmp_path / "feats.npz", **options)
+    assert found["kid"] == pytest.approx(expected["kid"], rel=1e-6) and found["n_references"] == 40
+    with pytest.raises(
+        ValueError, match="keep_embeddings=True asks for .* which need references, .*not reference_mom"
+    ):
+        metric.compute(predictions=predictions, reference_moments=path)
+    with pytest.raises(ValueError, match="which need predictions, or their embeddings, not mean and covariance"):
+        metric.compute(predictions=path, references=images)
+
+
+def test_images_of_arrays_and_archives(tmp_path):
+    images = np.random.default_rng(0).integers(0, 256, (12, 6, 7, 3), dtype=np.uint8)
+    np.savez(tmp_path / "samples.npz", images)
+    with zipfile.ZipFile(tmp_path / "samples.zip", "w") as archive:
+        for number, pixels in enumerate(images):
+            buffer = io.BytesIO()
+            Image.fromarray(pixels).save(buffer, "PNG")
+            archive.writestr(f"{number:02}.png", buffer.getvalue())
+    metric, references = fresh(encoder=colours), pictures(20, 3)
+    expected = metric.compute(predictions=images, references=references)
+    for name in ("samples.npz", "samples.zip"):
+        found = metric.compute(predictions=str(tmp_path / name), references=references)
+        assert found == {**expected, "frechet_distance": pytest.approx(expected["frechet_distance"], rel=1e-9)}
+
+
+def test_a_bar_shows_where_it_takes_long(monkeypatch, capsys):
+    metric, images = fresh(encoder=colours), pictures(9, 0)
+    metric.compute(predictions=images, references=images)
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr("evaluate_metrics.core.image_sets.BAR_DELAY", 0)
+    metric.compute(predictions=images, references=iter(images))
+    told = capsys.readouterr().err
+    assert "predictions: " in told and "9/9" in told and "references: " in told and "9image" in told
+    evaluate.disable_progress_bar()
+    try:
+        metric.compute(predictions=images, references=images)
+    finally:
+        evaluate.enable_progress_bar()
+    assert capsys.readouterr().err == ""
