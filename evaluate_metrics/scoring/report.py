@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from matplotlib.axes import Axes
@@ -20,18 +21,32 @@ COLUMNS = {
 
 
 def score_table(scores: Sequence[dict]) -> str:
-    """A row for each encoder, a column for each value that an encoder has; then the notes."""
+    """A row for each encoder and set of predictions, a column for each value that one has; then the notes.
+
+    Where there are several sets of predictions, the first column names them.
+    """
+    several = len({row.get("predictions") for row in scores}) > 1
     columns = [column for column in COLUMNS.values() if any(column[1] in row for row in scores)]
     rows = []
     for row in scores:
-        cells = [row["encoder"], str(row["dim"])]
+        cells = [*([row["predictions"]] if several else []), row["encoder"], str(row["dim"])]
         for _, key, error in columns:
             value, spread = row.get(key), row.get(error) if error else None
             cells.append(("–" if value is None else f"{value:.4g}") + ("" if spread is None else f" ± {spread:.2g}"))
         rows.append(cells)
-    table = markdown_table(["encoder", "dimensions", *(title for title, _, _ in columns)], rows)
-    notes = [f"- {row['encoder']}: {note}" for row in scores for note in row["notes"]]
+    heads = [*(["predictions"] if several else []), "encoder", "dimensions"]
+    table = markdown_table([*heads, *(title for title, _, _ in columns)], rows)
+    notes = dict.fromkeys(f"- {row['encoder']}: {note}" for row in scores for note in row["notes"])
     return "\n".join([table, *(["", *notes] if notes else [])])
+
+
+def without_nan(value: Any) -> Any:
+    """A result as JSON has it: None for NaN and infinity, which JSON has not, also in lists and dicts."""
+    if isinstance(value, dict):
+        return {key: without_nan(entry) for key, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [without_nan(entry) for entry in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 SERIES = {
@@ -42,7 +57,8 @@ SERIES = {
 
 
 def plot_score_curves(scores: Sequence[dict]) -> Figure:
-    """A row of panels for each encoder with a `curve`, a panel for each metric: mean and spread over the subsets."""
+    """A row of panels for each result with a `curve`, a panel for each metric: mean and spread over the subsets."""
+    several = len({row.get("predictions") for row in scores}) > 1
     panels = [
         [(row, metric) for metric, (_, series) in SERIES.items() if series[0][0] in row["curve"]] for row in scores
     ]
@@ -55,6 +71,8 @@ def plot_score_curves(scores: Sequence[dict]) -> Figure:
             axes.set_axis_off()
         for axes, (row, metric) in zip(axes_of_line, line, strict=False):
             _plot_panel(axes, row, metric)
+            if several:
+                axes.set_title(f"{axes.get_title()}, {in_figure(row['predictions'], 60)}", fontsize=8)
     figure.supxlabel(
         "predictions; line: mean over disjoint subsets, band: their standard deviation (none of a single subset)",
         fontsize=9,

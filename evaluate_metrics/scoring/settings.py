@@ -39,6 +39,8 @@ class Evaluation:
     curve: bool = False
     curve_repeats: int = 8
     seed: int = 0
+    num_workers: int | None = None
+    save_embeddings: bool = False
 
     def __post_init__(self) -> None:
         unknown = [metric for metric in self.metrics if metric not in METRICS]
@@ -49,5 +51,7 @@ class Evaluation:
         for name, least in LEAST.items():
             if getattr(self, name) < least:
                 raise ValueError(f"{name} must be {least} or more; got {getattr(self, name)}")
+        if self.num_workers is not None and self.num_workers < 1:
+            raise ValueError(f"num_workers must be 1 or more; got {self.num_workers}")
         if self.curve and not set(self.metrics) & set(CURVE_METRICS):
             raise ValueError(f"curve needs one of the metrics {', '.join(CURVE_METRICS)}; got {self.metrics}")

@@ -184,6 +184,26 @@ def test_data_set_must_be_named_as_far_as_it_is_not_plain(parquet):
         open_source(parquet, split="test[:0]", column="image")
 
 
+def test_streamed_data_sets_are_read_as_they_come(parquet, tmp_path):
+    stored = open_source(parquet, split="test", column="image")
+    folder = tmp_path / "told"
+    (folder / "data").mkdir(parents=True)
+    for file in Path(parquet, "data").iterdir():
+        (folder / "data" / file.name).symlink_to(file)
+    with pytest.raises(ValueError, match="does not say how many rows its split test has; read it without streaming"):
+        open_source(str(folder), split="test", column="image", streaming=True)
+    splits = "".join(f"\n  - name: {split}\n    num_examples: 41\n    num_bytes: 1" for split in ("train", "test"))
+    (folder / "README.md").write_text(
+        "---\ndataset_info:\n  features:\n  - name: image\n    dtype: image\n  - name: other\n    dtype: image\n"
+        f"  - name: number\n    dtype: int64\n  splits:{splits}\n---\n"
+    )
+    streamed = open_source(str(folder), split="test", column="image", streaming=True)
+    assert len(streamed) == 41
+    for start, stop in ((0, 16), (16, 41), (3, 5)):
+        assert digest(streamed.read(start, stop)) == digest(stored.read(start, stop))
+    assert streamed.read(7, 8)[0]["path"].startswith(f"{folder}: image 7 (")
+
+
 def test_bad_folders(data, tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match="empty holds no files"):
@@ -226,9 +246,13 @@ class Counting:
         self.encoder, self.images, self.dim, self.name = encoder, 0, encoder.dim, encoder.name
         self.weights, self.metadata = encoder.weights, encoder.metadata
 
-    def encode(self, images, batch_size):
-        self.images += len(images)
-        return self.encoder.encode(images, batch_size)
+    def encode_chunks(self, chunks, batch_size, num_workers=None):
+        chunks = (self._counted(chunk) for chunk in chunks)
+        return self.encoder.encode_chunks(chunks, batch_size, num_workers)
+
+    def _counted(self, chunk):
+        self.images += len(chunk)
+        return chunk
 
 
 def test_cache_goes_by_content(data, tmp_path, chunks_of_16):

@@ -1,0 +1,101 @@
+"""Limits of scores, for a command that must fail when samples get worse: `cmmd=0.5`."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from hf_common.names import did_you_mean
+
+from .settings import METRICS
+
+# Names of values beside those of METRICS: value of a result -> its metric.
+VALUES = {"frechet_distance": "fd", "cmmd_unbiased": "cmmd"}
+KEYS = {"fd": "frechet_distance"}  # of a result, where it has another name than the metric
+
+
+class Limit(NamedTuple):
+    """What a value may be: `bound` at most, or with `below` at least."""
+
+    name: str
+    bound: float
+    below: bool
+
+    @property
+    def words(self) -> str:
+        return f"{'below' if self.below else 'above'} {self.bound:g}"
+
+    @property
+    def key(self) -> str:
+        """Of the value in a result."""
+        return KEYS.get(self.name, self.name)
+
+
+def parse_limits(above: Sequence[str], below: Sequence[str], metrics: Sequence[str]) -> list[Limit]:
+    """Limits from words such as `cmmd=0.5`.
+
+    Args:
+        above: the scores that fail where they are larger.
+        below: those that fail where they are smaller.
+        metrics: what is scored, of `METRICS`; a limit must be of one of these.
+
+    Raises:
+        ValueError: no such words, an unknown name, no number, or a score that is not asked for.
+    """
+    found = []
+    for flag, words in (("fail_above", above), ("fail_below", below)):
+        for word in words:
+            name, equals, number = word.partition("=")
+            if not equals:
+                raise ValueError(f"{flag} must be name=number, such as cmmd=0.5; got {word!r:.80}")
+            if name not in METRICS and name not in VALUES:
+                known = (*METRICS, *VALUES)
+                raise ValueError(
+                    f"{flag} must name a score of {', '.join(known)}; got {name!r:.80}{did_you_mean(name, known)}"
+                )
+            if VALUES.get(name, name) not in metrics:
+                raise ValueError(f"{flag} names {name}, which is not scored; add {VALUES.get(name, name)} to metrics")
+            found.append(Limit(name, _bound(flag, word, number), flag == "fail_below"))
+    return found
+
+
+def _bound(flag: str, word: str, text: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not math.isfinite(number):
+        raise ValueError(f"{flag} must be name=number, such as cmmd=0.5; got {word!r:.80}")
+    return number
+
+
+def failed_limits(scores: Sequence[Mapping], limits: Sequence[Limit]) -> list[dict]:
+    """The limits that results do not keep: each as `name`, `value`, `limit`, `predictions`, `encoder` and `words`.
+
+    A value that is None or NaN keeps none. Where a score is not defined for an encoder, the others' count; where it
+    is for none, it fails.
+    """
+    failed = []
+    for limit in limits:
+        for predictions in dict.fromkeys(row["predictions"] for row in scores):
+            rows = [row for row in scores if row["predictions"] == predictions]
+            having = [row for row in rows if limit.key in row] or rows
+            for row in having:
+                value = row.get(limit.key)
+                if value is not None and math.isnan(value):
+                    value = None
+                if value is not None and (value >= limit.bound if limit.below else value <= limit.bound):
+                    continue
+                shown = f"has no value, and must not be {limit.words}"
+                if value is not None:
+                    shown = f"is {value:.6g}, {limit.words}"
+                failed.append(
+                    {
+                        "name": limit.name,
+                        "value": value,
+                        "limit": limit.bound,
+                        "predictions": predictions,
+                        "encoder": row["encoder"],
+                        "words": f"{limit.name} of {predictions} with {row['encoder']} {shown}",
+                    }
+                )
+    return failed
