@@ -3,7 +3,7 @@
 import base64
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from itertools import islice
@@ -17,9 +17,10 @@ from hf_common.foreign import short
 from hf_common.identity import same_code
 from hf_common.images import to_rgb
 
+from .dinov2 import published_preparation
 from .folders import image_files
 from .precision import default_device
-from .vision_models import embed_pixels, fingerprint, image_preparation, load_vision_model
+from .vision_models import embed_captions, embed_pixels, fingerprint, has_captions, image_preparation, load_vision_model
 
 ENCODERS: dict[str, str | Callable] = {
     "clip": "openai/clip-vit-large-patch14-336",  # the one of the CMMD paper
@@ -27,6 +28,8 @@ ENCODERS: dict[str, str | Callable] = {
     "align": "kakaobrain/align-base",
     "dinov2": "facebook/dinov2-large",
 }
+# Published protocols, which say how images are prepared, whatever the checkpoint's processor does; not normalised.
+PROTOCOLS = {"fd-dinov2": ("facebook/dinov2-large", published_preparation)}  # Stein et al. 2023, arXiv:2306.04675
 PROBE_TOLERANCE = 1e-3  # of the norm: the last bits differ between devices and versions
 THREADS = min(8, os.cpu_count() or 1)  # that open and resize images; Pillow releases Python's lock
 
@@ -44,6 +47,9 @@ class Encoder:
         dim (`int`): length of a vector.
         probe (`str` or `None`): of a callable, what it makes of [`probe_image`], as text: weights and code that nobody
             can read are told apart by what they do.
+        parts (`dict`): which numbers of a vector are what: `features`, and `spatial` where there are such.
+        head (`torch.Tensor` or `None`): (classes, features), the logits of the features of one image without bias.
+        captions (callable or `None`): a list of n captions to (n, d) float32, in the space of the images.
     """
 
     def __init__(
@@ -55,6 +61,9 @@ class Encoder:
         prepare: Callable,  # RGB image -> what `embed` takes a list of
         embed: Callable[[list], torch.Tensor | np.ndarray],  # list of b -> (b, d) float
         probed: bool = False,  # whether `probe` is part of its identity
+        parts: Mapping[str, slice] | None = None,
+        head: torch.Tensor | None = None,
+        captions: Callable[[list[str]], torch.Tensor] | None = None,
     ):
         self.name = name
         self.weights = weights
@@ -64,6 +73,8 @@ class Encoder:
         self._embed = embed
         (vector,) = self._vectors([prepare(probe_image())])
         self.dim = len(vector)
+        self.parts = {"features": slice(0, self.dim)} if parts is None else dict(parts)
+        self.head, self.captions = head, captions
         norm = vector.norm() if normalized and vector.norm() > 0 else 1
         self.probe = _to_text(vector / norm) if probed else None
 
@@ -173,6 +184,8 @@ def register_encoder(name: str, encoder: str | os.PathLike | Callable) -> None:
         encoder = os.fspath(encoder)
     if not re.fullmatch(r"[A-Za-z0-9][\w.-]*", name, re.ASCII):
         raise ValueError(f"name must be a word of letters, digits, '-', '_' and '.'; got {name!r:.80}")
+    if name in PROTOCOLS:
+        raise ValueError(f"name must be none of {', '.join(PROTOCOLS)}, published protocols; got {name!r}")
     if ENCODERS.get(name, encoder) != encoder and not same_code(ENCODERS[name], encoder):
         raise ValueError(f"there is an encoder {name!r} already, {short(repr(ENCODERS[name]))}")
     ENCODERS[name] = encoder
@@ -189,7 +202,8 @@ def make_encoder(
         encoder (`str`, `os.PathLike` or callable):
             `"clip"`, `"siglip"`, `"align"`, `"dinov2"` or another name of [`register_encoder`], the Hub id or the
             folder of a vision model of transformers, or a callable that takes a list of b RGB `PIL.Image`s and returns
-            a (b, d) floating tensor or array.
+            a (b, d) floating tensor or array. `"fd-dinov2"` is the protocol of the published FD-DINOv2 (Stein et al.
+            2023, https://arxiv.org/abs/2306.04675), never normalised; `"fd-dinov2:FOLDER"` that of another DINOv2.
 
             The vector is the projected class token of CLIP, and else the model's `pooler_output`: attention pooling
             in SigLIP, the average in ALIGN, the class token in DINOv2. Images are prepared by the checkpoint's own
@@ -208,7 +222,12 @@ def make_encoder(
         OSError: the model is neither on disk nor can it be reached.
         ValueError: it is no vision model, has no pooled output, or lacks weights; or there is no such device.
     """
-    if isinstance(encoder, str):
+    protocol, _, folder = encoder.partition(":") if isinstance(encoder, str) else ("", "", "")
+    preparation: Callable = image_preparation
+    if protocol in PROTOCOLS:
+        encoder, preparation = folder or PROTOCOLS[protocol][0], PROTOCOLS[protocol][1]
+        normalize = False
+    elif isinstance(encoder, str):
         encoder = ENCODERS.get(encoder, encoder)
     if callable(encoder):
         if device is not None or dtype is not None:
@@ -218,9 +237,12 @@ def make_encoder(
     model, processor = load_vision_model(source)
     weights = fingerprint(model)
     dtype = dtype or torch.float32
+    steps, prepare = preparation(model, processor)
     model.to(device=device, dtype=dtype)  # type: ignore[call-arg]  # transformers' wrapper seems to lack `self`
-    steps, prepare = image_preparation(model, processor)
-    return Encoder(source, weights, steps, normalize, prepare, partial(embed_pixels, model, source))
+    captions = partial(embed_captions, source, device, dtype) if has_captions(model) else None
+    return Encoder(
+        source, weights, steps, normalize, prepare, partial(embed_pixels, model, source), captions=captions
+    )
 
 
 def _callable_encoder(encoder: Callable, normalize: bool) -> Encoder:
