@@ -29,7 +29,7 @@ class DensityCoverage(NamedTuple):
 
 
 def density_coverage(x: Tensor, y: Tensor, k: int = 5) -> DensityCoverage:
-    """Density and coverage (Naeem et al. 2020, https://arxiv.org/abs/2002.09797, §3), exact in float64.
+    """Density and coverage (Naeem et al. 2020, https://arxiv.org/abs/2002.09797, §3), to float64.
 
     Each reference has an open ball up to its k-th nearest other reference. Density is the number of balls that a
     prediction lies in, on average, over k; coverage the share of the balls that hold a prediction. The ball of a

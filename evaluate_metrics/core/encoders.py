@@ -1,6 +1,8 @@
 """Image encoders: images of any kind in, unit vectors out."""
 
 import base64
+import hashlib
+import json
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -20,7 +22,14 @@ from hf_common.images import to_rgb
 from .dinov2 import published_preparation
 from .folders import image_files
 from .precision import default_device
-from .vision_models import embed_captions, embed_pixels, fingerprint, has_captions, image_preparation, load_vision_model
+from .vision_models import (
+    embed_captions,
+    embed_pixels,
+    fingerprint,
+    has_captions,
+    image_preparation,
+    load_vision_model,
+)
 
 ENCODERS: dict[str, str | Callable] = {
     "clip": "openai/clip-vit-large-patch14-336",  # the one of the CMMD paper
@@ -88,6 +97,17 @@ class Encoder:
             "normalized": str(self.normalized).lower(),
         }
         return known if self.probe is None else {**known, "probe": self.probe}
+
+    @property
+    def digest(self) -> str:
+        """
+        16 hexadecimal digits that are the same for encoders whose values can be compared, and for no others: of the
+        weights (of a callable its name and what it makes of [`probe_image`], roughly), the preprocessing and whether
+        vectors are normalised. The name under which a model was loaded does not count.
+        """
+        who = [self.weights] if self.probe is None else [self.name, self.weights, *_outline(self.probe)]
+        said = json.dumps([*who, self.preprocessing, self.normalized])
+        return hashlib.sha256(said.encode()).hexdigest()[:16]
 
     def check(self, metadata: dict[str, str], name: str) -> None:
         """
@@ -240,9 +260,7 @@ def make_encoder(
     steps, prepare = preparation(model, processor)
     model.to(device=device, dtype=dtype)  # type: ignore[call-arg]  # transformers' wrapper seems to lack `self`
     captions = partial(embed_captions, source, device, dtype) if has_captions(model) else None
-    return Encoder(
-        source, weights, steps, normalize, prepare, partial(embed_pixels, model, source), captions=captions
-    )
+    return Encoder(source, weights, steps, normalize, prepare, partial(embed_pixels, model, source), captions=captions)
 
 
 def _callable_encoder(encoder: Callable, normalize: bool) -> Encoder:
@@ -278,6 +296,17 @@ def probe_image() -> Image.Image:
 
 def _to_text(vector: torch.Tensor) -> str:
     return base64.b64encode(vector.numpy().astype("<f4").tobytes()).decode()
+
+
+def _outline(probe: str) -> list[str]:
+    """A few directions of a vector, as coarse as no rounding changes: of (nearly) one vector the same."""
+    vector = np.frombuffer(base64.b64decode(probe), "<f4").astype(float)
+    norm = float(np.linalg.norm(vector))
+    if not (0 < norm < np.inf):
+        return [repr(norm)]
+    places = np.arange(len(vector))
+    waves = [float(np.cos((number + 1) * places) @ vector) / norm for number in range(6)]
+    return [f"{norm:.2g}", *(f"{wave + 0.0:.1f}" for wave in waves)]
 
 
 def _probe_differences(found: str | None, own: str) -> list[str]:

@@ -143,7 +143,7 @@ class Inception(nn.Module):
         the first 7 channels of the graph's mixed_6/conv, the 1 x 1 branch of the third block at 17 x 17, in the order
         of rows, columns and channels."""
         x = self._middle(pixels)
-        spatial = self.Mixed_6d.branch1x1(x)[:, :7].permute(0, 2, 3, 1).flatten(1)
+        spatial = self.Mixed_6d.get_submodule("branch1x1")(x)[:, :7].permute(0, 2, 3, 1).flatten(1)
         return torch.cat((self._pooled(x), spatial), dim=1)
 
     def _middle(self, x: Tensor) -> Tensor:  # up to the block Mixed_6d: (B, 768, 17, 17)

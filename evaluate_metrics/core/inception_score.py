@@ -42,7 +42,7 @@ def inception_score(logits: Tensor | np.ndarray, splits: int = 10, shuffle: bool
         ValueError: fewer images than parts, NaN, fewer than 1 part.
     """
     logits = float_matrix(logits, "logits")
-    check_splits(splits, len(logits))
+    check_parts(splits, len(logits))
     if shuffle:
         order = np.random.RandomState(SHUFFLE_SEED).permutation(len(logits))
         logits = logits[torch.from_numpy(order).to(logits.device)]
@@ -58,7 +58,7 @@ def inception_score(logits: Tensor | np.ndarray, splits: int = 10, shuffle: bool
     return InceptionScore(float(found.mean()), float(found.std(correction=0)), splits, len(logits))
 
 
-def check_splits(splits: int, n: int) -> None:
+def check_parts(splits: int, n: int) -> None:
     """`ValueError` unless n images fill so many parts."""
     if isinstance(splits, bool) or not isinstance(splits, int) or splits < 1:
         raise ValueError(f"splits must be an integer of 1 or more, got {splits!r}")

@@ -27,7 +27,7 @@ class PrecisionRecall(NamedTuple):
 
 
 def precision_recall(x: Tensor, y: Tensor, k: int = 3) -> PrecisionRecall:
-    """Improved precision and recall (Kynkaanniemi et al. 2019, https://arxiv.org/abs/1904.06991, §2), exact in float64.
+    """Improved precision and recall (Kynkaanniemi et al. 2019, https://arxiv.org/abs/1904.06991, §2), to float64.
 
     Each vector has a closed ball up to its k-th nearest other vector of its own set. Precision is the share of the
     predictions x in the ball of some reference y, recall the share of the references in the ball of some prediction.

@@ -52,7 +52,7 @@ def load_vision_model(source: str) -> tuple[PreTrainedModel, Any]:
         )
         return model, processor, report
 
-    model, processor = _whole(source, load)
+    model, processor = _loaded_whole(source, load)
     if isinstance(model, AlignModel):
         model = model.vision_model
     if model.main_input_name != "pixel_values":
@@ -60,8 +60,8 @@ def load_vision_model(source: str) -> tuple[PreTrainedModel, Any]:
     return model.eval(), processor
 
 
-def _whole(source: str, load: Callable[[], tuple[Any, Any, dict]]) -> tuple[Any, Any]:
-    """Model and processor that `load` gives with a report; an error in one line where they are not there, or in part."""
+def _loaded_whole(source: str, load: Callable[[], tuple[Any, Any, dict]]) -> tuple[Any, Any]:
+    """Model and processor that `load` gives with a report; one line of error where they are not there or in part."""
     verbosity = logging.get_verbosity()
     logging.set_verbosity_error()  # else the whole text model is listed as unused; weights that lack are named below
     try:
@@ -101,12 +101,11 @@ def embed_captions(
 
     def load() -> tuple[Any, Any, dict]:
         tokenizer = AutoTokenizer.from_pretrained(source)
-        model, report = CLIPTextModelWithProjection.from_pretrained(
-            source, dtype=torch.float32, output_loading_info=True
-        )
+        text: Any = CLIPTextModelWithProjection
+        model, report = text.from_pretrained(source, dtype=torch.float32, output_loading_info=True)
         return model, tokenizer, report
 
-    model, tokenizer = _whole(source, load)
+    model, tokenizer = _loaded_whole(source, load)
     model = model.eval().to(device=device, dtype=dtype)
     longest, vectors = model.config.max_position_embeddings, []
     for start in range(0, len(captions), batch_size):

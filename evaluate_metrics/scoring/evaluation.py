@@ -2,20 +2,25 @@
 
 import re
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 from accelerate import PartialState
+from torch import Tensor
 
 from hf_common.plugins import import_source, in_one_line
 
+from ..core.clip_score import PREFIX
 from ..core.encoders import ENCODERS, Encoder, make_encoder
 from ..core.inception import RESIZINGS, inception_encoder
+from .annotations import captions_of, classes_of
+from .class_scores import class_means, class_notes, score_classes
 from .embedding import Embedded, EmbeddingCache, embed
-from .scores import fits, keeps, score, score_curve
-from .settings import FEWEST_OF_CURVE, Evaluation
+from .registry import SCORES
+from .scores import check_counts, gives, keeps, lacking, score, score_curve, scored_set
+from .settings import FEWEST_OF_CURVE, OF_CLASSES, Evaluation
 from .sources import ImageSource, MomentsSource
 
 INCEPTIONS = {("inception" if name == "tensorflow" else f"inception-{name}"): name for name in RESIZINGS}
@@ -23,11 +28,20 @@ INCEPTIONS = {("inception" if name == "tensorflow" else f"inception-{name}"): na
 
 @dataclass(frozen=True)
 class Encoded:
-    """What one encoder gave: facts of it, the metadata of its moments, and `predictions` and `references`."""
+    """What one encoder gave: facts of it, the metadata of its moments, and `predictions` and `references`.
+
+    gives, parts, head: what else it has, see [`gives`] and [`Encoder`]. captions: embeddings of those of the
+    predictions. classes: of each image of both sets, where scores of classes are asked for.
+    """
 
     facts: dict
     metadata: dict[str, str]
     sets: dict[str, Embedded]
+    gives: frozenset[str] = frozenset()
+    parts: Mapping[str, slice] = field(default_factory=dict)
+    head: Tensor | None = None
+    captions: Tensor | None = None
+    classes: tuple[list[str], list[str]] | None = None
 
 
 def open_encoder(spec: str, settings: Evaluation, device: torch.device) -> Encoder:
@@ -43,9 +57,9 @@ def open_encoder(spec: str, settings: Evaluation, device: torch.device) -> Encod
     """
     dtype = getattr(torch, settings.dtype)
     if spec in INCEPTIONS:
-        return inception_encoder(
-            settings.inception_weights, settings.inception_sha256, INCEPTIONS[spec], device=device, dtype=dtype
-        )
+        weights = settings.inception_weights, settings.inception_sha256
+        spatial = any("spatial" in SCORES[metric].needs for metric in settings.metrics)
+        return inception_encoder(*weights, INCEPTIONS[spec], device=device, dtype=dtype, spatial=spatial)
     if re.fullmatch(r".+\.py:\w+|[\w.]+:\w+", spec):
         return _imported_encoder(spec, settings.normalize)
     if callable(ENCODERS.get(spec)):
@@ -75,26 +89,16 @@ def check_sources(
     predictions: ImageSource | MomentsSource, references: ImageSource | MomentsSource, settings: Evaluation
 ) -> None:
     """Raise a ValueError for what these sources can't give, before any model is loaded."""
-    needed = keeps(settings.metrics, settings.curve)
+    needed = keeps(settings.metrics, settings.curve, settings.per_class)
     for role, source, kept in zip(("predictions", "references"), (predictions, references), needed, strict=True):
         if isinstance(source, MomentsSource) and kept:
             raise ValueError(
                 f"{role}: {source.name} is a file of moments; {_reasons(settings, role)} needs the images"
             )
-    fewest = min(len(predictions), len(references))
-    least = {"fd": 2, "fd_infinity": 2, "p_value": 2, "kid": settings.kid_subset_size}
     for metric in settings.metrics:
-        if fewest < least.get(metric, 1):
-            size = ", its kid_subset_size," if metric == "kid" else ""
-            raise ValueError(
-                f"{metric} needs {least[metric]} images or more{size} in each set; the smaller one has {fewest}"
-            )
-    for name, asked, least_predictions in (
-        ("fd_infinity", "fd_infinity" in settings.metrics, 20),
-        ("a curve", settings.curve, 2 * FEWEST_OF_CURVE),
-    ):
-        if asked and len(predictions) < least_predictions:
-            raise ValueError(f"{name} needs {least_predictions} predictions or more; there are {len(predictions)}")
+        check_counts(metric, len(predictions), len(references), settings)
+    if settings.curve and len(predictions) < 2 * FEWEST_OF_CURVE:
+        raise ValueError(f"a curve needs {2 * FEWEST_OF_CURVE} predictions or more; there are {len(predictions)}")
 
 
 def embed_sources(
@@ -111,26 +115,47 @@ def embed_sources(
         OSError: an encoder can't be had.
     """
     check_sources(predictions, references, settings)
+    captions, classes = None, None
+    if any("captions" in SCORES[metric].needs for metric in settings.metrics):
+        captions = captions_of(_images(predictions), settings.caption_column)
+    if settings.per_class:
+        classes = classes_of(_images(predictions)), classes_of(_images(references))
     state, found = PartialState(), []
     for spec in encoders:
         started = time.perf_counter()
         with state.local_main_process_first():
             encoder = open_encoder(spec, settings, state.device)
-        if not any(fits(metric, encoder.normalized) for metric in settings.metrics):
-            raise ValueError(f"{', '.join(settings.metrics)}: defined for unit vectors, which {spec} doesn't give")
+        _check_fit(spec, encoder, settings)
+        vectors = None
+        if captions is not None and encoder.captions is not None:
+            vectors = encoder.captions([PREFIX + caption for caption in captions])
         sets = _embed_both(predictions, references, encoder, settings, progress)
         facts = {
             "encoder": spec,
             **{key: value for key, value in encoder.metadata.items() if key not in ("encoder", "probe")},
+            "digest": encoder.digest,
             "normalized": encoder.normalized,
             "dtype": settings.dtype,
-            "dim": encoder.dim,
+            "dim": len(range(encoder.dim)[encoder.parts["features"]]),
             "n_predictions": len(predictions),
             "n_references": len(references),
             "embedding_seconds": time.perf_counter() - started,
         }
-        found.append(Encoded(facts, {**encoder.metadata, "dtype": settings.dtype}, sets))
+        metadata = {**encoder.metadata, "dtype": settings.dtype}
+        more = gives(encoder), encoder.parts, encoder.head, vectors, classes
+        found.append(Encoded(facts, metadata, sets, *more))
     return found
+
+
+def _images(source: ImageSource | MomentsSource) -> ImageSource:
+    assert isinstance(source, ImageSource)  # else it was refused
+    return source
+
+
+def _check_fit(spec: str, encoder: Encoder, settings: Evaluation) -> None:
+    missing = [lacking(metric, gives(encoder)) for metric in settings.metrics]
+    if all(missing):
+        raise ValueError(f"{'; '.join(filter(None, missing))}, which {spec} doesn't give")
 
 
 def score_sources(encoded: Sequence[Encoded], settings: Evaluation) -> list[dict]:
@@ -165,7 +190,8 @@ def _embed_both(
     if settings.cache_dir is not None:
         cache = EmbeddingCache(settings.cache_dir, encoder, getattr(torch, settings.dtype))
     embedded = {}
-    for (role, source), kept in zip(sources.items(), keeps(settings.metrics, settings.curve), strict=True):
+    needed = keeps(settings.metrics, settings.curve, settings.per_class)
+    for (role, source), kept in zip(sources.items(), needed, strict=True):
         if isinstance(source, MomentsSource):
             embedded[role] = Embedded(source.moments, None)
         else:
@@ -176,28 +202,27 @@ def _embed_both(
 
 
 def _score(encoded: Encoded, settings: Evaluation) -> dict:
-    normalized, x, y = encoded.facts["normalized"], encoded.sets["predictions"], encoded.sets["references"]
-    metrics = [metric for metric in settings.metrics if fits(metric, normalized)]
-    values = score(
-        x,
-        y,
-        metrics,
-        kid_subsets=settings.kid_subsets,
-        kid_subset_size=settings.kid_subset_size,
-        permutations=settings.permutations,
-        seed=settings.seed,
+    sets = [encoded.sets[role] for role in ("predictions", "references")]
+    captions = (encoded.captions, None)
+    x, y = (
+        scored_set(one.moments, one.embeddings, encoded.parts, encoded.head, vectors)
+        for one, vectors in zip(sets, captions, strict=True)
     )
-    values["notes"] = [
-        f"{metric} is defined for unit vectors, which this encoder doesn't give"
-        for metric in settings.metrics
-        if not fits(metric, normalized)
-    ] + values["notes"]
+    missing = {metric: lacking(metric, encoded.gives) for metric in settings.metrics}
+    metrics = [metric for metric in settings.metrics if missing[metric] is None]
+    values = score(x, y, metrics, settings)
+    notes = [f"{words}, which this encoder doesn't give" for words in missing.values() if words is not None]
     if settings.curve:
         values["curve"] = score_curve(x.kept(), y, metrics, repeats=settings.curve_repeats, seed=settings.seed)
-    return values
+    if encoded.classes is not None:
+        of_classes = [metric for metric in metrics if metric in OF_CLASSES]
+        by_class = score_classes(x.kept(), y.kept(), *encoded.classes, of_classes)
+        values |= {**class_means(by_class), "per_class": by_class}
+        notes += class_notes(by_class, x.moments.dim)
+    return {**values, "notes": notes + values["notes"]}
 
 
 def _reasons(settings: Evaluation, role: str) -> str:
     place = ("predictions", "references").index(role)
-    reasons = [metric for metric in settings.metrics if keeps([metric], False)[place]]
-    return " and ".join(reasons or ["the curve"])
+    reasons = [metric for metric in settings.metrics if keeps([metric])[place]]
+    return " and ".join(reasons or ["per_class" if settings.per_class else "the curve"])

@@ -5,7 +5,7 @@ own joins it by [`register_score`].
 """
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -28,7 +28,7 @@ Fewest = Callable[[Any], tuple[int, int]]  # of the settings: predictions and re
 
 @dataclass(frozen=True)
 class Value:
-    """One number of a score's result: its key, its title in tables, which direction is better, the key of its error."""
+    """One number of a score's result: its key, its title in tables, what is better, of `BETTER`, its error's key."""
 
     key: str
     title: str
@@ -234,7 +234,7 @@ def keys_of(info: ScoreInfo) -> tuple[str, ...]:
     return tuple(key for value in info.values for key in (value.key, value.error) if key is not None)
 
 
-def in_words(info: ScoreInfo) -> str:
+def score_in_words(info: ScoreInfo) -> str:
     """What it is, and what it is defined for alone, where it is not defined for every encoder."""
     needs = [NEEDS[need] for need in info.needs]
     return f"{info.words} (needs {' and '.join(needs)})" if needs else info.words
@@ -243,7 +243,7 @@ def in_words(info: ScoreInfo) -> str:
 def score_lines() -> str:
     """The scores in the words of a command's help, a line each."""
     wide = max(map(len, SCORES))
-    return "\n".join(f"    {name:{wide}}  {in_words(info)}" for name, info in SCORES.items())
+    return "\n".join(f"    {name:{wide}}  {score_in_words(info)}" for name, info in SCORES.items())
 
 
 def readme_table() -> str:
@@ -253,11 +253,6 @@ def readme_table() -> str:
         arrows = ", ".join(f"`{value.key}` {BETTER[value.better]}".strip() for value in info.values)
         errors = ", ".join(f"`{value.error}`" for value in info.values if value.error) or "–"
         stored = "yes" if info.references != "embeddings" else "no"
-        rows.append([f"`{info.name}`", in_words(info), arrows, errors, stored, info.paper])
+        rows.append([f"`{info.name}`", score_in_words(info), arrows, errors, stored, info.paper])
     heads = ["`--metrics`", "what it is", "gives (better: ↑ higher, ↓ lower)", "error", "from stored moments", "paper"]
     return markdown_table(heads, rows)
-
-
-def wanted(infos: Mapping[str, ScoreInfo], names: Any) -> list[ScoreInfo]:
-    """The rows of these names."""
-    return [infos[name] for name in names]

@@ -19,12 +19,13 @@ class ImageSource:
     """Images that are found but not read yet.
 
     name: what the user calls them. rows: N paths, or a `datasets.Dataset` whose only column, `column`, gives
-    undecoded images.
+    undecoded images; beside: its other columns, with labels and captions.
     """
 
     name: str
     rows: Sequence[Path] | datasets.Dataset
     column: str | None = None
+    beside: datasets.Dataset | None = None
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -118,5 +119,7 @@ def _open_data_set(name: str, config: str | None, split: str | None, column: str
         raise ValueError(f"{name} has the image columns {columns}; name one of them, got {column!r}")
     if len(rows) == 0:
         raise ValueError(f"{name} holds no images in split {split!r}")
+    others = [other for other in rows.features if other != column]
+    beside = rows.select_columns(others) if others else None
     rows = rows.select_columns(column).cast_column(column, datasets.Image(decode=False))
-    return ImageSource(name, rows, column)
+    return ImageSource(name, rows, column, beside)
