@@ -14,8 +14,9 @@ DINO_MEAN, DINO_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 # What the first code adds to the side of the new grid of positions before it divides by that of the old one.
 GRID_OFFSET = 0.1
 DINO_WORDS = (
-    f"whole picture, Pillow bicubic to {DINO_SIDE} x {DINO_SIDE}; x / 255, mean {DINO_MEAN}, standard deviation {DINO_STD}; positions "
-    f"bicubic by the factor (side + {GRID_OFFSET}) / side, as facebookresearch/dinov2"
+    f"whole picture, Pillow bicubic to {DINO_SIDE} x {DINO_SIDE}; x / 255, mean {DINO_MEAN}, "
+    f"standard deviation {DINO_STD}; positions bicubic by the factor (side + {GRID_OFFSET}) / side, as "
+    "facebookresearch/dinov2"
 )
 
 

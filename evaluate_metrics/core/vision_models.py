@@ -100,7 +100,10 @@ def embed_captions(
     """
 
     def load() -> tuple[Any, Any, dict]:
-        tokenizer = AutoTokenizer.from_pretrained(source)
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(source)
+        except ValueError as error:  # of several lines, where its files are not there
+            raise OSError(f"its tokenizer: {str(error).splitlines()[0]}") from error
         text: Any = CLIPTextModelWithProjection
         model, report = text.from_pretrained(source, dtype=torch.float32, output_loading_info=True)
         return model, tokenizer, report

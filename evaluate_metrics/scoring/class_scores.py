@@ -64,7 +64,8 @@ def class_notes(by_class: dict[str, dict], dim: int) -> list[str]:
     for role in ("predictions", "references"):
         empty = [name for name, row in by_class.items() if not row[f"n_{role}"]]
         if empty:
-            notes.append(f"no {role} of {len(empty)} classes, which have no scores: {short(', '.join(empty), 120)}")
+            named = short(", ".join(empty), 120)
+            notes.append(f"no {role} of {len(empty)} of {len(by_class)} classes, which have no scores: {named}")
     few = [name for name, row in by_class.items() if min(row["n_predictions"], row["n_references"]) <= dim]
     if few and any("frechet_distance" in row for row in by_class.values()):
         notes.append(
