@@ -36,6 +36,7 @@ _KWARGS_DESCRIPTION = describe_inputs(
     frechet_distance: of the same (unit) embeddings, biased upwards for few images; None for one image.
     n_predictions, n_references: how many images.
     encoder: Hub id, folder or name of the encoder.
+    preprocessing, digest: what was done to images, and a digest of this and the weights: others do not compare.
 """,
 )
 
@@ -97,6 +98,8 @@ class CMMD(ImageSetMetric):
             "n_predictions": x.n,
             "n_references": y.n,
             "encoder": used.name,
+            "preprocessing": used.preprocessing,
+            "digest": used.digest,
         }
         self._forget()
         return result

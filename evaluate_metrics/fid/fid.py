@@ -43,6 +43,7 @@ _KWARGS_DESCRIPTION = describe_inputs(
     n_predictions, n_references: how many images.
     encoder: "inception", Hub id, folder or name of the encoder.
     preprocessing: what was done to images before the network.
+    digest: of the weights and the preprocessing; values of others do not compare.
 """,
 )
 
@@ -132,4 +133,5 @@ class FID(ImageSetMetric):
             "n_references": y.moments.n,
             "encoder": used.name,
             "preprocessing": used.preprocessing,
+            "digest": used.digest,
         }

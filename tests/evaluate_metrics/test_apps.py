@@ -3,6 +3,7 @@
 import importlib.util
 import inspect
 import json
+import re
 import runpy
 import subprocess
 import sys
@@ -163,7 +164,9 @@ print(json.dumps(page["score"](metric, *{galleries})))
     assert done.returncode == 0, done.stderr
     metric = evaluate.load(str(METRICS / name), encoder=colours, **options)
     expected = json.dumps(app[name]["score"](metric, *galleries))
-    assert done.stdout.strip().replace("colours.colours", f"{__name__}.colours") == expected
+    given = done.stdout.strip().replace("colours.colours", f"{__name__}.colours")
+    # The digest of a function has its module's name in it.
+    assert re.sub("[0-9a-f]{16}", "", given) == re.sub("[0-9a-f]{16}", "", expected)
 
 
 @pytest.mark.parametrize(("name", "outputs"), [("cmmd", 1), ("fid", 2), ("image_quality", 2)])

@@ -60,6 +60,7 @@ def test_compute_takes_unequal_numbers(fid, sets):
     result = fid.compute(predictions=sets[0], references=sets[1])
     assert result.pop("frechet_distance") == pytest.approx(expected(*sets), rel=1e-9)
     assert result.pop("encoder").endswith("colours") and result.pop("preprocessing")
+    assert len(result.pop("digest")) == 16
     assert result == {"n_predictions": 23, "n_references": 31}
 
 
