@@ -2,7 +2,6 @@
 
 import dataclasses
 import importlib
-import json
 import os
 import subprocess
 import sys
@@ -22,7 +21,6 @@ from evaluate_metrics.scoring.scores import BUILT_IN, ScoredSet, score, scored_s
 from evaluate_metrics.scoring.settings import Evaluation
 from evaluate_metrics.scoring.sources import open_source
 from tests import ROOT
-from tests.processes import run_process
 
 
 def vectors(n, seed, dim=6):
@@ -237,32 +235,6 @@ def test_a_registered_score_is_known_everywhere(own_scores, opened, monkeypatch)
     assert found["mean_distance"] == pytest.approx(float((x.mean(0) - y.mean(0)).norm()), rel=1e-5)
     assert "| means |" in score_table([found]) and "mean_distance" in score_lines()
     assert "`mean_distance` ↓" in registry.readme_table()
-
-
-PLUGIN = """
-from evaluate_metrics import ScoreInfo, Value, register_encoder, register_score
-
-def mean_distance(predictions, references, settings):
-    return {"mean_distance": float((predictions.moments.mean - references.moments.mean).norm())}
-
-def mean_colour(images):
-    import torch
-    return torch.tensor([image.resize((1, 1)).getpixel((0, 0)) for image in images]) / 255
-
-values = (Value("mean_distance", "means"),)
-register_score(ScoreInfo("mean_distance", "of the means", "Doe 2031, arXiv:3101.00001", values, mean_distance))
-register_encoder("mean-colour", mean_colour)
-"""
-
-
-def test_a_plugin_brings_a_score_to_the_command(folders, own_scores):
-    (folders / "own_score.py").write_text(PLUGIN)
-    words = ["--plugins", "own_score", "--predictions", "fake", "--references", "real", "--encoders", "mean-colour"]
-    words += ["--metrics", "mean_distance", "precision_recall", "--output_dir", "out", "--use_cpu"]
-    done = run_process(ROOT / "scripts/evaluate_images.py", *words, cwd=folders)
-    assert done.returncode == 0, done.stderr
-    (found,) = json.loads((folders / "out/results.json").read_text())["scores"]
-    assert found["mean_distance"] > 0 and 0 <= found["precision"] <= 1 and "| means |" in done.stdout
 
 
 @pytest.mark.parametrize(
