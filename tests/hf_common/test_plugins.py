@@ -153,18 +153,8 @@ def test_own_encoder_scores(work):
             pixels = np.full((8, 8, 3), 20 * place + 9 * (side == "fake"), np.uint8)
             Image.fromarray(pixels).save(work / side / f"{place}.png")
     flags = ["--predictions", "fake", "--references", "real", "--encoders", "mean-colour", "--normalize", "false"]
-    run(
-        work,
-        "evaluate_images.py",
-        "--plugins",
-        "own_kinds",
-        *flags,
-        "--metrics",
-        "fd",
-        "mean_distance",
-        "--output_dir",
-        "scores",
-    )
+    flags += ["--metrics", "fd", "mean_distance", "--output_dir", "scores"]
+    run(work, "evaluate_images.py", "--plugins", "own_kinds", *flags)
     results = json.loads((work / "scores/results.json").read_text())
     (scores,) = results["scores"]
     assert results["plugins"] == ["own_kinds"]
