@@ -138,6 +138,22 @@ def test_no_count_depends_on_blocks_or_order(seed, monkeypatch):
     assert all_four(x, y, 3) == pytest.approx(whole, abs=1e-12)
 
 
+def test_no_more_pairs_are_held_than_a_tile_has(monkeypatch):
+    held, product = [], torch.addmm
+
+    def spy(*args, **options):
+        held.append(product(*args, **options))
+        return held[-1]
+
+    monkeypatch.setattr(neighbours, "TILE", 1000)
+    monkeypatch.setattr(torch, "addmm", spy)
+    draw = draws(0)
+    all_four(draw(60, 5), draw(80, 5), 3)
+    assert max(tile.numel() for tile in held) <= 1000
+    # Two radii passes and one over both sets each, in blocks: nothing is computed twice.
+    assert sum(tile.numel() for tile in held) == 60**2 + 2 * 80**2 + 2 * 60 * 80
+
+
 def test_exchanging_the_sets_exchanges_precision_and_recall():
     y, x = SETS["A"]
     one, other = precision_recall(x, y), precision_recall(y, x)

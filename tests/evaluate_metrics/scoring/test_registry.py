@@ -16,8 +16,8 @@ from evaluate_metrics.core.moments import Moments
 from evaluate_metrics.scoring import registry
 from evaluate_metrics.scoring.evaluation import evaluate_sources
 from evaluate_metrics.scoring.registry import SCORES, keys_of, readme_table, score_lines
-from evaluate_metrics.scoring.report import protocol_notes, score_table
-from evaluate_metrics.scoring.scores import BUILT_IN, ScoredSet, score, scored_set
+from evaluate_metrics.scoring.report import plot_score_curves, protocol_notes, score_table
+from evaluate_metrics.scoring.scores import BUILT_IN, ScoredSet, score, score_curve, scored_set
 from evaluate_metrics.scoring.settings import Evaluation
 from evaluate_metrics.scoring.sources import open_source
 from tests import ROOT
@@ -235,6 +235,17 @@ def test_a_registered_score_is_known_everywhere(own_scores, opened, monkeypatch)
     assert found["mean_distance"] == pytest.approx(float((x.mean(0) - y.mean(0)).norm()), rel=1e-5)
     assert "| means |" in score_table([found]) and "mean_distance" in score_lines()
     assert "`mean_distance` ↓" in registry.readme_table()
+
+
+def test_a_registered_score_with_series_is_drawn_against_the_number_of_images(own_scores):
+    register_score(dataclasses.replace(INFO, label="Means", series=(("mean_distance", "distance", "#117733"),)))
+    x, y = held(vectors(130, 0)), held(vectors(90, 1))
+    curve = score_curve(x.kept(), y, ["mean_distance"], repeats=2)
+    assert curve["counts"] == [130, 65, 32] and [len(values) for values in curve["mean_distance"]] == [1, 2, 2]
+    assert curve["mean_distance"][0][0] == pytest.approx(mean_distance(x, y, None)["mean_distance"])
+    figure = plot_score_curves([row("own", "a", curve=curve)])
+    assert figure.axes[0].get_title() == "Means, own"
+    assert Evaluation(metrics=["mean_distance"], curve=True).curve
 
 
 @pytest.mark.parametrize(
