@@ -93,7 +93,7 @@ class EvaluateArguments:
     dtype: str = field(default="float32", metadata={"help": "Of the weights.", "choices": list(DTYPES)})
     normalize: bool = field(
         default=True,
-        metadata={"help": "Divide embeddings by their norm (inception: never)."},
+        metadata={"help": "Divide embeddings by their norm (inception, fd-dinov2: never)."},
     )
     inception_weights: str = field(default=WEIGHTS_URL, metadata={"help": "File or URL of the FID network's weights."})
     inception_sha256: str = field(default=WEIGHTS_SHA256, metadata={"help": "The SHA-256 that it must have."})
