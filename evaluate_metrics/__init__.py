@@ -8,10 +8,11 @@ from hf_common.lazy import lazy_names
 
 if TYPE_CHECKING:
     from .core.encoders import register_encoder
+    from .scoring.registry import ScoreInfo, Value, register_score
 
-__all__ = ["LIBRARIES", "METRICS", "path", "register_encoder"]
+__all__ = ["LIBRARIES", "METRICS", "ScoreInfo", "Value", "path", "register_encoder", "register_score"]
 
-METRICS = ("cmmd", "fid")
+METRICS = ("cmmd", "fid", "image_quality")
 # Those that values or times may depend on.
 LIBRARIES = ("torch", "transformers", "datasets", "numpy", "pillow")
 
@@ -23,4 +24,12 @@ def path(name: str) -> str:
     return str(Path(__file__).parent / name)
 
 
-__getattr__, __dir__ = lazy_names(__name__, {"register_encoder": "core.encoders"})
+__getattr__, __dir__ = lazy_names(
+    __name__,
+    {
+        "register_encoder": "core.encoders",
+        "ScoreInfo": "scoring.registry",
+        "Value": "scoring.registry",
+        "register_score": "scoring.registry",
+    },
+)

@@ -24,7 +24,7 @@ ROOMS = {
         "", "attention", "models", "sampling", "studies", "generation", "training", "publishing", "commands",
         "__main__",
     ],
-    "evaluate_metrics": ["", "core", "scoring", "cmmd", "fid", "publishing", "commands"],
+    "evaluate_metrics": ["", "core", "scoring", "cmmd", "fid", "image_quality", "publishing", "commands"],
 }  # fmt: skip
 PACKAGES = [name for name in ROOMS if name != "hf_common"]
 # Names of functions and classes that stand in several files of the packages, and why each may.

@@ -16,6 +16,8 @@ SCORES = {
     "n_predictions": "generated images",
     "n_references": "real images",
     "encoder": "encoder",
+    "preprocessing": "preprocessing",
+    "digest": "digest",
 }
 TEXT = """# CMMD
 How far is a set of generated images from a set of real ones? The squared maximum mean discrepancy of their embeddings

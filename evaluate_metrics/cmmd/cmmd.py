@@ -37,6 +37,7 @@ _KWARGS_DESCRIPTION = describe_inputs(
     frechet_distance: of the same (unit) embeddings, biased upwards for few images; None for one image.
     n_predictions, n_references: how many images; None where a file of mean and covariance lacks the number.
     encoder: Hub id, folder or name of the encoder.
+    preprocessing, digest: what was done to images, and a digest of this and the weights: others do not compare.
     notes: of files of other programs, which name no encoder, what is taken on trust; else absent.
 """,
 )
@@ -108,6 +109,8 @@ class CMMD(ImageSetMetric):
             "n_predictions": x.n,
             "n_references": y.n,
             "encoder": used.name,
+            "preprocessing": used.preprocessing,
+            "digest": used.digest,
             **({"notes": notes} if notes else {}),
         }
         self._forget()

@@ -22,18 +22,20 @@ of images: --reference_count gives it. Of ADM's files mean and covariance are re
 images are. Numbers of images may differ. Nothing is unpacked to disk, and nothing is unpickled.
 
 Metrics:
-    cmmd         CMMD, biased as published and unbiased, with its standard error
-    p_value      permutation test: do both sets come from one distribution?
-    fd           Frechet distance (FID with the encoder inception)
-    fd_infinity  its limit for infinitely many predictions
-    kid          kernel distance (KID with the encoder inception)
+{scores}
 
-Embeddings are unit vectors, as CMMD is defined for, but those of inception are taken as they are, as FID and KID are;
-with --no_normalize all are.
+Embeddings are unit vectors, as CMMD is defined for, but those of inception and fd-dinov2 are taken as they are, as the
+FID, the KID and FD-DINOv2 are; with --no_normalize all are. A score that an encoder's vectors don't allow is left out
+of its row, and the row says so.
+
+Captions, for clip_score: of a data set the column --caption_column, of a folder that column of a metadata.jsonl or
+metadata.csv with file_name, or a .txt beside each image. --per_class gives CMMD and Frechet distance of each class
+too, by class folders or the labels of a data set.
 
 Encoders:
     clip, siglip, align, dinov2      openai/clip-vit-large-patch14-336, and so on
     tiny                             colours and roughness, without a network: for trying things out
+    fd-dinov2                        DINOv2 ViT-L by the protocol of the published FD-DINOv2, not normalised
     inception                        the FID network as first published; inception-pytorch and inception-clean resize
                                      as pytorch-fid and clean-fid do
     Hub id or folder                 a vision model of transformers
@@ -74,7 +76,8 @@ from typing import TYPE_CHECKING, TextIO
 from evaluate_metrics import LIBRARIES
 from evaluate_metrics.core.inception_weights import WEIGHTS_SHA256, WEIGHTS_URL
 from evaluate_metrics.scoring.limits import Limit, failed_limits, parse_limits
-from evaluate_metrics.scoring.settings import CACHE, DTYPES, METRICS, Evaluation
+from evaluate_metrics.scoring.registry import SCORES, score_lines
+from evaluate_metrics.scoring.settings import CACHE, DTYPES, Evaluation
 from hf_common.environment import hardware, versions
 from hf_common.files import replace_text, save_figure, write_json
 from hf_common.flags import FlagParser
@@ -108,14 +111,14 @@ class EvaluateArguments:
         default=None, metadata={"help": "The number of images that mean and covariance without one are of."}
     )
     metrics: list[str] = field(
-        default_factory=lambda: ["cmmd", "fd"], metadata={"help": "Default: cmmd fd.", "choices": list(METRICS)}
+        default_factory=lambda: ["cmmd", "fd"], metadata={"help": "Default: cmmd fd.", "choices": SCORES}
     )
     encoders: list[str] = field(default_factory=lambda: ["clip"], metadata={"help": "Default: clip."})
     batch_size: int = field(default=64, metadata={"help": "Images that a model sees at once."})
     dtype: str = field(default="float32", metadata={"help": "Of the weights.", "choices": list(DTYPES)})
     normalize: bool = field(
         default=True,
-        metadata={"help": "Divide embeddings by their norm (inception: never)."},
+        metadata={"help": "Divide embeddings by their norm (inception, fd-dinov2: never)."},
     )
     inception_weights: str = field(default=WEIGHTS_URL, metadata={"help": "File or URL of the FID network's weights."})
     inception_sha256: str = field(default=WEIGHTS_SHA256, metadata={"help": "The SHA-256 that it must have."})
@@ -124,6 +127,11 @@ class EvaluateArguments:
     kid_subsets: int = field(default=100, metadata={"help": "Pairs of subsets for the KID."})
     kid_subset_size: int = field(default=1000, metadata={"help": "Images in each."})
     permutations: int = field(default=999, metadata={"help": "Of the permutation test."})
+    precision_k: int = field(default=3, metadata={"help": "Neighbours, of precision and recall."})
+    density_k: int = field(default=5, metadata={"help": "Neighbours, of density and coverage."})
+    inception_splits: int = field(default=10, metadata={"help": "Parts, of the Inception Score."})
+    per_class: bool = field(default=False, metadata={"help": "CMMD and Frechet distance of each class too."})
+    caption_column: str = field(default="text", metadata={"help": "Where the captions of clip_score are."})
     save_moments: bool = field(default=False, metadata={"help": "Write the moments of all sets."})
     save_embeddings: bool = field(default=False, metadata={"help": "Write the embeddings of all sets."})
     embeddings_dtype: str = field(
@@ -150,7 +158,7 @@ class EvaluateArguments:
 
 
 def main() -> None:
-    parser = FlagParser(EvaluateArguments, description=__doc__)
+    parser = FlagParser(EvaluateArguments, description=(__doc__ or "").replace("{scores}", score_lines()))
     (args,) = parser.parse_args_into_dataclasses(with_sources(sys.argv[1:]))
     shared = {name.name: getattr(args, name.name) for name in fields(Evaluation) if name.name != "cache_dir"}
     try:

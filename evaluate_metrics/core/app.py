@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw, ImageFilter
 
 Gallery = list[tuple[str, str | None]] | None  # path and caption of each image, as `gr.Gallery` gives them
 TINY = "tiny, for trying out"  # the name of the choice whose encoder is [`tiny_features`]
-STATISTICS = [".safetensors"]
+STATISTICS = [".safetensors", ".npz", ".npy", ".pt"]
 # More columns than a narrow window has room for would push the page wider than it.
 CSS = ".grid-container {grid-template-columns: repeat(auto-fill, minmax(84px, 1fr)) !important}"
 
@@ -163,7 +163,7 @@ def build_page(
     return page
 
 
-def _gallery(label: str) -> gr.Gallery:
+def _gallery(label: str) -> "gr.Gallery":
     """One to be filled; those of a row stand one below the other in a narrow window."""
     with gr.Column(min_width=240):
         return gr.Gallery(label=label, file_types=["image"], columns=3, height=320, interactive=True, format="png")

@@ -1,10 +1,12 @@
 """Image encoders: images of any kind in, unit vectors out."""
 
 import base64
+import hashlib
+import json
 import os
 import re
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from itertools import chain, islice
@@ -19,11 +21,19 @@ from hf_common.identity import same_code
 from hf_common.images import to_rgb
 
 from .batches import BatchBuffer
+from .dinov2 import published_preparation
 from .folders import image_files
 from .image_sources import is_packed, open_images
 from .precision import default_device
 from .tiny import tiny_features
-from .vision_models import embed_pixels, fingerprint, image_preparation, load_vision_model
+from .vision_models import (
+    embed_captions,
+    embed_pixels,
+    fingerprint,
+    has_captions,
+    image_preparation,
+    load_vision_model,
+)
 
 ENCODERS: dict[str, str | Callable] = {
     "clip": "openai/clip-vit-large-patch14-336",  # the one of the CMMD paper
@@ -32,6 +42,8 @@ ENCODERS: dict[str, str | Callable] = {
     "dinov2": "facebook/dinov2-large",
     "tiny": tiny_features,  # no network: for trying things out
 }
+# Published protocols, which say how images are prepared, whatever the checkpoint's processor does; not normalised.
+PROTOCOLS = {"fd-dinov2": ("facebook/dinov2-large", published_preparation)}  # Stein et al. 2023, arXiv:2306.04675
 PROBE_TOLERANCE = 1e-3  # of the norm: the last bits differ between devices and versions
 THREADS = min(8, os.cpu_count() or 1)  # that open and resize images; Pillow releases Python's lock
 
@@ -49,6 +61,9 @@ class Encoder:
         dim (`int`): length of a vector.
         probe (`str` or `None`): of a callable, what it makes of [`probe_image`], as text: weights and code that nobody
             can read are told apart by what they do.
+        parts (`dict`): which numbers of a vector are what: `features`, and `spatial` where there are such.
+        head (`torch.Tensor` or `None`): (classes, features), the logits of the features of one image without bias.
+        captions (callable or `None`): a list of n captions to (n, d) float32, in the space of the images.
     """
 
     def __init__(
@@ -60,6 +75,9 @@ class Encoder:
         prepare: Callable,  # RGB image -> what `embed` takes a list of
         embed: Callable[[list], torch.Tensor | np.ndarray],  # list of b -> (b, d) float
         probed: bool = False,  # whether `probe` is part of its identity
+        parts: Mapping[str, slice] | None = None,
+        head: torch.Tensor | None = None,
+        captions: Callable[[list[str]], torch.Tensor] | None = None,
     ):
         self.name = name
         self.weights = weights
@@ -69,6 +87,8 @@ class Encoder:
         self._embed = embed
         (vector,) = self._vectors([prepare(probe_image())])
         self.dim = len(vector)
+        self.parts = {"features": slice(0, self.dim)} if parts is None else dict(parts)
+        self.head, self.captions = head, captions
         norm = vector.norm() if normalized and vector.norm() > 0 else 1
         self.probe = _to_text(vector / norm) if probed else None
 
@@ -82,6 +102,17 @@ class Encoder:
             "normalized": str(self.normalized).lower(),
         }
         return known if self.probe is None else {**known, "probe": self.probe}
+
+    @property
+    def digest(self) -> str:
+        """
+        16 hexadecimal digits that are the same for encoders whose values can be compared, and for no others: of the
+        weights (of a callable its name and what it makes of [`probe_image`], roughly), the preprocessing and whether
+        vectors are normalised. The name under which a model was loaded does not count.
+        """
+        who = [self.weights] if self.probe is None else [self.name, self.weights, *_outline(self.probe)]
+        said = json.dumps([*who, self.preprocessing, self.normalized])
+        return hashlib.sha256(said.encode()).hexdigest()[:16]
 
     def check(self, metadata: dict[str, str], name: str) -> None:
         """
@@ -207,6 +238,8 @@ def register_encoder(name: str, encoder: str | os.PathLike | Callable) -> None:
         encoder = os.fspath(encoder)
     if not re.fullmatch(r"[A-Za-z0-9][\w.-]*", name, re.ASCII):
         raise ValueError(f"name must be a word of letters, digits, '-', '_' and '.'; got {name!r:.80}")
+    if name in PROTOCOLS:
+        raise ValueError(f"name must be none of {', '.join(PROTOCOLS)}, published protocols; got {name!r}")
     if ENCODERS.get(name, encoder) != encoder and not same_code(ENCODERS[name], encoder):
         raise ValueError(f"there is an encoder {name!r} already, {short(repr(ENCODERS[name]))}")
     ENCODERS[name] = encoder
@@ -223,7 +256,9 @@ def make_encoder(
         encoder (`str`, `os.PathLike` or callable):
             `"clip"`, `"siglip"`, `"align"`, `"dinov2"`, `"tiny"` ([`tiny_features`], for trying things out) or another
             name of [`register_encoder`], the Hub id or the folder of a vision model of transformers, or a callable
-            that takes a list of b RGB `PIL.Image`s and returns a (b, d) floating tensor or array.
+            that takes a list of b RGB `PIL.Image`s and returns a (b, d) floating tensor or array. `"fd-dinov2"` is the
+            protocol of the published FD-DINOv2 (Stein et al. 2023, https://arxiv.org/abs/2306.04675), never
+            normalised; `"fd-dinov2:FOLDER"` that of another DINOv2.
 
             The vector is the projected class token of CLIP, and else the model's `pooler_output`: attention pooling
             in SigLIP, the average in ALIGN, the class token in DINOv2. Images are prepared by the checkpoint's own
@@ -242,7 +277,12 @@ def make_encoder(
         OSError: the model is neither on disk nor can it be reached.
         ValueError: it is no vision model, has no pooled output, or lacks weights; or there is no such device.
     """
-    if isinstance(encoder, str):
+    protocol, _, folder = encoder.partition(":") if isinstance(encoder, str) else ("", "", "")
+    preparation: Callable = image_preparation
+    if protocol in PROTOCOLS:
+        encoder, preparation = folder or PROTOCOLS[protocol][0], PROTOCOLS[protocol][1]
+        normalize = False
+    elif isinstance(encoder, str):
         encoder = ENCODERS.get(encoder, encoder)
     if callable(encoder):
         if device is not None or dtype is not None:
@@ -252,9 +292,11 @@ def make_encoder(
     model, processor = load_vision_model(source)
     weights = fingerprint(model)
     dtype = dtype or torch.float32
+    steps, prepare = preparation(model, processor)
     model.to(device=device, dtype=dtype)  # type: ignore[call-arg]  # transformers' wrapper seems to lack `self`
-    steps, prepare = image_preparation(model, processor)
-    return Encoder(source, weights, steps, normalize, prepare, partial(embed_pixels, model, source, BatchBuffer()))
+    captions = partial(embed_captions, source, device, dtype) if has_captions(model) else None
+    embed = partial(embed_pixels, model, source, BatchBuffer())
+    return Encoder(source, weights, steps, normalize, prepare, embed, captions=captions)
 
 
 def _callable_encoder(encoder: Callable, normalize: bool) -> Encoder:
@@ -292,6 +334,17 @@ def probe_image() -> Image.Image:
 
 def _to_text(vector: torch.Tensor) -> str:
     return base64.b64encode(vector.numpy().astype("<f4").tobytes()).decode()
+
+
+def _outline(probe: str) -> list[str]:
+    """A few directions of a vector, as coarse as no rounding changes: of (nearly) one vector the same."""
+    vector = np.frombuffer(base64.b64decode(probe), "<f4").astype(float)
+    norm = float(np.linalg.norm(vector))
+    if not (0 < norm < np.inf):
+        return [repr(norm)]
+    places = np.arange(len(vector))
+    waves = [float(np.cos((number + 1) * places) @ vector) / norm for number in range(6)]
+    return [f"{norm:.2g}", *(f"{wave + 0.0:.1f}" for wave in waves)]
 
 
 def _probe_differences(found: str | None, own: str) -> list[str]:

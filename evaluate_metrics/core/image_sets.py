@@ -2,7 +2,7 @@
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sized
+from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
 from typing import Any, NamedTuple
 
 import datasets
@@ -204,11 +204,15 @@ class ImageSetMetric(evaluate.Metric, ABC):
         device: Device,
         check: Callable[[Counts], None],
         reference_count: int | None = None,
+        paired: Mapping[str, Sequence[str]] | None = None,
     ) -> tuple[Encoder, EmbeddedImages, EmbeddedImages]:
         """
         The encoder, predictions and references: all that was added and all that is given here. Forgets nothing.
-        `check` sees the numbers of images before one of those given here is embedded.
+        `check` sees the numbers of images before one of those given here is embedded. `paired` names, by side, the
+        scores that need embeddings; by default, of both sides, `keep_embeddings=True` where the metric keeps them.
         """
+        if paired is None:
+            paired = dict.fromkeys(SIDES, ["keep_embeddings=True"] if self._keep else [])
         given: dict[str, Any] = {"predictions": predictions, "references": references}
         files = {side: path for side, path in given.items() if _is_file_of_statistics(path)}
         if "references" in files and reference_moments is None:
@@ -233,9 +237,9 @@ class ImageSetMetric(evaluate.Metric, ABC):
         if "predictions" in files:
             stored["predictions"] = read_stored(files["predictions"])
         for side, one in stored.items():
-            if self._keep and one.embeddings is None:
+            if paired[side] and one.embeddings is None:
                 raise ValueError(
-                    f"keep_embeddings=True asks for scores of pairs, which need {side}, or their embeddings, not "
+                    f"{' and '.join(paired[side])}: scores of pairs need {side}, or their embeddings, not "
                     f"{'reference_moments' if side == 'references' else one.words}"
                 )
         counts = {side: one.moments.n for side, one in stored.items() if one.embeddings is not None}
@@ -323,7 +327,8 @@ def _stored(reference_moments: ReferenceMoments, count: int | None) -> Stored:
     ]:
         moments, metadata = reference_moments
         # Of this class, also where they come from a metric that was loaded elsewhere.
-        return Stored(Moments(moments.n, moments.sum, moments.outer), None, metadata, "moments")
+        embeddings = moments.embeddings if hasattr(moments, "embeddings") else None
+        return Stored(Moments(moments.n, moments.sum, moments.outer), embeddings, metadata, "moments")
     kind = type(reference_moments).__name__
     raise TypeError(f"reference_moments must be a file, or moments with their metadata, got {kind}")
 

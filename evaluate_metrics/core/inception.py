@@ -6,6 +6,7 @@ pooling of its mixed blocks and has 1008 outputs. Keys of the state dict are tho
 
 import hashlib
 import os
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,7 @@ from .precision import default_device, full_precision
 
 DIM = 2048
 SIDE = 299
+SPATIAL = 7 * 17 * 17  # numbers of an image for the sFID: 7 of 192 channels of a grid
 RESIZINGS = {
     "tensorflow": "bilinear 299 as TensorFlow 1, (x - 128) / 128",  # Heusel et al. 2017, torch-fidelity, torchmetrics
     "pytorch": "bilinear 299 of pixel centres, no antialias, x / 127.5 - 1",  # pytorch-fid
@@ -105,7 +107,7 @@ class MixedBlock(nn.Module):
 
 
 class Inception(nn.Module):
-    """The network up to its last pooling; `fc` is held for its keys only. In evaluation mode, without gradients."""
+    """The network up to its last pooling; `fc` is for [`Encoder.head`]. In evaluation mode, without gradients."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -135,14 +137,26 @@ class Inception(nn.Module):
         self.requires_grad_(False).eval()
 
     def forward(self, pixels: Tensor) -> Tensor:  # (B, 3, 299, 299) float about [-1, 1] -> (B, 2048) float
-        x = self.Conv2d_2b_3x3(self.Conv2d_2a_3x3(self.Conv2d_1a_3x3(pixels)))
+        return self._pooled(self._middle(pixels))
+
+    def with_spatial(self, pixels: Tensor) -> Tensor:  # (B, 3, 299, 299) float about [-1, 1] -> (B, 2048 + 2023) float
+        """The same, and behind it the spatial features of the sFID (Nash et al. 2021), as ADM's evaluator takes them:
+        the first 7 channels of the graph's mixed_6/conv, the 1 x 1 branch of the third block at 17 x 17, in the order
+        of rows, columns and channels."""
+        x = self._middle(pixels)
+        spatial = self.Mixed_6d.get_submodule("branch1x1")(x)[:, :7].permute(0, 2, 3, 1).flatten(1)
+        return torch.cat((self._pooled(x), spatial), dim=1)
+
+    def _middle(self, x: Tensor) -> Tensor:  # up to the block Mixed_6d: (B, 768, 17, 17)
+        x = self.Conv2d_2b_3x3(self.Conv2d_2a_3x3(self.Conv2d_1a_3x3(x)))
         x = self.Conv2d_4a_3x3(self.Conv2d_3b_1x1(F.max_pool2d(x, 3, stride=2)))
         x = F.max_pool2d(x, 3, stride=2)
-        for block in (self.Mixed_5b, self.Mixed_5c, self.Mixed_5d):
+        for block in (self.Mixed_5b, self.Mixed_5c, self.Mixed_5d, self.Mixed_6a, self.Mixed_6b, self.Mixed_6c):
             x = block(x)
-        for block in (self.Mixed_6a, self.Mixed_6b, self.Mixed_6c, self.Mixed_6d, self.Mixed_6e):
-            x = block(x)
-        for block in (self.Mixed_7a, self.Mixed_7b, self.Mixed_7c):
+        return x
+
+    def _pooled(self, x: Tensor) -> Tensor:  # from there on: (B, 2048)
+        for block in (self.Mixed_6d, self.Mixed_6e, self.Mixed_7a, self.Mixed_7b, self.Mixed_7c):
             x = block(x)
         return x.mean(dim=(2, 3))
 
@@ -172,27 +186,37 @@ def inception_encoder(
     resizing: str = "tensorflow",
     device: str | torch.device | None = None,
     dtype: torch.dtype | None = None,
+    spatial: bool = False,
 ) -> Encoder:
     """The encoder of the published FID: 2048 numbers of an image, not normalised.
+
+    Its `head` gives the logits of the published Inception Score: all 1008, without bias.
 
     Args:
         weights, sha256: see [`load_inception`].
         resizing: one of `RESIZINGS`; `"tensorflow"` is the first published one.
         device: where the network runs. Default: an accelerator if there is one.
         dtype: `torch.float16` or `torch.bfloat16` for half precision. Default: float32, without TF32.
+        spatial: 2023 numbers more, the spatial features of the sFID, as the part `spatial` of a vector.
     """
     if resizing not in RESIZINGS:
         raise ValueError(f"resizing must be one of {', '.join(RESIZINGS)}; got {resizing!r}")
     device, dtype = default_device(device), dtype or torch.float32
-    model = load_inception(weights, sha256).to(device=device, dtype=dtype)
+    model = load_inception(weights, sha256)
+    head = model.fc.weight.detach().clone()
+    model = model.to(device=device, dtype=dtype)
+    network = model.with_spatial if spatial else model
+    parts = {"features": slice(0, DIM), **({"spatial": slice(DIM, DIM + SPATIAL)} if spatial else {})}
+    words = RESIZINGS[resizing] + ("; with 7 channels of mixed_6/conv" if spatial else "")
     batch = BatchBuffer()
 
     @torch.inference_mode()
     def embed(pixels: list[Tensor]) -> Tensor:  # b of (3, 299, 299) -> (b, 2048)
         with full_precision():
-            return model(batch.stack(pixels).to(device, dtype))
+            return network(batch.stack(pixels).to(device, dtype))
 
-    return Encoder("inception", sha256[:16], RESIZINGS[resizing], False, lambda image: resize(image, resizing), embed)
+    prepare = partial(resize, resizing=resizing)
+    return Encoder("inception", sha256[:16], words, False, prepare, embed, parts=parts, head=head)
 
 
 def load_inception(weights: str | os.PathLike = WEIGHTS_URL, sha256: str = WEIGHTS_SHA256) -> Inception:

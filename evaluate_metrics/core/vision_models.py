@@ -12,6 +12,8 @@ from transformers import (
     AlignModel,
     AutoConfig,
     AutoModel,
+    AutoTokenizer,
+    CLIPTextModelWithProjection,
     CLIPVisionModelWithProjection,
     PreTrainedModel,
     SiglipVisionModel,
@@ -42,14 +44,29 @@ PREPROCESSING_KEYS = (
 
 def load_vision_model(source: str) -> tuple[PreTrainedModel, Any]:
     """The vision model (float32, evaluation mode, CPU) and the image processor of a Hub id or folder."""
-    verbosity = logging.get_verbosity()
-    logging.set_verbosity_error()  # else the whole text model is listed as unused; weights that lack are named below
-    try:
+
+    def load() -> tuple[Any, Any, dict]:
         config = AutoConfig.from_pretrained(source)
         processor = AutoImageProcessor.from_pretrained(source, backend="pil")
         model, report = CLASSES.get(config.model_type, AutoModel).from_pretrained(
             source, dtype=torch.float32, output_loading_info=True
         )
+        return model, processor, report
+
+    model, processor = _loaded_whole(source, load)
+    if isinstance(model, AlignModel):
+        model = model.vision_model
+    if model.main_input_name != "pixel_values":
+        raise ValueError(f"encoder {source!r} ({type(model).__name__}) takes {model.main_input_name}, not only images")
+    return model.eval(), processor
+
+
+def _loaded_whole(source: str, load: Callable[[], tuple[Any, Any, dict]]) -> tuple[Any, Any]:
+    """Model and processor that `load` gives with a report; one line of error where they are not there or in part."""
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()  # else the whole text model is listed as unused; weights that lack are named below
+    try:
+        model, processor, report = load()
     except OSError as error:
         place = "this folder" if os.path.isdir(source) else f"the cache, nor from {constants.ENDPOINT}"
         reason = str(error).splitlines()[0]
@@ -65,11 +82,42 @@ def load_vision_model(source: str) -> tuple[PreTrainedModel, Any]:
             f"encoder {source!r} lacks {len(lacking)} weights of {type(model).__name__}, which would be random: "
             f"{', '.join(lacking[:5])}{', ...' if len(lacking) > 5 else ''}"
         )
-    if isinstance(model, AlignModel):
-        model = model.vision_model
-    if model.main_input_name != "pixel_values":
-        raise ValueError(f"encoder {source!r} ({type(model).__name__}) takes {model.main_input_name}, not only images")
-    return model.eval(), processor
+    return model, processor
+
+
+def has_captions(model: PreTrainedModel) -> bool:
+    """Whether a checkpoint of this vision model has a text model beside it, see [`embed_captions`]."""
+    return isinstance(model, CLIPVisionModelWithProjection)
+
+
+@torch.no_grad()
+def embed_captions(
+    source: str, device: Any, dtype: torch.dtype, captions: list[str], batch_size: int = 64
+) -> torch.Tensor:  # n captions -> (n, d) float32, CPU
+    """Projected text embeddings of a CLIP, not normalised; captions are cut off where its positions end (77 tokens).
+
+    Raises:
+        OSError, ValueError: the text model or its tokenizer is not there, or lacks weights; named.
+    """
+
+    def load() -> tuple[Any, Any, dict]:
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(source)
+        except ValueError as error:  # of several lines, where its files are not there
+            raise OSError(f"its tokenizer: {str(error).splitlines()[0]}") from error
+        text: Any = CLIPTextModelWithProjection
+        model, report = text.from_pretrained(source, dtype=torch.float32, output_loading_info=True)
+        return model, tokenizer, report
+
+    model, tokenizer = _loaded_whole(source, load)
+    model = model.eval().to(device=device, dtype=dtype)
+    longest, vectors = model.config.max_position_embeddings, []
+    for start in range(0, len(captions), batch_size):
+        batch = captions[start : start + batch_size]
+        tokens = tokenizer(batch, padding=True, truncation=True, max_length=longest, return_tensors="pt")
+        with full_precision():
+            vectors.append(model(**tokens.to(device)).text_embeds.float().cpu())
+    return torch.cat(vectors) if vectors else torch.empty(0, model.config.projection_dim)
 
 
 def image_preparation(model: PreTrainedModel, processor: Any) -> tuple[str, Callable]:

@@ -43,6 +43,7 @@ _KWARGS_DESCRIPTION = describe_inputs(
     n_predictions, n_references: how many images; None where a file of mean and covariance lacks the number.
     encoder: "inception", Hub id, folder or name of the encoder.
     preprocessing: what was done to images before the network.
+    digest: of the weights and the preprocessing; values of others do not compare.
     notes: of files of other programs, which name no encoder, what is taken on trust; else absent.
 """,
 )
@@ -134,5 +135,6 @@ class FID(ImageSetMetric):
             "n_references": y.moments.n,
             "encoder": used.name,
             "preprocessing": used.preprocessing,
+            "digest": used.digest,
             **({"notes": [*x.notes, *y.notes]} if x.notes or y.notes else {}),
         }

@@ -1,38 +1,52 @@
 """Two sources of images, any encoders, any metrics: checks first, then embeddings on all processes, then scores."""
 
-import math
 import re
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 from accelerate import PartialState
+from torch import Tensor
 
 from hf_common.plugins import import_source, in_one_line
 
+from ..core.clip_score import PREFIX
 from ..core.encoders import ENCODERS, Encoder, make_encoder
 from ..core.inception import RESIZINGS, inception_encoder
 from ..core.stored import fitted
+from .annotations import captions_of, classes_of
+from .class_scores import class_means, class_notes, score_classes
 from .embedding import Embedded, EmbeddingCache, embed
-from .scores import fits, keeps, score, score_curve
-from .settings import FEWEST_OF_CURVE, Evaluation
+from .registry import SCORES
+from .scores import check_counts, gives, keeps, lacking, score, score_curve, scored_set
+from .settings import FEWEST_OF_CURVE, OF_CLASSES, Evaluation
 from .sources import ImageSource, MomentsSource
 
 Source = ImageSource | MomentsSource
 
+ENOUGH = 1 << 62  # images, where a file does not say how many it is of
 ROLES = ("predictions", "references")
 INCEPTIONS = {("inception" if name == "tensorflow" else f"inception-{name}"): name for name in RESIZINGS}
 
 
 @dataclass(frozen=True)
 class Encoded:
-    """What one encoder gave: facts, the metadata of its moments, and `references` and, if any, `predictions`."""
+    """What one encoder gave: facts, the metadata of its moments, and `references` and, if any, `predictions`.
+
+    gives, parts, head: what else it has, see [`gives`] and [`Encoder`]. captions: embeddings of those of the
+    predictions. classes: of each image of both sets, where scores of classes are asked for.
+    """
 
     facts: dict
     metadata: dict[str, str]
     sets: dict[str, Embedded]
+    gives: frozenset[str] = frozenset()
+    parts: Mapping[str, slice] = field(default_factory=dict)
+    head: Tensor | None = None
+    captions: Tensor | None = None
+    classes: tuple[list[str], list[str]] | None = None
 
 
 def open_encoder(spec: str, settings: Evaluation, device: torch.device) -> Encoder:
@@ -48,9 +62,9 @@ def open_encoder(spec: str, settings: Evaluation, device: torch.device) -> Encod
     """
     dtype = getattr(torch, settings.dtype)
     if spec in INCEPTIONS:
-        return inception_encoder(
-            settings.inception_weights, settings.inception_sha256, INCEPTIONS[spec], device=device, dtype=dtype
-        )
+        weights = settings.inception_weights, settings.inception_sha256
+        spatial = any("spatial" in SCORES[metric].needs for metric in settings.metrics)
+        return inception_encoder(*weights, INCEPTIONS[spec], device=device, dtype=dtype, spatial=spatial)
     if re.fullmatch(r".+\.py:\w+|[\w.]+:\w+", spec):
         return _imported_encoder(spec, settings.normalize)
     if callable(ENCODERS.get(spec)):
@@ -85,21 +99,11 @@ def check_sources(predictions: Source, references: Source, settings: Evaluation)
                 f"{role}: {source.name} is a file of {source.stored.words}; {_reasons(settings, role)} needs the "
                 "images, or their embeddings (--save_embeddings)"
             )
-    counts = [source.count for source in (predictions, references) if source.count is not None]
-    fewest = min(counts, default=math.inf)
-    least = {"fd": 2, "fd_infinity": 2, "p_value": 2, "kid": settings.kid_subset_size}
+    counts = [ENOUGH if source.count is None else source.count for source in (predictions, references)]
     for metric in settings.metrics:
-        if fewest < least.get(metric, 1):
-            size = ", its kid_subset_size," if metric == "kid" else ""
-            raise ValueError(
-                f"{metric} needs {least[metric]} images or more{size} in each set; the smaller one has {fewest}"
-            )
-    for name, asked, least_predictions in (
-        ("fd_infinity", "fd_infinity" in settings.metrics, 20),
-        ("a curve", settings.curve, 2 * FEWEST_OF_CURVE),
-    ):
-        if asked and predictions.count is not None and predictions.count < least_predictions:
-            raise ValueError(f"{name} needs {least_predictions} predictions or more; there are {predictions.count}")
+        check_counts(metric, counts[0], counts[1], settings)
+    if settings.curve and counts[0] < 2 * FEWEST_OF_CURVE:
+        raise ValueError(f"a curve needs {2 * FEWEST_OF_CURVE} predictions or more; there are {counts[0]}")
 
 
 def embed_sources(
@@ -133,27 +137,36 @@ def embed_sets(
         ValueError: sources that don't fit the metrics or encoders, or images that can't be read or embedded; named.
         OSError: an encoder can't be had.
     """
-    for scored in predictions:
+    captions: dict[int, list[str]] = {}
+    classes: dict[int, tuple] = {}
+    for number, scored in enumerate(predictions):
         check_sources(scored, references, settings)
+        if any("captions" in SCORES[metric].needs for metric in settings.metrics):
+            captions[number] = captions_of(_images(scored), settings.caption_column)
+        if settings.per_class:
+            classes[number] = classes_of(_images(scored)), classes_of(_images(references))
     state, found = PartialState(), []
     for spec in encoders:
         with state.local_main_process_first():
             encoder = open_encoder(spec, settings, state.device)
-        if not any(fits(metric, encoder.normalized) for metric in settings.metrics):
-            raise ValueError(f"{', '.join(settings.metrics)}: defined for unit vectors, which {spec} doesn't give")
+        _check_fit(spec, encoder, settings)
         stored = [source for source in (*predictions, references) if isinstance(source, MomentsSource)]
         for source in stored:  # before hours of embedding
             fitted(source.stored, encoder, source.name)
         embedded: dict[str, Embedded] = {}
         alone: tuple[None] = (None,)
-        for one in predictions or alone:
-            started = time.perf_counter()
+        for number, one in enumerate(predictions or alone):
+            started, vectors = time.perf_counter(), None
+            if number in captions and encoder.captions is not None:
+                vectors = encoder.captions([PREFIX + caption for caption in captions[number]])
             sets = {} if one is None else {"predictions": _embed(one, "predictions", encoder, settings, progress)}
             if not embedded:
                 embedded = {"references": _embed(references, "references", encoder, settings, progress)}
             seconds = time.perf_counter() - started
             facts = _facts(spec, encoder, settings, one, references, seconds)
-            found.append(Encoded(facts, {**encoder.metadata, "dtype": settings.dtype}, sets | embedded))
+            metadata = {**encoder.metadata, "dtype": settings.dtype}
+            more = gives(encoder), encoder.parts, encoder.head, vectors, classes.get(number)
+            found.append(Encoded(facts, metadata, sets | embedded, *more))
     return found
 
 
@@ -163,14 +176,26 @@ def _facts(
     return {
         "encoder": spec,
         **{key: value for key, value in encoder.metadata.items() if key not in ("encoder", "probe")},
+        "digest": encoder.digest,
         "normalized": encoder.normalized,
         "dtype": settings.dtype,
-        "dim": encoder.dim,
+        "dim": len(range(encoder.dim)[encoder.parts["features"]]),
         **({} if predictions is None else {"predictions": predictions.name, "n_predictions": predictions.count}),
         "references": references.name,
         "n_references": references.count,
         "embedding_seconds": seconds,
     }
+
+
+def _images(source: Source) -> ImageSource:
+    assert isinstance(source, ImageSource)  # else it was refused
+    return source
+
+
+def _check_fit(spec: str, encoder: Encoder, settings: Evaluation) -> None:
+    missing = [lacking(metric, gives(encoder)) for metric in settings.metrics]
+    if all(missing):
+        raise ValueError(f"{'; '.join(filter(None, missing))}, which {spec} doesn't give")
 
 
 def score_sources(encoded: Sequence[Encoded], settings: Evaluation) -> list[dict]:
@@ -205,32 +230,33 @@ def _embed(source: Source, role: str, encoder: Encoder, settings: Evaluation, pr
 
 def _keeps_embeddings(settings: Evaluation) -> tuple[bool, bool]:
     """Whether the embeddings of predictions and of references are kept."""
-    predictions, references = keeps(settings.metrics, settings.curve)
+    predictions, references = keeps(settings.metrics, settings.curve, settings.per_class)
     return predictions or settings.save_embeddings, references or settings.save_embeddings
 
 
 def _score(encoded: Encoded, settings: Evaluation) -> dict:
-    normalized, x, y = encoded.facts["normalized"], encoded.sets["predictions"], encoded.sets["references"]
-    metrics = [metric for metric in settings.metrics if fits(metric, normalized)]
-    values = score(
-        x,
-        y,
-        metrics,
-        kid_subsets=settings.kid_subsets,
-        kid_subset_size=settings.kid_subset_size,
-        permutations=settings.permutations,
-        seed=settings.seed,
+    sets = [encoded.sets[role] for role in ("predictions", "references")]
+    captions = (encoded.captions, None)
+    x, y = (
+        scored_set(one.moments, one.embeddings, encoded.parts, encoded.head, vectors)
+        for one, vectors in zip(sets, captions, strict=True)
     )
-    values["notes"] = [
-        f"{metric} is defined for unit vectors, which this encoder doesn't give"
-        for metric in settings.metrics
-        if not fits(metric, normalized)
-    ] + [*x.notes, *y.notes, *values["notes"]]
+    missing = {metric: lacking(metric, encoded.gives) for metric in settings.metrics}
+    metrics = [metric for metric in settings.metrics if missing[metric] is None]
+    values = score(x, y, metrics, settings)
+    notes = [f"{words}, which this encoder doesn't give" for words in missing.values() if words is not None]
+    notes += [note for one in sets for note in one.notes]
     if settings.curve:
         values["curve"] = score_curve(x.kept(), y, metrics, repeats=settings.curve_repeats, seed=settings.seed)
-    return values
+    if encoded.classes is not None:
+        of_classes = [metric for metric in metrics if metric in OF_CLASSES]
+        by_class = score_classes(x.kept(), y.kept(), *encoded.classes, of_classes)
+        values |= {**class_means(by_class), "per_class": by_class}
+        notes += class_notes(by_class, x.moments.dim)
+    return {**values, "notes": notes + values["notes"]}
 
 
 def _reasons(settings: Evaluation, role: str) -> str:
-    reasons = [metric for metric in settings.metrics if keeps([metric], False)[ROLES.index(role)]]
-    return " and ".join(reasons or ["the curve" if settings.curve else "save_embeddings"])
+    reasons = [metric for metric in settings.metrics if keeps([metric])[ROLES.index(role)]]
+    others = [name for name in ("per_class", "save_embeddings") if getattr(settings, name)]
+    return " and ".join(reasons or ["the curve" if settings.curve else others[0]])

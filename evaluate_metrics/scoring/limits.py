@@ -6,11 +6,7 @@ from typing import NamedTuple
 
 from hf_common.names import did_you_mean
 
-from .settings import METRICS
-
-# Names of values beside those of METRICS: value of a result -> its metric.
-VALUES = {"frechet_distance": "fd", "cmmd_unbiased": "cmmd"}
-KEYS = {"fd": "frechet_distance"}  # of a result, where it has another name than the metric
+from .registry import SCORES
 
 
 class Limit(NamedTuple):
@@ -27,7 +23,7 @@ class Limit(NamedTuple):
     @property
     def key(self) -> str:
         """Of the value in a result."""
-        return KEYS.get(self.name, self.name)
+        return _key(self.name)
 
 
 def parse_limits(above: Sequence[str], below: Sequence[str], metrics: Sequence[str]) -> list[Limit]:
@@ -36,26 +32,33 @@ def parse_limits(above: Sequence[str], below: Sequence[str], metrics: Sequence[s
     Args:
         above: the scores that fail where they are larger.
         below: those that fail where they are smaller.
-        metrics: what is scored, of `METRICS`; a limit must be of one of these.
+        metrics: what is scored, of `SCORES`; a limit is of a value of one of these, or of one that has a single value.
 
     Raises:
         ValueError: no such words, an unknown name, no number, or a score that is not asked for.
     """
     found = []
+    of_values = {value.key: name for name, info in SCORES.items() for value in info.values}
+    known = [*of_values, *(name for name, info in SCORES.items() if len(info.values) == 1 and name not in of_values)]
     for flag, words in (("fail_above", above), ("fail_below", below)):
         for word in words:
             name, equals, number = word.partition("=")
             if not equals:
                 raise ValueError(f"{flag} must be name=number, such as cmmd=0.5; got {word!r:.80}")
-            if name not in METRICS and name not in VALUES:
-                known = (*METRICS, *VALUES)
+            if name not in known:
                 raise ValueError(
                     f"{flag} must name a score of {', '.join(known)}; got {name!r:.80}{did_you_mean(name, known)}"
                 )
-            if VALUES.get(name, name) not in metrics:
-                raise ValueError(f"{flag} names {name}, which is not scored; add {VALUES.get(name, name)} to metrics")
+            metric = of_values.get(name, name)
+            if metric not in metrics:
+                raise ValueError(f"{flag} names {name}, which is not scored; add {metric} to metrics")
             found.append(Limit(name, _bound(flag, word, number), flag == "fail_below"))
     return found
+
+
+def _key(name: str) -> str:
+    """Of a value in results: `fd` is the one that the metric of this name has."""
+    return SCORES[name].values[0].key if name in SCORES else name
 
 
 def _bound(flag: str, word: str, text: str) -> float:

@@ -2,77 +2,229 @@
 
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from ..core.clip_score import SCALE, clip_score
+from ..core.density_coverage import density_coverage, expected_coverage
+from ..core.encoders import Encoder
 from ..core.frechet import frechet_distance, frechet_distance_at_infinity, frechet_limit, kernel_distance
+from ..core.inception_score import inception_score
 from ..core.mmd import cmmd, kid, permutation_test
 from ..core.moments import Moments
-from .embedding import Embedded
-from .settings import FEWEST_OF_CURVE
+from ..core.precision_recall import precision_recall
+from ..core.statistics import Statistics
+from .registry import NEEDS, SCORES, ScoreInfo
+from .settings import FEWEST_OF_CURVE, Evaluation
 
-UNIT_VECTORS = ("cmmd", "p_value")
-PREDICTIONS_KEPT, REFERENCES_KEPT = ("p_value", "fd_infinity", "kid"), ("p_value", "kid")  # moments don't do
+HEAD_ROWS = 4096  # vectors whose logits are made at a time
 
 
-def keeps(metrics: Sequence[str], curve: bool) -> tuple[bool, bool]:
+@dataclass(frozen=True, eq=False)
+class ScoredSet:
+    """What an encoder made of a set of n images.
+
+    Attributes:
+        moments: of the features.
+        embeddings: the features themselves, (n, d) float32 on the CPU; None where moments are all there is.
+        spatial: moments of spatial features, where the encoder gives them.
+        head: (classes, d), the logits of features, where the encoder has one.
+        captions: (n, d) embeddings of the images' captions, where there are such.
+    """
+
+    moments: Moments | Statistics
+    embeddings: Tensor | None = None
+    spatial: Moments | Statistics | None = None
+    head: Tensor | None = None
+    captions: Tensor | None = None
+
+    def kept(self) -> Tensor:
+        """The embeddings; a `RuntimeError` where they were not kept."""
+        if self.embeddings is None:
+            raise RuntimeError("only moments were kept")
+        return self.embeddings
+
+    def logits(self) -> Tensor:
+        """(n, classes) float32, without bias."""
+        assert self.head is not None  # else the score does not fit
+        return torch.cat([rows @ self.head.T.to(rows.dtype) for rows in self.kept().split(HEAD_ROWS)])
+
+
+def scored_set(
+    moments: Moments | Statistics,
+    embeddings: Tensor | None,
+    parts: Mapping[str, slice],
+    head: Tensor | None = None,
+    captions: Tensor | None = None,
+) -> ScoredSet:
+    """The set, of moments and embeddings of whole vectors, whose parts are [`Encoder.parts`]."""
+    found = {name: _part(moments, part) if len(parts) > 1 else moments for name, part in parts.items()}
+    features = None if embeddings is None else embeddings[:, parts["features"]]
+    return ScoredSet(found["features"], features, found.get("spatial"), head, captions)
+
+
+def _part(moments: Moments | Statistics, part: slice) -> Moments | Statistics:
+    if isinstance(moments, Statistics):
+        return Statistics(moments.mean[part], moments.sigma[part, part])
+    return Moments(moments.n, moments.sum[part], moments.outer[part, part])
+
+
+def gives(encoder: Encoder) -> frozenset[str]:
+    """What of `NEEDS` an encoder gives."""
+    there = {
+        "unit vectors": encoder.normalized,
+        "logits": encoder.head is not None,
+        "spatial": "spatial" in encoder.parts,
+        "captions": encoder.captions is not None,
+    }
+    return frozenset(name for name, given in there.items() if given)
+
+
+def lacking(metric: str, given: Collection[str]) -> str | None:
+    """What a score needs and an encoder does not give, in words; None if it is defined for the encoder."""
+    missing = [NEEDS[need] for need in SCORES[metric].needs if need not in given]
+    return f"{metric} is defined for {' and '.join(missing)}" if missing else None
+
+
+def keeps(metrics: Sequence[str], curve: bool = False, per_class: bool = False) -> tuple[bool, bool]:
     """Whether the embeddings of predictions and of references are needed beside their moments."""
-    predictions = curve or any(metric in PREDICTIONS_KEPT for metric in metrics)
-    return predictions, any(metric in REFERENCES_KEPT for metric in metrics)
+    infos = [SCORES[metric] for metric in metrics]
+    predictions = curve or per_class or any(info.predictions == "embeddings" for info in infos)
+    return predictions, per_class or any(info.references == "embeddings" for info in infos)
 
 
-def fits(metric: str, normalized: bool) -> bool:
-    """Whether `metric` is defined for an encoder that gives unit vectors, or none."""
-    return normalized or metric not in UNIT_VECTORS
+def check_counts(metric: str, predictions: int, references: int, settings: Evaluation) -> None:
+    """`ValueError` unless a score is defined for so many images."""
+    info = SCORES[metric]
+    least = info.fewest(settings)
+    fewest = min(predictions, references)
+    if least[0] == least[1] and fewest < least[0]:
+        raise ValueError(
+            f"{metric} needs {least[0]} images or more{info.fewest_words} in each set; the smaller one has {fewest}"
+        )
+    for role, needed, there in zip(("predictions", "references"), least, (predictions, references), strict=True):
+        if there < needed:
+            why = info.fewest_words.rstrip(",")
+            raise ValueError(f"{metric} needs {needed} {role} or more{why}; there are {there}")
 
 
-def score(
-    x: Embedded,
-    y: Embedded,
-    metrics: Sequence[str],
-    *,
-    kid_subsets: int = 100,
-    kid_subset_size: int = 1000,
-    permutations: int = 999,
-    seed: int = 0,
-) -> dict:
+def score(x: ScoredSet, y: ScoredSet, metrics: Sequence[str], settings: Evaluation | None = None) -> dict:
     """The values of `metrics`, all of which fit, for predictions x and references y.
 
     Returns:
-        For `cmmd`: `cmmd`, `cmmd_unbiased`, `standard_error` and `error_bound`, see [`cmmd`]; None where a set is too
-        small. `p_value`: `p_value`, `permutations`. `fd`: `frechet_distance`. `fd_infinity`: `fd_infinity`,
-        `fd_infinity_standard_error`. `kid`: `kid`, `kid_std`. `notes`: what a reader must know of them.
+        The keys of each metric's row in `SCORES` and facts beside them, None where a set is too small for a value; and
+        `notes`: what a reader must know of them.
     """
     values: dict = {}
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)
         for metric in metrics:
-            if metric == "cmmd":
-                result = cmmd(x.moments, y.moments)
-                values |= {
-                    "cmmd": result.biased,
-                    "cmmd_unbiased": result.unbiased,
-                    "standard_error": result.standard_error,
-                    "error_bound": result.error_bound,
-                }
-            elif metric == "p_value":
-                test = permutation_test(x.kept(), y.kept(), permutations=permutations, seed=seed)
-                values |= {"p_value": test.p_value, "permutations": test.permutations}
-            elif metric == "fd":
-                values["frechet_distance"] = frechet_distance(x.moments, y.moments)
-            elif metric == "fd_infinity":
-                limit = frechet_distance_at_infinity(x.kept(), y.moments, seed=seed)
-                values |= {"fd_infinity": limit.value, "fd_infinity_standard_error": limit.standard_error}
-            elif metric == "kid":
-                mean, spread = kernel_distance(x.kept(), y.kept(), kid_subsets, kid_subset_size, seed)
-                values |= {"kid": mean, "kid_std": spread}
+            values |= computed(SCORES[metric])(x, y, settings or Evaluation(metrics=metrics))
     return {**values, "notes": sorted({str(warning.message) for warning in caught})}
 
 
-def score_curve(x: Tensor, y: Embedded, metrics: Sequence[str], *, repeats: int = 8, seed: int = 0) -> dict:
-    """Each metric of `CURVE_METRICS` against the number of predictions, the references being used whole.
+def computed(info: ScoreInfo) -> Callable[..., dict]:
+    """What computes a score."""
+    return BUILT_IN[info.name] if info.compute is None else info.compute
+
+
+# --- One function a score: predictions, references, settings -> keys of its row ---
+
+
+def _cmmd(x: ScoredSet, y: ScoredSet, settings: Evaluation) -> dict:
+    result = cmmd(x.moments, y.moments)
+    return {
+        "cmmd": result.biased,
+        "cmmd_unbiased": result.unbiased,
+        "standard_error": result.standard_error,
+        "error_bound": result.error_bound,
+    }
+
+
+def _p_value(x: ScoredSet, y: ScoredSet, settings: Evaluation) -> dict:
+    test = permutation_test(x.kept(), y.kept(), permutations=settings.permutations, seed=settings.seed)
+    return {"p_value": test.p_value, "permutations": test.permutations}
+
+
+def _fd(x: ScoredSet, y: ScoredSet, settings: Evaluation) -> dict:
+    return {"frechet_distance": frechet_distance(x.moments, y.moments)}
+
+
+def _fd_infinity(x: ScoredSet, y: ScoredSet, settings: Evaluation) -> dict:
+    limit = frechet_distance_at_infinity(x.kept(), y.moments, seed=settings.seed)
+    return {"fd_infinity": limit.value, "fd_infinity_standard_error": limit.standard_error}
+
+
+def _kid(x: ScoredSet, y: ScoredSet, settings: Evaluation) -> dict:
+    mean, spread = kernel_distance(x.kept(), y.kept(), settings.kid_subsets, settings.kid_subset_size, settings.seed)
+    return {"kid": mean, "kid_std": spread}
+
+
+def _sfid(x: ScoredSet, y: ScoredSet, settings: Evaluation) -> dict:
+    assert x.spatial is not None and y.spatial is not None  # else it does not fit
+    return {"sfid": frechet_distance(x.spatial, y.spatial)}
+
+
+def _precision_recall(x: ScoredSet, y: ScoredSet, settings: Evaluation) -> dict:
+    result = precision_recall(x.kept(), y.kept(), settings.precision_k)
+    return {
+        "precision": result.precision,
+        "precision_standard_error": result.precision_error,
+        "recall": result.recall,
+        "recall_standard_error": result.recall_error,
+        "precision_k": result.k,
+    }
+
+
+def _density_coverage(x: ScoredSet, y: ScoredSet, settings: Evaluation) -> dict:
+    result = density_coverage(x.kept(), y.kept(), settings.density_k)
+    return {
+        "density": result.density,
+        "density_standard_error": result.density_error,
+        "coverage": result.coverage,
+        "coverage_standard_error": result.coverage_error,
+        "coverage_expected": expected_coverage(result.n_x, result.n_y, result.k),
+        "density_k": result.k,
+    }
+
+
+def _inception_score(x: ScoredSet, y: ScoredSet, settings: Evaluation) -> dict:
+    result = inception_score(x.logits(), settings.inception_splits)
+    return {
+        "inception_score": result.mean, "inception_score_std": result.spread, "inception_splits": result.splits,
+    }  # fmt: skip
+
+
+def _clip_score(x: ScoredSet, y: ScoredSet, settings: Evaluation) -> dict:
+    assert x.captions is not None  # else it does not fit
+    result = clip_score(x.kept(), x.captions)
+    return {
+        "clip_score": result.mean, "clip_score_standard_error": result.standard_error, "clip_score_scale": SCALE,
+    }  # fmt: skip
+
+
+BUILT_IN: dict[str, Callable[..., dict]] = {
+    "cmmd": _cmmd,
+    "p_value": _p_value,
+    "fd": _fd,
+    "fd_infinity": _fd_infinity,
+    "kid": _kid,
+    "sfid": _sfid,
+    "precision_recall": _precision_recall,
+    "density_coverage": _density_coverage,
+    "inception_score": _inception_score,
+    "clip_score": _clip_score,
+}
+
+
+# --- Against the number of images ---
+
+
+def score_curve(x: Tensor, y: ScoredSet, metrics: Sequence[str], *, repeats: int = 8, seed: int = 0) -> dict:
+    """Each of the metrics that has series in `SCORES` against the number of predictions, with all references.
 
     For n, n / 2, n / 4, ... predictions, down to `FEWEST_OF_CURVE`, up to `repeats` disjoint random subsets are
     scored; that they are disjoint makes their spread an honest error. KID takes as many references, drawn anew.
@@ -82,9 +234,9 @@ def score_curve(x: Tensor, y: Embedded, metrics: Sequence[str], *, repeats: int 
         y: the references; with embeddings for `kid`.
 
     Returns:
-        `counts`, falling from n; for each series (`cmmd`, `cmmd_unbiased`, `frechet_distance`, `kid`) a list of
-        the values of the subsets at each count; and `fd_limit`, see [`frechet_limit`], of the subsets of n / 10 images
-        or more and more than dimensions; None where these are of fewer than 3 counts.
+        `counts`, falling from n; for each series of the metrics a list of the values of the subsets at each count; and
+        `fd_limit`, see [`frechet_limit`], of the subsets of n / 10 images or more and more than dimensions; None where
+        these are of fewer than 3 counts.
     """
     if len(x) < 2 * FEWEST_OF_CURVE:
         raise ValueError(f"a curve needs {2 * FEWEST_OF_CURVE} predictions or more; got {len(x)}")
@@ -114,18 +266,20 @@ def score_curve(x: Tensor, y: Embedded, metrics: Sequence[str], *, repeats: int 
     return curve
 
 
-def _curve_point(x: Tensor, y: Embedded, metrics: Sequence[str], generator: torch.Generator) -> dict:
-    moments = Moments.zeros(x.shape[1]).update(x)
+def _curve_point(x: Tensor, y: ScoredSet, metrics: Sequence[str], generator: torch.Generator) -> dict:
+    subset = ScoredSet(Moments.zeros(x.shape[1]).update(x), x)
     point: dict[str, float | None] = {}
-    if "cmmd" in metrics:
-        result = cmmd(moments, y.moments)
-        point |= {"cmmd": result.biased, "cmmd_unbiased": result.unbiased}
-    if "fd" in metrics:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # the picture marks where covariances are singular
-            point["frechet_distance"] = frechet_distance(moments, y.moments)
-    if "kid" in metrics:
-        references = y.kept()
-        chosen = torch.randperm(len(references), generator=generator)[: len(x)]
-        point["kid"] = kid(x, references[chosen]).value
+    for metric in metrics:
+        info = SCORES[metric]
+        if not info.series:
+            continue
+        if metric == "kid":  # of all pairs, with as many references
+            references = y.kept()
+            chosen = torch.randperm(len(references), generator=generator)[: len(x)]
+            found: dict = {"kid": kid(x, references[chosen]).value}
+        else:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", UserWarning)  # the picture marks where covariances are singular
+                found = computed(info)(subset, y, Evaluation(metrics=metrics))
+        point |= {key: found[key] for key, *_ in info.series}
     return point

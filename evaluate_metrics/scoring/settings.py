@@ -7,19 +7,16 @@ from pathlib import Path
 from huggingface_hub import constants
 
 from ..core.inception_weights import WEIGHTS_SHA256, WEIGHTS_URL
+from .registry import SCORES
 
-METRICS = {
-    "cmmd": "CMMD, biased as published and unbiased, with its standard error (unit vectors only)",
-    "p_value": "permutation test of the CMMD: do both sets come from one distribution? (unit vectors only)",
-    "fd": "Frechet distance; with the encoder inception it is the FID",
-    "fd_infinity": "its limit for infinitely many predictions",
-    "kid": "kernel distance of random subsets; with the encoder inception it is the KID",
-}
-CURVE_METRICS = ("cmmd", "fd", "kid")
 FEWEST_OF_CURVE = 30  # images
+OF_CLASSES = ("cmmd", "fd")  # what per_class gives of each class
 CACHE = Path(constants.HF_HOME) / "image_embeddings"
 DTYPES = ("float32", "float16", "bfloat16")
-LEAST = {"batch_size": 1, "kid_subsets": 1, "kid_subset_size": 2, "permutations": 1, "curve_repeats": 1, "seed": 0}
+LEAST = {
+    "batch_size": 1, "kid_subsets": 1, "kid_subset_size": 2, "permutations": 1, "precision_k": 1, "density_k": 1,
+    "inception_splits": 1, "curve_repeats": 1, "seed": 0,
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -36,6 +33,11 @@ class Evaluation:
     kid_subsets: int = 100
     kid_subset_size: int = 1000
     permutations: int = 999
+    precision_k: int = 3
+    density_k: int = 5
+    inception_splits: int = 10
+    per_class: bool = False
+    caption_column: str = "text"
     curve: bool = False
     curve_repeats: int = 8
     seed: int = 0
@@ -43,9 +45,9 @@ class Evaluation:
     save_embeddings: bool = False
 
     def __post_init__(self) -> None:
-        unknown = [metric for metric in self.metrics if metric not in METRICS]
+        unknown = [metric for metric in self.metrics if metric not in SCORES]
         if unknown or not self.metrics:
-            raise ValueError(f"metrics must be of {', '.join(METRICS)}; got {', '.join(unknown) or 'none'}")
+            raise ValueError(f"metrics must be of {', '.join(SCORES)}; got {', '.join(unknown) or 'none'}")
         if self.dtype not in DTYPES:
             raise ValueError(f"dtype must be one of {', '.join(DTYPES)}; got {self.dtype!r}")
         for name, least in LEAST.items():
@@ -53,5 +55,8 @@ class Evaluation:
                 raise ValueError(f"{name} must be {least} or more; got {getattr(self, name)}")
         if self.num_workers is not None and self.num_workers < 1:
             raise ValueError(f"num_workers must be 1 or more; got {self.num_workers}")
-        if self.curve and not set(self.metrics) & set(CURVE_METRICS):
-            raise ValueError(f"curve needs one of the metrics {', '.join(CURVE_METRICS)}; got {self.metrics}")
+        drawn = [name for name, info in SCORES.items() if info.series]
+        if self.curve and not set(self.metrics) & set(drawn):
+            raise ValueError(f"curve needs one of the metrics {', '.join(drawn)}; got {self.metrics}")
+        if self.per_class and not set(self.metrics) & set(OF_CLASSES):
+            raise ValueError(f"per_class needs one of the metrics {', '.join(OF_CLASSES)}; got {self.metrics}")

@@ -22,12 +22,13 @@ class ImageSource:
     """Images that are found but not read yet.
 
     name: what the user calls them. rows: N paths, images packed in files, or a `datasets.Dataset` whose only column,
-    `column`, gives undecoded images.
+    `column`, gives undecoded images; beside: its other columns, with labels and captions.
     """
 
     name: str
     rows: Sequence[Path] | PackedImages | datasets.Dataset
     column: str | None = None
+    beside: datasets.Dataset | None = None
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -183,5 +184,7 @@ def _open_data_set(
         return ImageSource(name, StreamedColumn(name, rows, str(column), known.num_examples))
     if len(rows) == 0:
         raise ValueError(f"{name} holds no images in split {split!r}")
+    others = [other for other in rows.features if other != column]
+    beside = rows.select_columns(others) if others else None
     rows = rows.select_columns(column).cast_column(column, datasets.Image(decode=False))
-    return ImageSource(name, rows, column)
+    return ImageSource(name, rows, column, beside)

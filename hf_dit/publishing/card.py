@@ -14,7 +14,7 @@ from hf_common.tables import cell, code, escaped
 
 from .commands import sampling_command, scoring_command, training_command
 from .papers import papers
-from .scores import METRICS, TASK, model_index, score_rows
+from .scores import METRICS, TASK, model_index, score_rows, told_apart
 from .words import (
     PREDICTED,
     attention_in_words,
@@ -122,6 +122,7 @@ def _of_training(results: dict) -> dict:
 
 def _of_scores(rows: Sequence[dict]) -> dict:
     """What the template says of the scores."""
+    rows = told_apart(rows)
     measured = _measured(rows)
     return {
         "rows": rows,

@@ -100,7 +100,8 @@ def _checked_scores(path: Path) -> dict:
         measured = [error for key, error, *_ in METRICS if error is not None and score.get(key) is not None]
         fields |= dict.fromkeys(measured, (number(0), None))
         check_fields(score, fields | {"notes": list_of(str)}, path, f"scores[{place}].")
-        check_fields(score, {"dim?": whole(1), "dtype?": str, "normalized?": bool}, path, f"scores[{place}].")
+        told: dict[str, Check] = {"dim?": whole(1), "dtype?": str, "normalized?": bool, "digest?": str}
+        check_fields(score, told, path, f"scores[{place}].")
     if len(content["scores"]) != len(content["arguments"]["encoders"]):
         raise refuse(path, "must hold a score for each of its encoders")
     return content

@@ -28,6 +28,7 @@ def score_rows(one: dict) -> list[dict]:
             "references": _source(arguments, "references"),
             "arguments": arguments,
             "encoder": score["encoder"],
+            "digest": score.get("digest", ""),  # of weights and preprocessing; older results lack it
             "n_predictions": score["n_predictions"],
             "n_references": score["n_references"],
             "values": {
@@ -38,6 +39,19 @@ def score_rows(one: dict) -> list[dict]:
             "notes": score["notes"],
         }
         for score in one["scores"]
+    ]
+
+
+def told_apart(rows: Sequence[dict]) -> list[dict]:
+    """The rows, with the digest behind the name of an encoder under which there are several: they do not compare."""
+    digests: dict[str, set[str]] = {}
+    for row in rows:
+        digests.setdefault(row["encoder"], set()).add(row["digest"])
+    return [
+        {**row, "encoder": f"{row['encoder']} ({row['digest'][:8] or 'no digest'})"}
+        if len(digests[row["encoder"]]) > 1
+        else row
+        for row in rows
     ]
 
 

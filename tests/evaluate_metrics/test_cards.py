@@ -34,7 +34,7 @@ def networks(hub, tmp_path, monkeypatch):
     files = {path.name: path.read_bytes() for path in (tmp_path / "clip").iterdir()}
     hub.server.create_repo("model", CLIP, files=files)
     monkeypatch.setattr(
-        "evaluate_metrics.core.inception.inception_encoder", lambda *_: make_encoder(colours, normalize=False)
+        "evaluate_metrics.core.inception.inception_encoder", lambda *_, **__: make_encoder(colours, normalize=False)
     )
     monkeypatch.setattr(evaluate.config, "HF_UPDATE_DOWNLOAD_COUNTS", False)  # a request to another server
     (tmp_path / "evaluate_metrics").symlink_to(ROOT / "evaluate_metrics")

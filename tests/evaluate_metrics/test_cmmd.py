@@ -30,6 +30,8 @@ RESULT = {
     "n_predictions",
     "n_references",
     "encoder",
+    "preprocessing",
+    "digest",
 }
 
 

@@ -63,6 +63,7 @@ def test_compute_takes_unequal_numbers(fid, sets):
     result = fid.compute(predictions=sets[0], references=sets[1])
     assert result.pop("frechet_distance") == pytest.approx(expected(*sets), rel=1e-9)
     assert result.pop("encoder").endswith("colours") and result.pop("preprocessing")
+    assert len(result.pop("digest")) == 16
     assert result == {"n_predictions": 23, "n_references": 31}
 
 
@@ -489,11 +490,9 @@ def test_kid_from_a_file_of_embeddings(statistics, tmp_path):
     np.savez(tmp_path / "feats.npz", feats=x.astype(np.float32))
     found = metric.compute(predictions=predictions, references=tmp_path / "feats.npz", **options)
     assert found["kid"] == pytest.approx(expected["kid"], rel=1e-6) and found["n_references"] == 40
-    with pytest.raises(
-        ValueError, match="keep_embeddings=True asks for .* which need references, .*not reference_mom"
-    ):
+    with pytest.raises(ValueError, match="keep_embeddings=True: scores of pairs need references, .*not reference_mom"):
         metric.compute(predictions=predictions, reference_moments=path)
-    with pytest.raises(ValueError, match="which need predictions, or their embeddings, not mean and covariance"):
+    with pytest.raises(ValueError, match="scores of pairs need predictions, or their embeddings, not mean and covariance"):
         metric.compute(predictions=path, references=images)
 
 

@@ -19,14 +19,14 @@ from evaluate_metrics.publishing import write_space
 from tests import ROOT
 from tests.hub.client import WITHOUT_OWN_PACKAGES
 
-# Prints the results of both metrics, of which `paths` names the folders.
+# Prints the results of all metrics, of which `paths` names the folders.
 SCORE = """
 import json, sys, warnings
 import evaluate
 warnings.simplefilter("ignore")
 sets, encoder = json.loads({given!r})
 results = []
-for path, config in zip(paths, ("clip", "clean")):
+for path, config in zip(paths, ("clip", "clean", "fd-dinov2")):
     metric = evaluate.load(path, config, encoder=encoder, device="cpu")
     results.append(metric.compute(**sets))
 print(json.dumps(results))
@@ -77,14 +77,16 @@ def scores(given, tmp_path):
 @pytest.fixture(scope="module")
 def clone(given, tmp_path_factory):
     """What the clone gives, in its root."""
-    code = 'paths = ["evaluate_metrics/cmmd", "evaluate_metrics/fid"]\n' + SCORE.format(given=given)
+    code = 'paths = ["evaluate_metrics/" + name for name in ("cmmd", "fid", "image_quality")]\n' + SCORE.format(
+        given=given
+    )
     environment = {"HF_HOME": str(tmp_path_factory.mktemp("home")), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, env=os.environ | environment, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
-    assert found[0]["cmmd"] > 0 and found[1]["frechet_distance"] > 0
+    assert found[0]["cmmd"] > 0 and found[1]["frechet_distance"] > 0 and 0 <= found[2]["precision"] <= 1
     return found
 
 
@@ -164,7 +166,7 @@ def test_a_space_gives_what_the_clone_gives(clone, scores, tmp_path):
 
 
 def test_path_names_the_folder_of_a_metric():
-    for name in ("cmmd", "fid"):
+    for name in ("cmmd", "fid", "image_quality"):
         assert evaluate_metrics.path(name) == str(ROOT / "evaluate_metrics" / name)
-    with pytest.raises(ValueError, match=r"name must be one of \('cmmd', 'fid'\); got 'kid'"):
+    with pytest.raises(ValueError, match=r"name must be one of \('cmmd', 'fid', 'image_quality'\); got 'kid'"):
         evaluate_metrics.path("kid")

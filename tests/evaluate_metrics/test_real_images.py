@@ -1,4 +1,4 @@
-"""CMMD, Frechet distance and permutation test on CIFAR-10, in the features of a ResNet-20 that was trained on it."""
+"""CMMD, Frechet distance, precision, recall and others on CIFAR-10, in features of a ResNet-20 trained on it."""
 
 import io
 import os
@@ -10,10 +10,12 @@ import pytest
 import torch
 from PIL import Image, ImageFilter
 
+from evaluate_metrics.core.density_coverage import density_coverage
 from evaluate_metrics.core.encoders import make_encoder
 from evaluate_metrics.core.frechet import frechet_distance
 from evaluate_metrics.core.mmd import cmmd, permutation_test
 from evaluate_metrics.core.moments import Moments
+from evaluate_metrics.core.precision_recall import precision_recall
 from tests import ROOT
 
 pytestmark = [
@@ -68,16 +70,16 @@ def jpeg(image, quality, _):
     return Image.open(file).convert("RGB")
 
 
-@pytest.mark.parametrize(
-    ("distortion", "levels"),
-    [
-        (blur, [0.4, 0.6, 0.8, 1.1, 1.5]),
-        (noise, [4, 8, 14, 22, 36]),
-        (jpeg, [70, 45, 25, 12, 5]),
-        ("class imbalance", [0.6, 0.7, 0.8, 0.9, 1.0]),  # share of classes 0 to 4
-    ],
-)
-def test_each_step_of_a_distortion_raises_cmmd_and_frechet_distance(encoder, rows, references, distortion, levels):
+DISTORTIONS = [
+    (blur, [0.4, 0.6, 0.8, 1.1, 1.5]),
+    (noise, [4, 8, 14, 22, 36]),
+    (jpeg, [70, 45, 25, 12, 5]),
+    ("class imbalance", [0.6, 0.7, 0.8, 0.9, 1.0]),  # share of classes 0 to 4
+]
+
+
+def distorted_sets(distortion, levels, rows):
+    """The predictions, untouched and at each level."""
     images, labels = rows[0][REFERENCES:], rows[1][REFERENCES:]
     few, many = np.flatnonzero(labels < 5), np.flatnonzero(labels >= 5)
 
@@ -87,12 +89,21 @@ def test_each_step_of_a_distortion_raises_cmmd_and_frechet_distance(encoder, row
 
     if callable(distortion):
         draw, plain = np.random.default_rng(0), images[:PREDICTIONS]
-        sets = [plain, *([distortion(image, level, draw) for image in plain] for level in levels)]
-    else:
-        sets = [mixture(share) for share in (0.5, *levels)]
+        return [plain, *([distortion(image, level, draw) for image in plain] for level in levels)]
+    return [mixture(share) for share in (0.5, *levels)]
+
+
+@pytest.fixture(scope="module", params=DISTORTIONS, ids=["blur", "noise", "jpeg", "imbalance"])
+def distorted(request, encoder, rows):
+    """The name of a distortion, and the embeddings at each of its steps."""
+    distortion, levels = request.param
+    steps = [encoder.encode(images, 100) for images in distorted_sets(distortion, levels, rows)]
+    return getattr(distortion, "__name__", distortion), steps
+
+
+def test_each_step_of_a_distortion_raises_cmmd_and_frechet_distance(distorted, references):
     values = {"cmmd": [], "cmmd_unbiased": [], "frechet_distance": []}
-    for images_of_step in sets:
-        vectors = encoder.encode(images_of_step, 100)
+    for vectors in distorted[1]:
         score = cmmd(moments(vectors, unit=True), moments(references, unit=True))
         values["cmmd"].append(score.biased)
         values["cmmd_unbiased"].append(score.unbiased)
@@ -113,3 +124,49 @@ def test_p_values_of_200_splits_of_one_set_are_uniform(references):
     # Of Kolmogorov and Smirnov: 99 % of 200 uniform samples have less.
     assert distance < 1.63 / 200**0.5
     assert p_values[0] >= 1 / 100
+
+
+def four_scores(vectors, references):
+    first, second = precision_recall(vectors, references), density_coverage(vectors, references)
+    return {
+        "precision": first.precision, "recall": first.recall, "density": second.density, "coverage": second.coverage,
+    }  # fmt: skip
+
+
+def test_precision_and_the_others_on_real_features_are_those_of_float64(encoder, rows, references):
+    x, y = encoder.encode(rows[0][REFERENCES : REFERENCES + 300], 100).double(), references[:500].double()
+    own_x, own_y, cross = (torch.stack([(row - b).square().sum(1) for row in a]) for a, b in ((x, x), (y, y), (x, y)))
+    (x3, _), (y3, y5) = ([own.kthvalue(k + 1, dim=1).values for k in (3, 5)] for own in (own_x, own_y))
+    strictly = cross < y5
+    expected = {
+        "precision": (cross <= y3).any(1).double().mean(),
+        "recall": (cross <= x3[:, None]).any(0).double().mean(),
+        "density": strictly.sum() / (5 * 300),
+        "coverage": strictly.any(0).double().mean(),
+    }
+    assert four_scores(x.float(), y.float()) == pytest.approx({name: float(v) for name, v in expected.items()})
+
+
+FOUR = ("precision", "recall", "density", "coverage")
+# What each distortion lowers. Images of fewer classes are as good as before: they cover less.
+LOWERED = {"blur": FOUR, "noise": FOUR, "jpeg": FOUR, "class imbalance": ("coverage",)}
+
+
+def assert_lower_at_each_step(name, sets, references):
+    """But for a standard error of an untouched set; and far lower at the end."""
+    steps = [four_scores(vectors, references) for vectors in sets]
+    for key in name if isinstance(name, tuple) else LOWERED[name]:
+        values = [step[key] for step in steps]
+        assert max(np.diff(values)) < (0.05 if key == "density" else 0.016), (key, values)
+        assert values[-1] < 0.8 * values[0], (key, values)
+
+
+def test_each_step_of_a_distortion_lowers_what_sees_it(distorted, references):
+    assert_lower_at_each_step(*distorted, references)
+
+
+def test_repeated_images_lower_recall_and_coverage(encoder, rows, references):
+    vectors = encoder.encode(rows[0][REFERENCES : REFERENCES + PREDICTIONS], 100)
+    sets = [vectors[torch.arange(PREDICTIONS) % distinct] for distinct in (400, 200, 100, 50, 20, 5)]
+    assert_lower_at_each_step(("recall", "coverage"), sets, references)
+    assert four_scores(sets[-1], references)["precision"] > 0.5  # as good as before

@@ -153,8 +153,11 @@ def test_own_encoder_scores(work):
             pixels = np.full((8, 8, 3), 20 * place + 9 * (side == "fake"), np.uint8)
             Image.fromarray(pixels).save(work / side / f"{place}.png")
     flags = ["--predictions", "fake", "--references", "real", "--encoders", "mean-colour", "--normalize", "false"]
-    run(work, "evaluate_images.py", "--plugins", "own_kinds", *flags, "--metrics", "fd", "--output_dir", "scores")
+    flags += ["--metrics", "fd", "mean_distance", "--output_dir", "scores"]
+    run(work, "evaluate_images.py", "--plugins", "own_kinds", *flags)
     results = json.loads((work / "scores/results.json").read_text())
     (scores,) = results["scores"]
     assert results["plugins"] == ["own_kinds"]
     assert scores["frechet_distance"] == pytest.approx(3 * (9 / 255) ** 2, rel=1e-3)  # grey pixels, moved by 9
+    assert scores["mean_distance"] == pytest.approx(3**0.5 * 9 / 255, rel=1e-3)
+    assert "| means |" in (work / "scores/results.md").read_text()

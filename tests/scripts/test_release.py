@@ -28,7 +28,7 @@ sys.path.remove(str(ROOT / "scripts"))
 
 REPOSITORIES = {
     ("dataset", "user/noisy-cifar10"), ("model", "user/robust-cifar10"), ("model", "user/dit-landscapes"),
-    ("space", "user/cmmd"), ("space", "user/fid"),
+    ("space", "user/cmmd"), ("space", "user/fid"), ("space", "user/image_quality"),
 }  # fmt: skip
 
 
@@ -96,16 +96,17 @@ def test_everything_is_published_and_loads_by_the_lines_that_are_printed(made, h
     done = release(made, env=hub.env(PYTHONPATH=str(ROOT)))
     assert done.returncode == 0, done.stderr
     assert published(hub) == REPOSITORIES
-    *_, data_set, model, pipe, cmmd, fid = done.stdout.strip().splitlines()
+    *_, data_set, model, pipe, cmmd, fid, quality = done.stdout.strip().splitlines()
     results = json.loads(hub.server.repo("model", "user/robust-cifar10").find("main").files["results.json"])
     best = max((run(made, seed) for seed in (0, 1)), key=lambda found: found["accuracy"]["last"])
     assert results["accuracy"] == best["accuracy"] and results["settings"]["noise"] == "symmetric_40"
     printed = hub.run(
         f"import datasets, transformers, diffusers, evaluate\nprint({data_set}['train'].num_rows)\n"
-        f"print(type({model}).__name__)\nprint(type({pipe}).__name__)\nprint({cmmd}.name, {fid}.name)",
+        f"print(type({model}).__name__)\nprint(type({pipe}).__name__)\nprint({cmmd}.name, {fid}.name, {quality}.name)",
         HF_UPDATE_DOWNLOAD_COUNTS="0",
     )
-    assert printed.split() == ["60", "CnnSmallForImageClassification", "DiTImagePipeline", "cmmd", "fid"]
+    names = ["CnnSmallForImageClassification", "DiTImagePipeline", "cmmd", "fid", "image_quality"]
+    assert printed.split() == ["60", *names]
     again = release(made, env=hub.env(PYTHONPATH=str(ROOT)))
     assert again.returncode == 0, again.stderr
 

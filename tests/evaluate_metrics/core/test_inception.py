@@ -194,3 +194,35 @@ def test_encoder_does_not_depend_on_the_batch(weights):
     assert together.shape == (3, 2048) and together.dtype == torch.float32
     torch.testing.assert_close(together, encoder.encode(images, batch_size=1), rtol=1e-5, atol=1e-5)
     assert F.cosine_similarity(together[0], together[1], dim=0) < 1 - 1e-4  # greyscale is another image
+
+
+# --- What the scores of papers take beside the features ---
+
+
+def test_spatial_features_are_seven_channels_of_the_branch_in_rows_columns_channels(model):
+    """As ADM's evaluator flattens (n, 17, 17, 192)[..., :7]."""
+    seen = []
+    hook = model.Mixed_6d.branch1x1.register_forward_hook(lambda module, given, output: seen.append(output))
+    try:
+        pixels = resize(picture(), "tensorflow")[None]
+        both = model.with_spatial(pixels)
+    finally:
+        hook.remove()
+    assert both.shape == (1, 2048 + 2023)
+    found = [*both[0, :3].tolist(), float(both[0, :2048].sum()), float(both[0, :2048].norm())]
+    assert found == pytest.approx(FEATURES["tensorflow"], rel=1e-4, abs=1e-5)
+    grid = seen[0].numpy()
+    assert grid.shape == (1, 192, 17, 17)
+    expected = np.transpose(grid, (0, 2, 3, 1))[..., :7].reshape(1, -1)
+    np.testing.assert_allclose(both[:, 2048:].numpy(), expected, rtol=1e-6)
+    assert float(both[0, 2048 + 7 * (17 * 3 + 5) + 2]) == pytest.approx(grid[0, 2, 3, 5], rel=1e-6)
+
+
+def test_the_encoder_of_the_sfid_has_two_parts_and_says_so(weights, model):
+    encoder = inception_encoder(*weights, device="cpu", spatial=True)
+    assert encoder.parts == {"features": slice(0, 2048), "spatial": slice(2048, 4071)} and encoder.dim == 4071
+    plain = {**encoder.metadata, "preprocessing": RESIZINGS["tensorflow"]}
+    with pytest.raises(ValueError, match="not the same"):
+        encoder.check(plain, "references")
+    # The published Inception Score has all 1008 logits, without bias.
+    assert encoder.head.shape == (1008, 2048) and torch.equal(encoder.head, model.fc.weight)

@@ -456,7 +456,7 @@ def test_one_image(data, tmp_path):
     opened = sources(data, save_pictures(tmp_path / "one", 1, 0))
     with pytest.raises(ValueError, match="fd needs 2 images or more in each set; the smaller one has 1"):
         evaluate_sources(*opened, ["no encoder is loaded"], Evaluation())
-    with pytest.raises(ValueError, match="fd_infinity needs 2 images or more in each set; the smaller one has 1"):
+    with pytest.raises(ValueError, match="fd_infinity needs 2 references or more; there are 1"):
         evaluate_sources(*opened[::-1], ["no encoder is loaded"], Evaluation(metrics=["fd_infinity"]))
     (row,) = evaluate_sources(*opened, [str(data / "clip")], Evaluation(metrics=["cmmd"]))
     assert row["cmmd"] > 0 and row["cmmd_unbiased"] is None and row["standard_error"] is None
@@ -468,7 +468,7 @@ def test_metrics_of_unit_vectors_are_left_out_of_other_encoders(data):
     (row,) = evaluate_sources(*sources(data), [clip], Evaluation(normalize=False))
     assert "cmmd" not in row and row["frechet_distance"] > 0
     assert row["notes"] == ["cmmd is defined for unit vectors, which this encoder doesn't give"]
-    with pytest.raises(ValueError, match="cmmd: defined for unit vectors"):
+    with pytest.raises(ValueError, match="cmmd is defined for unit vectors, which .*clip doesn't give"):
         evaluate_sources(*sources(data), [clip], Evaluation(metrics=["cmmd"], normalize=False))
 
 
@@ -564,12 +564,13 @@ def test_table():
     ]
     rows[1]["notes"] = ["a note"]
     assert score_table(rows).splitlines() == [
-        "| encoder | dimensions | CMMD | CMMD unbiased | FD | KID |",
-        "| --- | --- | --- | --- | --- | --- |",
-        "| clip | 768 | 0.5123 | 0.5 ± 0.012 | – | – |",
-        "| inception | 2048 | – | – | 12.35 | 0.001 ± 0.0002 |",
+        "| encoder | dimensions | protocol | CMMD | CMMD unbiased | FD | KID |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
+        "| clip | 768 | clip | 0.5123 | 0.5 ± 0.012 | – | – |",
+        "| inception | 2048 | inceptio | – | – | 12.35 | 0.001 ± 0.0002 |",
         "",
         "- inception: a note",
+        "- rows of different encoders or preprocessings (2 of them) do not compare: read each protocol for itself",
     ]
 
 

@@ -2,9 +2,9 @@ import math
 
 import pytest
 
-from evaluate_metrics.scoring.limits import KEYS, VALUES, failed_limits, parse_limits
-from evaluate_metrics.scoring.report import COLUMNS, score_table, without_nan
-from evaluate_metrics.scoring.settings import METRICS
+from evaluate_metrics.scoring.limits import failed_limits, parse_limits
+from evaluate_metrics.scoring.registry import SCORES
+from evaluate_metrics.scoring.report import score_table, without_nan
 
 
 def row(**values):
@@ -12,8 +12,14 @@ def row(**values):
 
 
 def test_names_are_those_of_results():
-    assert {KEYS.get(metric, metric) for metric in METRICS} <= {key for _, key, _ in COLUMNS.values()}
-    assert set(VALUES) <= {key for _, key, _ in COLUMNS.values()} and set(VALUES.values()) <= set(METRICS)
+    for name, info in SCORES.items():
+        for value in info.values:
+            (limit,) = parse_limits([f"{value.key}=1"], [], [name])
+            assert limit.key == value.key
+    (limit,) = parse_limits(["fd=1"], [], ["fd"])
+    assert limit.key == "frechet_distance"
+    with pytest.raises(ValueError, match="must name a score of .*precision, recall.*got 'precision_recall'"):
+        parse_limits([], ["precision_recall=0.5"], ["precision_recall"])
 
 
 def test_limits_hold_up_to_their_value():

@@ -16,7 +16,7 @@ from hf_dit.models.config import CHOICES
 from hf_dit.publishing.card import dit_pipeline_card
 from hf_dit.publishing.commands import NOT_OF_VALUES, sampling_command, scoring_command, training_command
 from hf_dit.publishing.publish import published_results, read_scores
-from hf_dit.publishing.scores import score_rows
+from hf_dit.publishing.scores import score_rows, told_apart
 from hf_dit.publishing.words import DESIGN, attention_in_words, design_in_words, in_words
 from hf_dit.training.arguments import DataArguments, DiTTrainingArguments, ModelArguments
 from hf_dit.training.settings import settings_from_hub, settings_of_weights
@@ -401,3 +401,9 @@ def test_the_card_names_what_is_not_the_published_design():
         assert design_in_words({name: default}) is None
         assert all(design_in_words({name: other}) for other in others)
     assert set(DESIGN) == {(name, other) for name, (_, *others) in CHOICES.items() for other in others}
+
+
+def test_encoders_of_one_name_and_two_digests_are_told_apart():
+    rows = [{"encoder": name, "digest": digest} for name, digest in (("a", "12345678ff"), ("a", ""), ("b", "c"))]
+    assert [row["encoder"] for row in told_apart(rows)] == ["a (12345678)", "a (no digest)", "b"]
+    assert told_apart(rows[:1]) == rows[:1]
