@@ -11,7 +11,7 @@ from .base import Grid, KernelAttnProcessor, processor_of_spec
 from .full import FullAttnProcessor
 from .neighborhood import NeighborhoodAttnProcessor
 from .sliding_window import SlidingWindowAttnProcessor
-from .tiles import window_bounds
+from .windows import Window
 
 if TYPE_CHECKING:
     from torch.nn.attention.flex_attention import BlockMask
@@ -24,7 +24,7 @@ FLEX_COMPILATIONS = 128  # of one process
 
 
 class FlexAttnProcessor(KernelAttnProcessor):
-    """A pattern (`full`, `swa64`, `na7`, `na7/truncate`) by a compiled `flex_attention` that skips empty blocks.
+    """A pattern (`full`, `swa64`, `na7` and its like) by a compiled `flex_attention` that skips empty blocks.
 
     Blocks are 128 x 128 tokens. On a wide grid nearly every block of rows holds a neighbour: there, the tokens of a
     2-D pattern are put in the order of tiles of 8 x 16 tokens, and back (as attention-gym's tiled NATTEN mask does).
@@ -43,7 +43,7 @@ class FlexAttnProcessor(KernelAttnProcessor):
     def __init__(self, pattern: str):
         inner = processor_of_spec(pattern.strip(), PATTERNS)
         if inner is None:
-            raise ValueError(f"pattern must be full, swaW, naK or naK/truncate; got {pattern!r}")
+            raise ValueError(f"pattern must be full, swaW or naK; got {pattern!r}")
         super().__init__(inner)
 
     @classmethod
@@ -129,7 +129,7 @@ def flex_plan(pattern: str, grid: Grid, device: torch.device) -> FlexPlan:
 
         return None, None, create_block_mask(in_window, None, None, tokens, tokens, device=device)
     if not isinstance(processor, NeighborhoodAttnProcessor):
-        raise ValueError(f"pattern must be full, swaW, naK or naK/truncate; got {pattern!r}")
+        raise ValueError(f"pattern must be full, swaW or naK; got {pattern!r}")
     # Whichever order leaves fewer blocks: a block of 128 is 8 x 16 tokens, or rows of a narrow grid.
     plans = [_neighborhood_plan(processor, grid, device, order) for order in (None, tile_order(grid, (8, 16)))]
     return min(plans, key=lambda plan: int(plan[2].to_dense().sum()))
@@ -142,18 +142,29 @@ def _neighborhood_plan(
 
     tokens = grid[0] * grid[1]
     token = torch.arange(tokens) if order is None else order
-    row, column = token // grid[1], token % grid[1]
-    bounds = (window_bounds(n, processor.kernel_size, processor.boundary) for n in grid)
-    (first_row, last_row), (first_column, last_column) = bounds
-    row_key, column_key = row.to(device), column.to(device)
-    top, bottom = first_row[row].to(device), last_row[row].to(device)
-    left, right = first_column[column].to(device), last_column[column].to(device)
+    places = token // grid[1], token % grid[1]
+    rows, columns = (
+        _axis_rule(window, length, place, device)
+        for window, length, place in zip(processor.windows, grid, places, strict=True)
+    )
 
     def in_neighborhood(batch, head, query, key):
-        inside_rows = (top[query] <= row_key[key]) & (row_key[key] <= bottom[query])
-        return inside_rows & (left[query] <= column_key[key]) & (column_key[key] <= right[query])
+        return rows(query, key) & columns(query, key)
 
     mask = create_block_mask(in_neighborhood, None, None, tokens, tokens, device=device)
     if order is None:
         return None, None, mask
     return order.to(device), order.argsort().to(device), mask
+
+
+def _axis_rule(window: Window, length: int, place: Tensor, device: torch.device) -> Callable[[Tensor, Tensor], Tensor]:
+    """Which tokens, at places (N,) of an axis, see which along it."""
+    window.check_length(length)
+    first, last = (torch.from_numpy(bound)[place].to(device) for bound in window.bounds_of_tokens(length))
+    group, position = (place % window.dilation).to(device), (place // window.dilation).to(device)
+
+    def seen(query: Tensor, key: Tensor) -> Tensor:
+        inside = (first[query] <= position[key]) & (position[key] <= last[query])
+        return inside & (group[query] == group[key]) if window.dilation > 1 else inside
+
+    return seen

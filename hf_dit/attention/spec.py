@@ -5,6 +5,7 @@
 | `full` | [`FullAttnProcessor`] | every token; the kernel is diffusers' attention backend (`set_attention_backend`) |
 | `swa64` | [`SlidingWindowAttnProcessor`] | tokens at most 64 away in row-major order |
 | `na7`, `na7/truncate` | [`NeighborhoodAttnProcessor`] | 7 x 7 tokens around it on the grid |
+| `na7x5`, `na4`, `na7d2`, `na7s3`, `na7c` | the same | 7 rows of 5, an even kernel, dilation, stride, causal |
 | `xformers:full`, `xformers:swa64` | [`XFormersAttnProcessor`] | the same, by xformers' kernels (CUDA) |
 | `flex:full`, `flex:swa64`, `flex:na7` | [`FlexAttnProcessor`] | the same, by a compiled `flex_attention` |
 | `natten:na7` | [`NattenAttnProcessor`] | the same, by NATTEN's kernels |

@@ -1,11 +1,12 @@
 """Attention of tiles of queries to their rectangles of keys (`tiles.py`), computed in two ways.
 
 `batched_attention`: one call of PyTorch's `scaled_dot_product_attention` over all tiles of all heads; any device and
-dtype, differentiated by autograd.
+dtype, differentiated by autograd, on a CPU any number of times.
 
 `HeadwiseAttention`: one head after the other in the same few buffers, which stay in a CPU's cache. PyTorch's fused CPU
 kernel is made for long sequences: on tiles of 16 queries, batched matrix products are faster, and the gradients of
-overlapping rectangles are added up as a few slices and not token by token. For float32 and float64 on a CPU.
+overlapping rectangles are added up as a few slices and not token by token. For float32 and float64 on a CPU;
+differentiable any number of times (the first of several derivatives in more time and memory) and under `vmap`.
 """
 
 from collections.abc import Iterator
@@ -14,9 +15,9 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
-from .tiles import Plan
+from .fused import attention_gradients, fused_attention, raise_forward_mode
+from .tiles import Plan, places_of_plan
 
 # Scores that are computed at a time: about 1 MB in float32.
 CHUNK = 320_000
@@ -31,11 +32,13 @@ def batched_attention(
 
     def to_rectangles(x: Tensor) -> Tensor:  # (B, N, H, D) -> (B * H, tiles, keys of a rectangle, D), views of strips
         x = x.reshape(batch, rows.length, columns.length, heads, dim).permute(0, 3, 1, 2, 4)
-        right = columns.padded - columns.length + columns.margin
-        x = F.pad(x, (0, 0, columns.margin, right, 0, rows.padded - rows.length))
+        right = columns.padded - columns.length + columns.after
+        x = F.pad(x, (0, 0, columns.before, right, 0, rows.padded - rows.length))
         strips = x.unfold(3, columns.keys, columns.tile)  # (B, H, rows, strips, D, keys of a row)
-        strips = strips.permute(0, 1, 3, 2, 5, 4).reshape(batch * heads, -1, columns.keys, dim)
-        strips = F.pad(strips, (0, 0, 0, 0, rows.margin, rows.margin))
+        strips = strips.permute(0, 1, 3, 2, 5, 4).reshape(
+            batch * heads, columns.tiles * rows.padded, columns.keys, dim
+        )
+        strips = F.pad(strips, (0, 0, 0, 0, rows.before, rows.after))
         rectangles = strips.unfold(1, rows.keys, rows.tile)  # (B * H, tiles, keys of a row, D, rows of keys)
         return rectangles.permute(0, 1, 4, 2, 3).flatten(2, 3)
 
@@ -44,7 +47,7 @@ def batched_attention(
     tiles = tiles.view(batch, rows.tiles, rows.tile, columns.tiles, columns.tile, heads, dim)
     tiles = tiles.permute(0, 5, 3, 1, 2, 4, 6).reshape(batch * heads, plan.tiles, plan.queries, dim)
 
-    out = F.scaled_dot_product_attention(tiles, to_rectangles(key), to_rectangles(value), mask[None], scale=scale)
+    out = fused_attention(tiles, to_rectangles(key), to_rectangles(value), mask[None], scale)
     out = out.view(batch, heads, columns.tiles, rows.tiles, rows.tile, columns.tile, dim)
     out = out.permute(0, 3, 4, 2, 5, 1, 6).reshape(batch, rows.padded, columns.padded, heads, dim)
     return out[:, : rows.length, : columns.length].flatten(1, 2)
@@ -58,7 +61,7 @@ class _Buffers:
         self.like = like
         self.dim = like.shape[-1]
         columns = plan.columns
-        self.wide = like.new_zeros(plan.rows.length, columns.padded + 2 * columns.margin, self.dim)
+        self.wide = like.new_zeros(plan.rows.length, columns.before + columns.padded + columns.after, self.dim)
 
     def tiles(self) -> Tensor:
         return self.like.new_zeros(self.plan.tiles, self.plan.queries, self.dim)
@@ -94,7 +97,7 @@ class _Buffers:
     def _body(self, strips: Tensor) -> Tensor:
         """A view of the strips without what fills them up: (strips, rows, keys of a row, D)."""
         rows, columns = self.plan.rows, self.plan.columns
-        body = strips[rows.margin : rows.margin + columns.tiles * rows.padded]
+        body = strips[rows.before : rows.before + columns.tiles * rows.padded]
         return body.view(columns.tiles, rows.padded, columns.keys, self.dim)[:, : rows.length]
 
     def _columns_of_strips(self, first: int, count: int) -> Tensor:
@@ -107,7 +110,7 @@ class _Buffers:
     def fill_strips(self, strips: Tensor, tokens: Tensor) -> None:
         columns = self.plan.columns
         self.wide.zero_()
-        self.wide[:, columns.margin : columns.margin + columns.length] = tokens
+        self.wide[:, columns.before : columns.before + columns.length] = tokens
         self._body(strips).copy_(self._columns_of_strips(0, columns.keys))
 
     def add_up_strips(self, strips: Tensor, tokens: Tensor) -> None:
@@ -118,7 +121,7 @@ class _Buffers:
         for first in range(0, columns.keys, columns.tile):  # slices of strips that do not overlap
             count = min(columns.tile, columns.keys - first)
             self._columns_of_strips(first, count).add_(body[:, :, first : first + count])
-        tokens.copy_(self.wide[:, columns.margin : columns.margin + columns.length])
+        tokens.copy_(self.wide[:, columns.before : columns.before + columns.length])
 
     def rectangles(self, strips: Tensor, begin: int, end: int) -> Tensor:
         """A view of strips, overlapping: (tiles begin to end - 1, keys of a rectangle, D)."""
@@ -149,67 +152,115 @@ def _heads(plan: Plan, *tensors: Tensor) -> Iterator[list[Tensor]]:
             yield [x[:, :, head] for x in grids]
 
 
+def _forward(query: Tensor, key: Tensor, value: Tensor, plan: Plan, mask: Tensor, scale: float) -> Tensor:
+    out = query.new_empty(query.shape)
+    buffers = _Buffers(plan, query)
+    q, o, k, v = buffers.tiles(), buffers.tiles(), buffers.strips(), buffers.strips()
+    chunks = _chunks(plan)
+    scores = query.new_empty(chunks[0][1], plan.queries, plan.keys)
+    weights = torch.empty_like(scores)
+    for tokens in _heads(plan, query, key, value, out):
+        buffers.fill_tiles(q, tokens[0])
+        buffers.fill_strips(k, tokens[1])
+        buffers.fill_strips(v, tokens[2])
+        for begin, end in chunks:
+            s, p = scores[: end - begin], weights[: end - begin]
+            keys = buffers.rectangles(k, begin, end)
+            torch.baddbmm(mask[begin:end], q[begin:end], keys.transpose(1, 2), alpha=scale, out=s)
+            torch.softmax(s, -1, out=p)
+            torch.bmm(p, buffers.rectangles(v, begin, end), out=o[begin:end])
+        buffers.read_tiles(o, tokens[3])
+    return out
+
+
+def _gradients(
+    query: Tensor, key: Tensor, value: Tensor, out: Tensor, grad: Tensor, plan: Plan, mask: Tensor, scale: float
+) -> list[Tensor]:
+    """Of queries, keys and values, (B, N, H, D) each."""
+    grads = [query.new_empty(query.shape) for _ in range(3)]
+    buffers = _Buffers(plan, query)
+    q, o, g, dq = (buffers.tiles() for _ in range(4))
+    k, v, dk, dv = (buffers.strips() for _ in range(4))
+    chunks = _chunks(plan)
+    scores = query.new_empty(chunks[0][1], plan.queries, plan.keys)
+    weights = torch.empty_like(scores)
+    spread = query.new_empty(chunks[0][1], plan.keys, query.shape[-1])
+    for tokens in _heads(plan, query, key, value, out, grad, *grads):
+        for tiles, source in ((q, tokens[0]), (o, tokens[3]), (g, tokens[4])):
+            buffers.fill_tiles(tiles, source)
+        buffers.fill_strips(k, tokens[1])
+        buffers.fill_strips(v, tokens[2])
+        dk.zero_()
+        dv.zero_()
+        # Softmax: dS = P * (dP - sum(P * dP)), and the sum over the keys is that of grad * out over D.
+        minus_sum = (g * o).sum(-1, keepdim=True).neg_()
+        for begin, end in chunks:
+            s, p, x = scores[: end - begin], weights[: end - begin], spread[: end - begin]
+            keys, values = buffers.rectangles(k, begin, end), buffers.rectangles(v, begin, end)
+            torch.baddbmm(mask[begin:end], q[begin:end], keys.transpose(1, 2), alpha=scale, out=s)
+            torch.softmax(s, -1, out=p)
+            torch.bmm(p.transpose(1, 2), g[begin:end], out=x)
+            buffers.add_rectangles(dv, x, begin)
+            torch.baddbmm(minus_sum[begin:end], g[begin:end], values.transpose(1, 2), out=s)
+            s.mul_(p)
+            torch.bmm(s, keys, out=dq[begin:end])
+            torch.bmm(s.transpose(1, 2), q[begin:end], out=x)
+            buffers.add_rectangles(dk, x, begin)
+        buffers.read_tiles(dq.mul_(scale), tokens[5])
+        buffers.add_up_strips(dk.mul_(scale), tokens[6])
+        buffers.add_up_strips(dv, tokens[7])
+    return grads
+
+
+def _differentiable_gradients(
+    query: Tensor, key: Tensor, value: Tensor, grad: Tensor, plan: Plan, mask: Tensor, scale: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The same in operations that PyTorch differentiates as often as it is asked to, all heads and tiles at once."""
+    queries, keys, is_real = places_of_plan(plan)
+
+    def gathered(x: Tensor, places: Tensor) -> Tensor:  # (B, N, H, D) -> (B, tiles, H, places of a tile, D)
+        return x.index_select(1, places).unflatten(1, (plan.tiles, -1)).transpose(2, 3)
+
+    def added_up(x: Tensor, places: Tensor) -> Tensor:  # the transpose of `gathered`
+        return torch.zeros_like(query).index_add(1, places, x.transpose(2, 3).flatten(1, 2))
+
+    grad = gathered(grad, queries) * is_real[:, None, :, None]  # what fills up a tile has no output
+    of_queries, of_keys, of_values = attention_gradients(
+        gathered(query, queries), gathered(key, keys), gathered(value, keys), grad, mask[:, None], scale
+    )
+    return added_up(of_queries, queries), added_up(of_keys, keys), added_up(of_values, keys)
+
+
 class HeadwiseAttention(torch.autograd.Function):
     """`apply(query, key, value, plan, mask, scale)`: (B, N, H, D) float32 or float64 on a CPU -> (B, N, H, D)."""
 
     @staticmethod
-    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, plan: Plan, mask: Tensor, scale: float) -> Tensor:
-        out = query.new_empty(query.shape)
-        buffers = _Buffers(plan, query)
-        q, o, k, v = buffers.tiles(), buffers.tiles(), buffers.strips(), buffers.strips()
-        chunks = _chunks(plan)
-        scores = query.new_empty(chunks[0][1], plan.queries, plan.keys)
-        weights = torch.empty_like(scores)
-        for tokens in _heads(plan, query, key, value, out):
-            buffers.fill_tiles(q, tokens[0])
-            buffers.fill_strips(k, tokens[1])
-            buffers.fill_strips(v, tokens[2])
-            for begin, end in chunks:
-                s, p = scores[: end - begin], weights[: end - begin]
-                keys = buffers.rectangles(k, begin, end)
-                torch.baddbmm(mask[begin:end], q[begin:end], keys.transpose(1, 2), alpha=scale, out=s)
-                torch.softmax(s, -1, out=p)
-                torch.bmm(p, buffers.rectangles(v, begin, end), out=o[begin:end])
-            buffers.read_tiles(o, tokens[3])
-        ctx.save_for_backward(query, key, value, out, mask)
-        ctx.plan, ctx.scale = plan, scale
-        return out
+    def forward(query: Tensor, key: Tensor, value: Tensor, plan: Plan, mask: Tensor, scale: float) -> Tensor:
+        return _forward(query, key, value, plan, mask, scale)
 
     @staticmethod
-    @once_differentiable
+    def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
+        query, key, value, ctx.plan, mask, ctx.scale = inputs
+        ctx.save_for_backward(query, key, value, output, mask)
+
+    @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         query, key, value, out, mask = ctx.saved_tensors
-        plan, scale = ctx.plan, ctx.scale
-        grads = [query.new_empty(query.shape) for _ in range(3)]
-        buffers = _Buffers(plan, query)
-        q, o, g, dq = (buffers.tiles() for _ in range(4))
-        k, v, dk, dv = (buffers.strips() for _ in range(4))
-        chunks = _chunks(plan)
-        scores = query.new_empty(chunks[0][1], plan.queries, plan.keys)
-        weights = torch.empty_like(scores)
-        spread = query.new_empty(chunks[0][1], plan.keys, query.shape[-1])
-        for tokens in _heads(plan, query, key, value, out, grad, *grads):
-            for tiles, source in ((q, tokens[0]), (o, tokens[3]), (g, tokens[4])):
-                buffers.fill_tiles(tiles, source)
-            buffers.fill_strips(k, tokens[1])
-            buffers.fill_strips(v, tokens[2])
-            dk.zero_()
-            dv.zero_()
-            # Softmax: dS = P * (dP - sum(P * dP)), and the sum over the keys is that of grad * out over D.
-            minus_sum = (g * o).sum(-1, keepdim=True).neg_()
-            for begin, end in chunks:
-                s, p, x = scores[: end - begin], weights[: end - begin], spread[: end - begin]
-                keys, values = buffers.rectangles(k, begin, end), buffers.rectangles(v, begin, end)
-                torch.baddbmm(mask[begin:end], q[begin:end], keys.transpose(1, 2), alpha=scale, out=s)
-                torch.softmax(s, -1, out=p)
-                torch.bmm(p.transpose(1, 2), g[begin:end], out=x)
-                buffers.add_rectangles(dv, x, begin)
-                torch.baddbmm(minus_sum[begin:end], g[begin:end], values.transpose(1, 2), out=s)
-                s.mul_(p)
-                torch.bmm(s, keys, out=dq[begin:end])
-                torch.bmm(s.transpose(1, 2), q[begin:end], out=x)
-                buffers.add_rectangles(dk, x, begin)
-            buffers.read_tiles(dq.mul_(scale), tokens[5])
-            buffers.add_up_strips(dk.mul_(scale), tokens[6])
-            buffers.add_up_strips(dv, tokens[7])
-        return *grads, None, None, None
+        if torch.is_grad_enabled():  # the gradients will be differentiated
+            grads = _differentiable_gradients(query, key, value, grad, ctx.plan, mask, ctx.scale)
+            return *grads, None, None, None
+        return *_gradients(query, key, value, out, grad, ctx.plan, mask, ctx.scale), None, None, None
+
+    @staticmethod
+    def jvp(ctx: Any, *_: Any) -> None:
+        raise_forward_mode()
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple, *arguments: Any) -> tuple[Tensor, int]:
+        """The mapped axis becomes samples."""
+        tensors = []
+        for x, dim in zip(arguments[:3], in_dims[:3], strict=True):
+            x = x.expand(info.batch_size, *x.shape) if dim is None else x.movedim(dim, 0)
+            tensors.append(x.flatten(0, 1))
+        out = HeadwiseAttention.apply(*tensors, *arguments[3:])
+        return out.unflatten(0, (info.batch_size, -1)), 0

@@ -46,7 +46,7 @@ class SampleArguments:
         default_factory=lambda: list(STEPS), metadata={"help": "Default: 50 250 500."}
     )
     attentions: list[str] | None = field(
-        default=None, metadata={"help": "Specs as full, na7, swa64, na7*11,full. Default: the model's own."}
+        default=None, metadata={"help": "Specs as full, na7, na7x5d2, swa64, na7*11,full. Default: the model's own."}
     )
     schedulers: list[str] | None = field(
         default=None,

@@ -84,7 +84,7 @@ class SamplerArguments:
         metadata={"help": "Channels of the noise that are guided: all, or the first n (3: as the paper)."},
     )
     attention: str | None = field(
-        default=None, metadata={"help": "A spec as full, na7, swa64, na7*11,full. Default: the model's own."}
+        default=None, metadata={"help": "A spec as full, na7, na7x5d2, swa64, na7*11,full. Default: the model's own."}
     )
     batch_size: int = field(
         default=BATCH_SIZE, metadata={"help": "Images at once in a process, and in a file until all are there."}

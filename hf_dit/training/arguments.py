@@ -118,7 +118,9 @@ class ModelArguments:
     )
     attention: str | None = field(
         default=None,
-        metadata={"help": "full, na7, swa64, na7*11,full, xformers:full, ... Default: the model's own, or else full."},
+        metadata={
+            "help": "full, na7, na7x5d2, swa64, na7*11,full, xformers:full ... Default: the model's own, or else full."
+        },
     )
     learn_sigma: bool = field(
         default=True, metadata={"help": "Learn the variance too, by the variational bound; a flow has none."}

@@ -9,7 +9,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from hf_dit import neighborhood_attention_2d, neighborhood_mask_2d, window_attention_1d, window_mask_1d
 from hf_dit.attention import local
 from hf_dit.attention.tiled import HeadwiseAttention, batched_attention
-from hf_dit.attention.tiles import axis_cuts, make_plan, tile_mask
+from hf_dit.attention.tiles import Plan, axis_cuts, make_plan, mask_of_plan
+from hf_dit.attention.windows import grid_mask, make_windows
 
 
 @pytest.fixture(autouse=True)
@@ -90,7 +91,7 @@ def test_few_tokens_under_the_dense_mask(grid, kernel_size, boundary, monkeypatc
 
 def test_the_way_is_chosen_by_tokens_kernel_and_threads():
     def dense(side, kernel, threads):
-        return is_dense_faster((side, side), (kernel, kernel), "shift", threads)
+        return is_dense_faster((side, side), make_windows(kernel), threads)
 
     assert [dense(side, 7, 1) for side in (8, 12, 16, 32, 64)] == [True, True, False, False, False]
     assert [dense(side, 7, 2) for side in (8, 12, 16, 20, 32)] == [True, True, True, False, False]
@@ -127,35 +128,46 @@ def test_dtypes_heads_and_scale(dtype, tolerance, heads, dim):
 
 
 def test_every_cut_gives_the_same_in_both_ways_of_computing():
-    grid, kernel = (11, 14), (5, 3)
+    grid = 11, 14
     inputs = tensors(11 * 14, heads=2, dim=4)
-    for boundary in ("shift", "truncate"):
-        rows, columns = (
-            neighborhood_mask_2d((n, 1), size, boundary) if axis == 0 else neighborhood_mask_2d((1, n), size, boundary)
-            for axis, (n, size) in enumerate(zip(grid, kernel, strict=True))
-        )
-        mask = (rows[:, None, :, None] & columns[None, :, None, :]).reshape(154, 154)
-        seen = set()
-        for least in (1, 2, 4, 8, 16, 40, 64, 200):
-            cut = (grid, kernel, boundary, least)
-            plan, added = make_plan(*cut), tile_mask(*cut, torch.float64, torch.device("cpu"))
-            seen.add((plan.rows.tile, plan.columns.tile))
+    for windows in (
+        make_windows((5, 3)),
+        make_windows((5, 3), "truncate"),
+        make_windows((4, 2), stride=(3, 1)),
+        make_windows((2, 4), is_causal=(False, True)),
+    ):
+        mask = torch.from_numpy(grid_mask(grid, windows))
+        cuts = [Plan(*axes, windows) for axes in itertools.product(*map(axis_cuts, grid, windows))]
+        assert len(cuts) > 9
+        for plan in cuts[:: len(cuts) // 9]:
+            added = mask_of_plan(plan, torch.float64, torch.device("cpu"))
             for way in (HeadwiseAttention.apply, batched_attention):
                 assert_equal_with_gradients(
                     lambda q, k, v, way=way, plan=plan, added=added: way(q, k, v, plan, added, 0.5),
                     *inputs, mask, 1e-10, 0.5,
                 )  # fmt: skip
-        assert len(seen) >= 4
 
 
-def test_no_cut_leaves_a_visible_key_outside_of_its_rectangle():
-    for length, kernel_size, boundary in itertools.product(range(1, 40), (1, 3, 7, 15), ("shift", "truncate")):
-        mask = neighborhood_mask_2d((length, 1), kernel_size, boundary)
-        for axis in axis_cuts(length, kernel_size, boundary):
+@pytest.mark.parametrize(
+    "options", [{}, {"stride": 2}, {"is_causal": True}, {"stride": 2, "is_causal": True}], ids=str
+)
+def test_rectangles_hold_every_visible_key_and_no_more_rows_than_that(options):
+    for length, kernel_size, boundary in itertools.product(range(1, 40), (2, 3, 7, 15), ("shift", "truncate")):
+        (window, _) = make_windows(kernel_size, boundary, **options)
+        mask = torch.from_numpy(window.mask(length))
+        for axis in axis_cuts(length, window):
+            before = after = 0
             for tile in range(axis.tiles):
                 seen = mask[tile * axis.tile : (tile + 1) * axis.tile].any(0).nonzero()
-                first = tile * axis.tile - axis.margin
-                assert first <= seen.min() and seen.max() < first + axis.keys
+                first, last = tile * axis.tile, (tile + 1) * axis.tile - 1
+                before, after = max(before, first - int(seen.min())), max(after, int(seen.max()) - last)
+            assert (axis.before, axis.after) == (before, after)
+
+
+def test_plain_windows_are_cut_as_wide_as_their_radius():
+    for boundary, side in itertools.product(("shift", "truncate"), (16, 32, 48, 64, 96)):
+        plan = make_plan((side, side), make_windows(7, boundary), 16)
+        assert {*plan.rows[2:], *plan.columns[2:]} == {3}
 
 
 def test_gradcheck():
@@ -282,7 +294,12 @@ def test_local_attention_multiplies_less_than_full():
 @pytest.mark.parametrize(
     "arguments, error, message",
     [
-        ({"kernel_size": 4}, ValueError, "kernel_size must be odd.*got 4"),
+        ({"kernel_size": (3, 3, 3)}, ValueError, "kernel_size must be a whole number or two of them"),
+        ({"kernel_size": (3, 0)}, ValueError, "kernel_size must be 1 or more; got 0"),
+        ({"dilation": 2}, ValueError, r"kernel_size \* dilation must be at most the 4 tokens of its axis; got 3 \* 2"),
+        ({"dilation": 0}, ValueError, "dilation must be 1 or more; got 0"),
+        ({"stride": 4}, ValueError, "stride must be at most kernel_size; got 4 and 3"),
+        ({"is_causal": 1}, TypeError, "is_causal must be True, False or two of these; got 1"),
         ({"kernel_size": 0}, ValueError, "kernel_size must be 1 or more; got 0"),
         ({"kernel_size": 3.0}, TypeError, "kernel_size must be a whole number; got 3.0"),
         ({"boundary": "wrap"}, ValueError, "boundary must be one of shift, truncate; got 'wrap'"),

@@ -250,7 +250,7 @@ def test_a_folder_of_something_else_and_one_that_is_in_use(model, tmp_path):
         ({"scheduler": "NoSuchScheduler"}, "schedulers must be among"),
         ({"num_inference_steps": 1001}, "num_inference_steps must be from 1 to 1000"),
         ({"cfg_channels": "4"}, "cfg_channels"),
-        ({"attention": "na4"}, "--attention: kernel_size must be odd"),
+        ({"attention": "na0"}, "--attention: kernel_size must be 1 or more"),
         ({"guidance_interval": [5.0, 2000.0]}, "guidance_interval must be"),
     ],
 )
