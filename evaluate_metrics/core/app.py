@@ -117,7 +117,7 @@ def build_page(
     *,
     title: str,
     text: str,
-    choice: Mapping[str, str],
+    choice: Mapping[str, Any],
     score: Callable,
     notes: bool = False,
 ) -> gr.Blocks:
@@ -151,7 +151,7 @@ def build_page(
         chosen = gr.Radio(list(metrics), value=next(iter(metrics)), **choice)
         button = gr.Button("Compare", variant="primary")
         widths: Any = {"column_widths": ["45%", "55%"], "wrap": True}
-        outputs = [gr.Dataframe(headers=["score", "value"], interactive=False, label="Scores", **widths)]
+        outputs: list = [gr.Dataframe(headers=["score", "value"], interactive=False, label="Scores", **widths)]
         if notes:
             outputs.append(gr.Markdown())
         labels = ["one distribution", "generated images blurred", "other shapes"]

@@ -40,6 +40,7 @@ from hf_robust.studies.arguments import ExperimentArguments
 from hf_robust.studies.arguments import ModelArguments as Classifier
 from hf_robust.studies.run import run_experiment
 
+from .metrics import precision_and_coverage
 from .study import Place
 
 # The recipe of the model card, trained for longer.
@@ -111,36 +112,37 @@ class Photographs:
         return read_tensors(path)[0]["embeddings"]
 
     @cached_property
-    def _references(self) -> Moments:
-        return _moments(self.embeddings(f"photographs-{self.side}-train", self.images("train")[0]))
+    def _references(self) -> Tensor:
+        return self.embeddings(f"photographs-{self.side}-train", self.images("train")[0])
 
     def measure(self, name: str, images: list[Image.Image], labels: np.ndarray, seed: int = 0) -> dict:
         """Scores against the training photographs, and what can be said of images that were asked to show `labels`.
 
         Returns:
-            `cmmd`, unbiased, and `cmmd_error`; `fd` and `fd_error`, by the bootstrap over the images; `adherence`, the
+            `cmmd`, unbiased, and `cmmd_error`; `fd` and `fd_error`, by the bootstrap over the images; `precision`,
+            `recall`, `density`, `coverage`, see [`precision_and_coverage`]; `adherence`, the
             share that the classifier assigns to the class asked for; `diversity`, the mean cosine distance of two
             images of a class; `saturation`, the mean of the pixels' in 0..1; `clipped`, the share of values at 0 or
             255; for all of them `<name>_error`, a standard error.
         """
         vectors, labels = self.embeddings(name, images), np.asarray(labels)
-        score = cmmd(_moments(vectors), self._references)
+        references = _moments(self._references)
+        score = cmmd(_moments(vectors), references)
         hit = (self._judge(images).numpy() == labels).astype(float)
         pixels = [np.asarray(image) for image in images]
         saturation = np.array([_saturation(image) for image in pixels])
         clipped = np.array([np.isin(image, (0, 255)).mean() for image in pixels])
         draw = np.random.default_rng(seed)
         again = [draw.integers(len(images), size=len(images)) for _ in range(RESAMPLES)]
-        distances = [
-            frechet_distance(_moments(vectors[chosen]), self._references, warn=False) for chosen in again[:40]
-        ]
+        distances = [frechet_distance(_moments(vectors[chosen]), references, warn=False) for chosen in again[:40]]
         spreads = [_within_classes(vectors[chosen], labels[chosen]) for chosen in again]
         return {
             "images": len(images),
             "cmmd": score.unbiased,
             "cmmd_error": score.standard_error,
-            "fd": frechet_distance(_moments(vectors), self._references, warn=False),
+            "fd": frechet_distance(_moments(vectors), references, warn=False),
             "fd_error": float(np.std(distances, ddof=1)),
+            **precision_and_coverage(vectors, self._references),
             "diversity": _within_classes(vectors, labels),
             "diversity_error": float(np.std(spreads, ddof=1)),
             **_mean_with_error("adherence", hit),

@@ -22,6 +22,10 @@ MEASURES = {  # key -> title with unit, factor
     "clipped": ("Values at 0 or 255 (%)", 100),
     "cmmd": ("CMMD, unbiased", 1),
     "fd": ("Fréchet distance", 1),
+    "precision": ("Precision (%)", 100),
+    "recall": ("Recall (%)", 100),
+    "density": ("Density", 1),
+    "coverage": ("Coverage (%)", 100),
 }
 
 
@@ -88,12 +92,13 @@ def _of_photographs(cells: list[dict]) -> dict | None:
 
 
 def figures(cells: list[dict]) -> dict[str, Figure]:
-    """Six panels over the guidance scale with standard errors, the photographs as a line; and a picture of samples."""
+    """Panels over the guidance scale with standard errors, the photographs as a line; and a picture of samples."""
     found, real = by_scale(cells), _of_photographs(cells)
     if len(found) < 2:
         return {}
-    figure = Figure(figsize=(10.2, 5.6), layout="constrained")
-    for axes, (key, (title, factor)) in zip(figure.subplots(2, 3).flat, MEASURES.items(), strict=True):
+    figure = Figure(figsize=(10.2, 8.2), layout="constrained")
+    drawn = {key: measure for key, measure in MEASURES.items() if key != "clipped"}  # the colours say it already
+    for axes, (key, (title, factor)) in zip(figure.subplots(3, 3).flat, drawn.items(), strict=True):
         places = range(len(found))
         axes.errorbar(
             places,
@@ -163,7 +168,7 @@ def _of_model(cells: list[dict], found: dict) -> str:
 
 
 def _row(name: str, scores: dict) -> list[str]:
-    digits = {"adherence": 1, "saturation": 1, "clipped": 1}
+    digits = dict.fromkeys((key for key, (_, factor) in MEASURES.items() if factor == 100), 1)
     return [
         name,
         *(

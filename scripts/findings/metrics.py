@@ -13,10 +13,12 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from evaluate_metrics import LIBRARIES
+from evaluate_metrics.core.density_coverage import density_coverage
 from evaluate_metrics.core.encoders import Encoder
 from evaluate_metrics.core.frechet import cubic_mmd, frechet_distance
 from evaluate_metrics.core.mmd import cmmd
 from evaluate_metrics.core.moments import Moments
+from evaluate_metrics.core.precision_recall import precision_recall
 from evaluate_metrics.scoring.evaluation import Evaluation, open_encoder
 from hf_common.environment import hardware, versions
 from hf_common.files import slug
@@ -33,6 +35,12 @@ METRICS = {  # key -> name, colour, marker
     "fd": ("Fréchet distance", "#D55E00", "^"),
     "kid": ("KID", "#009E73", "D"),
 }
+SHARES_OF_BALLS = {  # the same of what falls where images are worse
+    "precision": ("precision", "#CC79A7", "o"),
+    "recall": ("recall", "#000000", "s"),
+    "density": ("density", "#E69F00", "^"),
+    "coverage": ("coverage", "#7F7F7F", "D"),
+}
 Draw = Callable[[int], Tensor]  # number of images -> so many embeddings of real images, drawn without repetition
 
 
@@ -40,12 +48,14 @@ def _blurred(image: Image.Image, radius: float, draw: np.random.Generator) -> Im
     return image.filter(ImageFilter.GaussianBlur(radius))
 
 
-def _noisy(image: Image.Image, deviation: float, draw: np.random.Generator) -> Image.Image:
+def noisy(image: Image.Image, deviation: float, draw: np.random.Generator) -> Image.Image:
+    """The image with Gaussian noise of that standard deviation, in levels of 255."""
     pixels = np.asarray(image, dtype=np.float64) + draw.normal(0, deviation, (*image.size[::-1], 3))
     return Image.fromarray(pixels.clip(0, 255).round().astype(np.uint8))
 
 
-def _compressed(image: Image.Image, quality: float, draw: np.random.Generator) -> Image.Image:
+def compressed(image: Image.Image, quality: float, draw: np.random.Generator) -> Image.Image:
+    """The image as a JPEG of that quality gives it back."""
     file = io.BytesIO()
     image.save(file, "JPEG", quality=int(quality))
     return Image.open(file).convert("RGB")
@@ -53,8 +63,8 @@ def _compressed(image: Image.Image, quality: float, draw: np.random.Generator) -
 
 DISTORTIONS = {
     "blur": ("Gaussian blur, radius in pixels", _blurred, [0.3, 0.5, 0.7, 1.0, 1.5]),
-    "noise": ("Gaussian noise, s.d. in levels of 255", _noisy, [2, 4, 8, 16, 32]),
-    "jpeg": ("JPEG quality", _compressed, [90, 70, 45, 25, 10]),
+    "noise": ("Gaussian noise, s.d. in levels of 255", noisy, [2, 4, 8, 16, 32]),
+    "jpeg": ("JPEG quality", compressed, [90, 70, 45, 25, 10]),
 }
 SHARES = [0.55, 0.6, 0.7, 0.85, 1.0]  # of the first half of the classes
 DISTINCT = [500, 200, 100, 50, 20]  # images, each repeated
@@ -109,6 +119,7 @@ class _Bench:
             "cmmd_unbiased": found.unbiased,
             "fd": frechet_distance(moments, self.reference_moments, warn=False),
             "kid": cubic_mmd(vectors, self.references[drawn]),
+            **precision_and_coverage(vectors, self.references),
         }
 
     def cell(self, kind: str, encoder: str) -> dict:
@@ -150,17 +161,28 @@ class _Bench:
                     yield count, repeat, self.vectors[draw.permutation(self.pool)[:count]]
 
 
+def precision_and_coverage(vectors: Tensor, references: Tensor) -> dict[str, float]:
+    """`precision`, `recall` (k = 3), `density`, `coverage` (k = 5), each with `<name>_error`, a standard error."""
+    near, dense = precision_recall(vectors, references), density_coverage(vectors, references)
+    return {
+        "precision": near.precision, "precision_error": near.precision_error,
+        "recall": near.recall, "recall_error": near.recall_error,
+        "density": dense.density, "density_error": dense.density_error,
+        "coverage": dense.coverage, "coverage_error": dense.coverage_error,
+    }  # fmt: skip
+
+
 def _moments(vectors: Tensor) -> Moments:
     return Moments.zeros(vectors.shape[1]).update(vectors)
 
 
 def standardised(cell: dict) -> dict[str, dict[float, list[float]]]:
-    """By metric and level: how many standard deviations of untouched sets a set lies above their mean."""
+    """By metric and level: how many standard deviations of untouched sets a set is worse than their mean."""
     found: dict[str, dict[float, list[float]]] = {}
-    for metric in METRICS:
+    for metric in [*METRICS, *SHARES_OF_BALLS]:
         real = [split[metric] for split in cell["real"]]
         for row in cell["rows"]:
-            value = (row[metric] - mean(real)) / stdev(real)
+            value = (row[metric] - mean(real)) / stdev(real) * (1 if metric in METRICS else -1)
             found.setdefault(metric, {}).setdefault(row["level"], []).append(value)
     return found
 
@@ -174,11 +196,15 @@ def _by_encoder(cells: list[dict]) -> dict[str, list[dict]]:
 
 
 def figures(cells: list[dict]) -> dict[str, Figure]:
-    """A figure for each encoder."""
-    return {f"metric_sensitivity_{slug(name)}": _figure(found) for name, found in _by_encoder(cells).items()}
+    """Two figures for each encoder, of distances and of shares."""
+    return {
+        f"metric_sensitivity_{of}{slug(name)}": _figure(found, metrics)
+        for name, found in _by_encoder(cells).items()
+        for of, metrics in (("", METRICS), ("shares_", SHARES_OF_BALLS))
+    }
 
 
-def _figure(cells: list[dict]) -> Figure:
+def _figure(cells: list[dict], metrics: dict[str, tuple[str, str, str]]) -> Figure:
     """A panel a kind; the mean of the repeats and their range."""
     columns = min(3, len(cells))
     rows = -(-len(cells) // columns)
@@ -187,8 +213,9 @@ def _figure(cells: list[dict]) -> Figure:
     for axes in panels.flat[len(cells) :]:
         axes.set_axis_off()
     for axes, cell in zip(panels.flat, cells, strict=False):
-        for metric, levels in standardised(cell).items():
-            name, colour, marker = METRICS[metric]
+        scores = standardised(cell)
+        for metric, (name, colour, marker) in metrics.items():
+            levels = scores[metric]
             places, means = range(len(levels)), [mean(values) for values in levels.values()]
             axes.plot(places, means, color=colour, marker=marker, markersize=4, label=name)
             lowest, highest = [min(v) for v in levels.values()], [max(v) for v in levels.values()]
@@ -199,7 +226,7 @@ def _figure(cells: list[dict]) -> Figure:
         axes.set_xlabel(TITLES[cell["settings"]["kind"]])
         axes.grid(color="0.9", linewidth=0.8)
         axes.spines[["top", "right"]].set_visible(False)
-    figure.supylabel("Standard deviations above real images", fontsize="medium")
+    figure.supylabel("Standard deviations worse than real images", fontsize="medium")
     handles, names = panels[0][0].get_legend_handles_labels()
     figure.legend(handles, names, loc="outside upper center", ncols=4, frameon=False)
     return figure
@@ -221,17 +248,18 @@ def _part(cells: list[dict]) -> str:
         f"{first['predictions']:,} CIFAR-10 test images against {first['references']:,} others, in the features of "
         f"`{first['encoder']}`. Scores are told in standard deviations of {SPLITS} sets of untouched images: below 2, "
         f"in grey, a set cannot be told from real ones. Means and ranges of {REPEATS} repeats; the last two kinds are "
-        "real images, alone repeated or few."
+        "real images, alone repeated or few. Distances are worse when they are larger, the other scores when they are "
+        "smaller."
     )
     rows = []
     for cell in cells:
         scores = standardised(cell)
         seen = []
-        for metric in METRICS:
+        for metric in [*METRICS, *SHARES_OF_BALLS]:
             level = next((level for level, values in scores[metric].items() if min(values) > 2), None)
             strongest = list(scores[metric].values())[-1]
             seen.append(f"{'never' if level is None else f'{level:g}'} ({mean(strongest):,.0f})")
         rows.append([TITLES[cell["settings"]["kind"]], *seen])
-    heads = ["made worse by", *(name for name, *_ in METRICS.values())]
+    heads = ["made worse by", *(name for name, *_ in [*METRICS.values(), *SHARES_OF_BALLS.values()])]
     note = "First level that every repeat shows by more than 2 (and the mean at the strongest level)."
     return f"{text}\n\n{markdown_table(heads, rows)}\n\n{note}"

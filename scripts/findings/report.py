@@ -5,7 +5,7 @@ from pathlib import Path
 from hf_common.files import replace_text, save_figure
 from hf_common.tables import escaped, markdown_table
 
-from . import collapse, guidance, human, kernels, metrics, noise, steps
+from . import collapse, guidance, human, kernels, metrics, noise, scores, steps
 from .cells import CARDS, RESULTS, read_cells
 from .claims import verdict_words
 from .conditionings import CONDITIONINGS
@@ -57,6 +57,9 @@ STUDIES = {
     ),
     "metrics": Study(
         "What the metrics see", metrics.CELLS, metrics.run, metrics.paragraph, metrics.figures, lambda cells: []
+    ),
+    "scores": Study(
+        "Which score sees what", scores.CELLS, scores.run, scores.paragraph, scores.figures, lambda cells: []
     ),
 }
 

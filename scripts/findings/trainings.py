@@ -150,8 +150,8 @@ class Comparison(NamedTuple):
         first = next(iter(groups.values()))[0]["settings"]
         rows = [_row(name, cell) for name, runs in groups.items() for cell in runs]
         heads = [
-            self.axis, "seed", "loss", "CMMD", "Fréchet distance", "adherence (%)", "million parameters",
-            "trained images/s", "MiB, sampling",
+            self.axis, "seed", "loss", "CMMD", "Fréchet distance", "precision (%)", "recall (%)", "density",
+            "coverage (%)", "adherence (%)", "million parameters", "trained images/s", "MiB, sampling",
         ]  # fmt: skip
         text = (
             f"`{first['model']}` from scratch on landscape photographs of {self.side} x {self.side} pixels, "
@@ -198,7 +198,9 @@ def _row(name: str, cell: dict) -> list[str]:
         f"{settings['loss']:.4f}",
         f"{scores['cmmd']:.3f} ± {scores['cmmd_error']:.3f}",
         f"{scores['fd']:.3f} ± {scores['fd_error']:.3f}",
-        f"{100 * scores['adherence']:.0f}",
+        *(f"{100 * scores[key]:.0f}" for key in ("precision", "recall")),
+        f"{scores['density']:.2f}",
+        *(f"{100 * scores[key]:.0f}" for key in ("coverage", "adherence")),
         f"{settings['parameters'] / 1e6:.1f}",
         "–" if speed is None else f"{speed:.0f}",
         "–" if peak is None else f"{peak / 2**20:,.0f}",

@@ -492,7 +492,7 @@ def test_kid_from_a_file_of_embeddings(statistics, tmp_path):
     assert found["kid"] == pytest.approx(expected["kid"], rel=1e-6) and found["n_references"] == 40
     with pytest.raises(ValueError, match="keep_embeddings=True: scores of pairs need references, .*not reference_mom"):
         metric.compute(predictions=predictions, reference_moments=path)
-    with pytest.raises(ValueError, match="scores of pairs need predictions, or their embeddings, not mean and covariance"):
+    with pytest.raises(ValueError, match="pairs need predictions, or their embeddings, not mean and covariance"):
         metric.compute(predictions=path, references=images)
 
 

@@ -11,7 +11,7 @@ from PIL import Image
 from tests import ROOT
 
 sys.path.insert(0, str(ROOT / "scripts"))
-from findings import claims, dit_runs, guidance, kernels, metrics, report, steps, trainings
+from findings import claims, dit_runs, guidance, kernels, metrics, report, scores, steps, trainings
 from findings.cells import read_cells
 from findings.conditionings import CONDITIONINGS
 from findings.local import LOCAL
@@ -195,31 +195,59 @@ def test_steps_are_drawn_and_told(tmp_path):
     assert "DDPM at guidance 1 +0.018 ± 0.014" in text and "DDIM" not in text
 
 
+def small_images(folder, **sizes):
+    """Splits of 8 x 8 images of ten classes, each class lighter than the one before."""
+    for split, count in sizes.items():
+        draw = np.random.default_rng(len(split))
+        pixels = draw.integers(0, 100, (count, 8, 8, 3)) + 15 * (np.arange(count) % 10)[:, None, None, None]
+        rows = datasets.Dataset.from_dict(
+            {
+                "img": [Image.fromarray(image.astype(np.uint8)) for image in pixels],
+                "label": [k % 10 for k in range(count)],
+            },
+            features=datasets.Features({"img": datasets.Image(), "label": datasets.Value("int64")}),
+        )
+        rows.to_parquet(folder / "data" / f"{split}-00000-of-00001.parquet")
+
+
+def test_which_score_sees_what(tmp_path, place, monkeypatch):
+    small_images(tmp_path / "cifar", train=120, test=100)
+    for name, value in {"PARTS": 4, "PART": 22, "COPIES": 60, "DEVIATION": 60}.items():
+        monkeypatch.setattr(scores, name, value)
+    own = place._replace(results=tmp_path / "cells", sources=place.sources._replace(cifar10=str(tmp_path / "cifar")))
+    scores.run(own)
+    cells = read_cells("scores", own.results)
+    assert set(cells) == set(scores.SETS) and all(len(cell["parts"]) == 4 for cell in cells.values())
+    assert [cells[name]["settings"]["predictions"] for name in ("real", "class", "copies")] == [100, 90, 100]
+    # Of 100 images 60 are one: the references that it and the other 40 do not cover are many.
+    assert cells["copies"]["whole"]["coverage"] < cells["real"]["whole"]["coverage"] - 0.1
+    assert cells["noise"]["whole"]["fd"] > cells["real"]["whole"]["fd"]
+    found = scores.differences(list(cells.values()))
+    real, worse = (np.array([part["recall"] for part in cells[name]["parts"]]) for name in ("real", "copies"))
+    assert found["copies"]["recall"][0] == pytest.approx((real.mean() - worse.mean()) / real.std(ddof=1))
+    (figure,) = scores.figures(list(cells.values())).values()
+    figure.savefig(tmp_path / "scores.png")
+    text = scores.paragraph({"scores": list(cells.values())})
+    assert "nan" not in text and "copies of one image: seen by" in text and text.count("| ") > 40
+    assert scores.differences([cells["jpeg"]]) == {} and scores.figures([cells["jpeg"]]) == {}
+
+
 def test_what_the_metrics_see(tmp_path, place, monkeypatch):
-    rows = datasets.Dataset.from_dict(
-        {
-            "img": [
-                Image.fromarray(np.random.default_rng(k).integers(0, 256, (8, 8, 3), dtype=np.uint8))
-                for k in range(90)
-            ],
-            "label": [k % 10 for k in range(90)],
-        },
-        features=datasets.Features({"img": datasets.Image(), "label": datasets.Value("int64")}),
-    )
-    rows.to_parquet(tmp_path / "cifar" / "data" / "test-00000-of-00001.parquet")
+    small_images(tmp_path / "cifar", test=90)
     for name, value in {"PREDICTIONS": 20, "REFERENCES": 40, "REPEATS": 2, "SPLITS": 4}.items():
         monkeypatch.setattr(metrics, name, value)
     for name in ("DISTINCT", "COUNTS"):
-        monkeypatch.setattr(metrics, name, [12, 6, 4])
+        monkeypatch.setattr(metrics, name, [12, 8, 6])
     own = place._replace(results=tmp_path / "cells", sources=place.sources._replace(cifar10=str(tmp_path / "cifar")))
     metrics.run(own)
     cells = list(read_cells("metrics", own.results).values())
     assert len(cells) == len(metrics.TITLES)
     duplicates = next(cell for cell in cells if cell["settings"]["kind"] == "duplicates")
     assert all(row["kid"] == row["kid"] for row in duplicates["rows"]) and len(duplicates["rows"]) == 2 * 3
-    assert set(metrics.standardised(duplicates)) == set(metrics.METRICS)
-    (figure,) = metrics.figures(cells).values()
-    figure.savefig(tmp_path / "metrics.png")
+    assert set(metrics.standardised(duplicates)) == {*metrics.METRICS, *metrics.SHARES_OF_BALLS}
+    for name, figure in metrics.figures(cells).items():
+        figure.savefig(tmp_path / f"{name}.png")
+    assert len(metrics.figures(cells)) == 2
     text = metrics.paragraph({"metrics": cells})
     assert "nan" not in text and "--run metrics --encoder siglip`" in text
 
