@@ -157,6 +157,7 @@ def figures(cells: list[dict]) -> dict[str, Figure]:
         ticks = [tick for tick in (-100, -10, -1, 0, 1, 10, 100) if axes.get_xlim()[0] <= tick <= axes.get_xlim()[1]]
         axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
         axes.set_title(SETS[name], fontsize="medium", wrap=True)
+        axes.set_axisbelow(True)
         axes.grid(axis="x", color="0.85", linewidth=0.8)
         axes.spines[["top", "right"]].set_visible(False)
     panels[0].set_yticks(range(len(SCORES)), [title for title, *_ in SCORES.values()])
@@ -194,6 +195,14 @@ def _seen(found: dict[str, dict[str, tuple[float, float]]]) -> str:
     for name, scores in found.items():
         worse = [SCORES[key][0] for key, (value, error) in scores.items() if value > 2 and value > 2 * error]
         better = [SCORES[key][0] for key, (value, error) in scores.items() if value < -2 and value < -2 * error]
-        words = f"{SETS[name]}: seen by {', '.join(worse) or 'none'}"
-        said.append(words + (f"; taken for better by {', '.join(better)}" if better else ""))
-    return f"By more than two standard deviations of untouched sets of {PART:,}: {'. '.join(said)}." if said else ""
+        unseen = [SCORES[key][0] for key in scores if SCORES[key][0] not in worse]
+        words = f"- {SETS[name]}: seen by {_listed(worse, unseen)}"
+        said.append(words + (f"; taken for better by {'; '.join(better)}" if better else ""))
+    head = f"Worse by more than two standard deviations of untouched sets of {PART:,}:"
+    return "\n".join([head, "", *said]) if said else ""
+
+
+def _listed(worse: list[str], unseen: list[str]) -> str:
+    if not worse or not unseen:
+        return "all" if worse else "none"
+    return f"all but {'; '.join(unseen)}" if len(unseen) < len(worse) else "; ".join(worse)
