@@ -15,9 +15,16 @@ SCORING_DEFAULTS = {
     "kid_subset_size": 1000,
     "permutations": 999,
     "seed": 0,
+    "precision_k": 3,
+    "density_k": 5,
+    "inception_splits": 10,
+    "caption_column": "text",
 }
 # Arguments of evaluate_images.py that no value depends on, and those of the FID network alone.
-NOT_OF_VALUES = "output_dir cache_dir use_cache use_cpu batch_size save_moments curve curve_repeats".split()
+NOT_OF_VALUES = (
+    "output_dir cache_dir use_cache use_cpu batch_size save_moments curve curve_repeats save_embeddings "
+    "embeddings_dtype save_stats num_workers streaming json fail_above fail_below"
+).split()
 OF_INCEPTION = ("inception_weights", "inception_sha256")
 
 

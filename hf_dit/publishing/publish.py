@@ -63,34 +63,55 @@ def read_scores(folders: Sequence[str | os.PathLike]) -> list[dict]:
     """
     scores = []
     for folder in folders:
-        one = _checked_scores(_written_by(Path(folder) / RESULTS, "evaluate_images.py"))
-        given = one["arguments"]
-        cell = Path(f"{Path(given['predictions'])}.json")  # also of a folder that is given with a slash at its end
-        sampling = None
-        if os.path.isfile(cell):  # False also for what no path can be
-            sampling = read_json(cell)
-            check_cell(sampling, cell)
-            check_fields(sampling, {"settings": dict}, cell)
-            check_fields(sampling["settings"], SETTINGS_FIELDS, cell, "settings.")
-            del sampling["images"]
-        arguments = {name: value for name, value in given.items() if name not in NOT_OF_VALUES}
-        for name in ("predictions", "references", "inception_weights", "encoders"):
-            arguments[name] = without_paths(given[name])
-        images, others = (Path(os.path.abspath(given[role])) for role in ("predictions", "references"))
-        if arguments["predictions"] == arguments["references"] and images != others:
-            # Two folders of one name: the card would take equal sources for real images.
-            arguments["predictions"] = f"{images.parent.name}/{images.name}"
-        values = [{**score, "encoder": without_paths(score["encoder"])} for score in one["scores"]]
-        scores.append({**one, "arguments": arguments, "scores": values, "sampling": sampling})
+        found = _checked_scores(_written_by(Path(folder) / RESULTS, "evaluate_images.py"))
+        scores += [_published_scores(one) for one in found]
     return scores
 
 
-def _checked_scores(path: Path) -> dict:
+def _published_scores(one: dict) -> dict:
+    """Scores of one set, without the arguments that no value depends on and without paths."""
+    given = one["arguments"]
+    cell = Path(f"{Path(given['predictions'])}.json")  # also of a folder that is given with a slash at its end
+    sampling = None
+    if os.path.isfile(cell):  # False also for what no path can be
+        sampling = read_json(cell)
+        check_cell(sampling, cell)
+        check_fields(sampling, {"settings": dict}, cell)
+        check_fields(sampling["settings"], SETTINGS_FIELDS, cell, "settings.")
+        del sampling["images"]
+    arguments = {name: value for name, value in given.items() if name not in NOT_OF_VALUES}
+    for name in ("predictions", "references", "inception_weights", "encoders"):
+        arguments[name] = without_paths(given[name])
+    images, others = (Path(os.path.abspath(given[role])) for role in ("predictions", "references"))
+    if arguments["predictions"] == arguments["references"] and images != others:
+        # Two folders of one name: the card would take equal sources for real images.
+        arguments["predictions"] = f"{images.parent.name}/{images.name}"
+    values = [
+        {
+            **{key: value for key, value in score.items() if key not in ("predictions", "references")},
+            "encoder": without_paths(score["encoder"]),
+            "notes": [_without_names(note, given) for note in score["notes"]],
+        }
+        for score in one["scores"]
+    ]
+    return {**one, "arguments": arguments, "scores": values, "sampling": sampling}
+
+
+def _without_names(note: str, arguments: dict) -> str:
+    """A note in which the sources go by the last part of their paths."""
+    for role in ("predictions", "references"):
+        note = note.replace(arguments[role], without_paths(arguments[role]))
+    return note
+
+
+def _checked_scores(path: Path) -> list[dict]:
+    """The content of a file, for each set of predictions that it is of."""
     content = read_json(path)
     ran_on: dict[str, Check] = {"processes?": whole(1), "hardware?": str, "versions?": dict_of(str)}
     check_fields(content, {"arguments": dict, "scores": list_of(dict), **ran_on}, path)
     roles = ("predictions", "references")
-    given: dict[str, Check] = {**dict.fromkeys((*roles, "inception_weights"), str), "encoders": list_of(str)}
+    given: dict[str, Check] = {**dict.fromkeys(("references", "inception_weights"), str), "encoders": list_of(str)}
+    given["predictions"] = (str, list_of(str))  # a name in files of before
     given |= {f"{role}_{part}": (str, None) for role in roles for part in ("config", "split")}
     given |= {"metrics": list_of(str), "dtype": str, "normalize": bool, "seed": whole()}
     check_fields(content["arguments"], given, path, "arguments.")
@@ -102,9 +123,14 @@ def _checked_scores(path: Path) -> dict:
         check_fields(score, fields | {"notes": list_of(str)}, path, f"scores[{place}].")
         told: dict[str, Check] = {"dim?": whole(1), "dtype?": str, "normalized?": bool, "digest?": str}
         check_fields(score, told, path, f"scores[{place}].")
-    if len(content["scores"]) != len(content["arguments"]["encoders"]):
-        raise refuse(path, "must hold a score for each of its encoders")
-    return content
+    names = content["arguments"]["predictions"]
+    found = []
+    for name in [names] if isinstance(names, str) else names:
+        rows = [row for row in content["scores"] if row.get("predictions", name) == name]
+        if len(rows) != len(content["arguments"]["encoders"]):
+            raise refuse(path, "must hold a score for each of its encoders")
+        found.append({**content, "arguments": {**content["arguments"], "predictions": name}, "scores": rows})
+    return found
 
 
 def published_results(results: dict) -> dict:

@@ -13,6 +13,12 @@ METRICS = (
     ("frechet_distance", None, "fid", "Fréchet distance (FD)", "FID"),
     ("fd_infinity", "fd_infinity_standard_error", "fid", "FD, n → ∞", "FID, n → ∞"),
     ("kid", None, "kid", "kernel distance", "KID"),
+    ("sfid", None, "sfid", "sFID", "sFID"),
+    ("inception_score", "inception_score_std", "inception_score", "Inception Score", "Inception Score"),
+    ("precision", "precision_standard_error", "precision", "precision", "precision"),
+    ("recall", "recall_standard_error", "recall", "recall", "recall"),
+    ("density", "density_standard_error", "density", "density", "density"),
+    ("coverage", "coverage_standard_error", "coverage", "coverage", "coverage"),
 )
 
 

@@ -329,6 +329,25 @@ def scored(folder, encoder="clip", **arguments):
     return published
 
 
+def test_sets_of_one_scoring_are_published_one_by_one(tmp_path):
+    one = copy.deepcopy({name: value for name, value in SCORES[0].items() if name != "sampling"})
+    names = [str(tmp_path / "step-1"), str(tmp_path / "step-2")]
+    one["arguments"] |= {"predictions": names, "fail_above": ["cmmd=1"], "json": "-"}
+    (row,) = one["scores"]
+    note = f"{names[1]} names no encoder"
+    one["scores"] = [row | {"predictions": name, "cmmd": number} for number, name in enumerate(names)]
+    one["scores"][1]["notes"] = [note]
+    folder = tmp_path / "scores"
+    folder.mkdir()
+    (folder / "results.json").write_text(json.dumps(one))
+    published = read_scores([folder])
+    assert [part["arguments"]["predictions"] for part in published] == ["step-1", "step-2"]
+    assert [part["scores"][0]["cmmd"] for part in published] == [0, 1]
+    assert published[1]["scores"][0]["notes"] == ["step-2 names no encoder"]
+    assert str(tmp_path) not in json.dumps(published)
+    assert "fail_above" not in scoring_command(published[0]["arguments"])
+
+
 def test_scores_are_published_without_paths(tmp_path):
     folders = {name: tmp_path / name for name in ("samples", "photos", "encoder")}
     for folder in folders.values():
