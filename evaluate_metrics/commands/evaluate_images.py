@@ -54,9 +54,10 @@ callables, whose weights nobody knows, are not kept. Written to --output_dir: re
 with --save_moments predictions-ENCODER.safetensors and references-ENCODER.safetensors, with --save_embeddings
 predictions-ENCODER-embeddings.safetensors and so on (of several sets predictions-1-ENCODER...), from which KID and
 p-values can be had without the images; with --curve curve.png: each metric against the number of predictions with its
-error band. --save_stats writes the references' mean and covariance as pytorch-fid does; it needs no predictions, as
-the other two. An output folder that holds results is written over, by one command at a time. SIGINT and SIGTERM end it
-with status 128 + signal; the same command goes on with what is kept.
+error band. --save_stats writes the references' mean and covariance as pytorch-fid does, with the sFID asked for also
+those of the spatial features, as ADM; it needs no predictions, as the other two. An output folder that holds results
+is written over, by one command at a time. SIGINT and SIGTERM end it with status 128 + signal; the same command goes on
+with what is kept.
 
 Images are split over the processes of accelerate launch. On CPUs, either of these starts two:
 
@@ -273,6 +274,7 @@ def write_results(
     from evaluate_metrics.core.statistics import save_statistics
     from evaluate_metrics.scoring.evaluation import score_sources
     from evaluate_metrics.scoring.report import plot_score_curves, score_table, without_nan
+    from evaluate_metrics.scoring.scores import scored_set
 
     scores, folder = (
         score_sources([one for one in encoded if "predictions" in one.sets], settings),
@@ -282,7 +284,8 @@ def write_results(
         old.unlink(missing_ok=True)
     save_sets(args, encoded)
     if args.save_stats is not None:
-        save_statistics(args.save_stats, encoded[0].sets["references"].moments)
+        references = scored_set(encoded[0].sets["references"].moments, None, encoded[0].parts)
+        save_statistics(args.save_stats, references.moments, references.spatial)
     if args.curve:
         save_figure(plot_score_curves(scores), folder / "curve.png")
     table = score_table(scores)

@@ -101,6 +101,8 @@ class Encoder:
             "preprocessing": self.preprocessing,
             "normalized": str(self.normalized).lower(),
         }
+        if len(self.parts) > 1:
+            known["parts"] = ", ".join(f"{name} {part.stop - part.start}" for name, part in self.parts.items())
         return known if self.probe is None else {**known, "probe": self.probe}
 
     @property
@@ -108,7 +110,8 @@ class Encoder:
         """
         16 hexadecimal digits that are the same for encoders whose values can be compared, and for no others: of the
         weights (of a callable its name and what it makes of [`probe_image`], roughly), the preprocessing and whether
-        vectors are normalised. The name under which a model was loaded does not count.
+        vectors are normalised. The name under which a model was loaded does not count, nor do
+        parts beside the features.
         """
         who = [self.weights] if self.probe is None else [self.name, self.weights, *_outline(self.probe)]
         said = json.dumps([*who, self.preprocessing, self.normalized])
@@ -118,7 +121,7 @@ class Encoder:
         """
         `ValueError` unless `metadata`, of moments called `name`, are those of this encoder: the same weights (for a
         callable the same name), the same preprocessing, vectors of both normalised or not, and for a callable the same
-        vector of the probe image but for 1e-3 of its norm.
+        vector of the probe image but for 1e-3 of its norm. Parts are not compared, see [`fitted`].
         """
         key = "weights" if self.weights and metadata.get("weights") else "encoder"
         differences = [

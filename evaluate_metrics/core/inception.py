@@ -207,7 +207,6 @@ def inception_encoder(
     model = model.to(device=device, dtype=dtype)
     network = model.with_spatial if spatial else model
     parts = {"features": slice(0, DIM), **({"spatial": slice(DIM, DIM + SPATIAL)} if spatial else {})}
-    words = RESIZINGS[resizing] + ("; with 7 channels of mixed_6/conv" if spatial else "")
     batch = BatchBuffer()
 
     @torch.inference_mode()
@@ -216,7 +215,7 @@ def inception_encoder(
             return network(batch.stack(pixels).to(device, dtype))
 
     prepare = partial(resize, resizing=resizing)
-    return Encoder("inception", sha256[:16], words, False, prepare, embed, parts=parts, head=head)
+    return Encoder("inception", sha256[:16], RESIZINGS[resizing], False, prepare, embed, parts=parts, head=head)
 
 
 def load_inception(weights: str | os.PathLike = WEIGHTS_URL, sha256: str = WEIGHTS_SHA256) -> Inception:

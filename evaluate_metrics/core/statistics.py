@@ -3,6 +3,7 @@
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -65,6 +66,20 @@ class Statistics:
         return Moments(1, self.mean, factor * self.sigma + torch.outer(self.mean, self.mean))
 
 
+def part_of(moments: Moments | Statistics, part: slice) -> Moments | Statistics:
+    """Of some numbers of each vector."""
+    if isinstance(moments, Statistics):
+        return Statistics(moments.mean[part], moments.sigma[part, part])
+    return Moments(moments.n, moments.sum[part], moments.outer[part, part])
+
+
+def joined(first: Moments | Statistics, second: Moments | Statistics) -> Moments | Statistics:
+    """Of vectors with two parts, of each of which mean and covariance are known; across the parts it is set to 0."""
+    mean = torch.cat((first.mean, second.mean))
+    both = Statistics(mean, torch.block_diag(first.covariance(), second.covariance()))
+    return both if first.n is None else both.counted(first.n)
+
+
 def checked_statistics(path: str | os.PathLike, mean: np.ndarray, sigma: np.ndarray, names: str) -> Statistics:
     """What can be mean and covariance of embeddings; else a `ValueError` that begins with the path.
 
@@ -97,8 +112,13 @@ def checked_statistics(path: str | os.PathLike, mean: np.ndarray, sigma: np.ndar
     return Statistics(m, (s + s.T) / 2)
 
 
-def save_statistics(path: str | os.PathLike, moments: Moments | Statistics) -> None:
+def save_statistics(
+    path: str | os.PathLike, moments: Moments | Statistics, spatial: Moments | Statistics | None = None
+) -> None:
     """Write `mu` (d,) and `sigma` (d, d), divided by n - 1, in float64, compressed: the form of pytorch-fid.
+
+    Args:
+        spatial: of the spatial features of the same images, which are added as `mu_s` and `sigma_s`: the form of ADM.
 
     Raises:
         ValueError: another ending than `.npz`, fewer than 2 images, or there is such a file.
@@ -106,8 +126,11 @@ def save_statistics(path: str | os.PathLike, moments: Moments | Statistics) -> N
     check_new_statistics(path)
     if moments.n is not None and moments.n < 2:
         raise ValueError(f"a covariance is of 2 images or more; got {moments.n}")
+    arrays: dict[str, Any] = {"mu": moments.mean.numpy(), "sigma": moments.covariance().numpy()}
+    if spatial is not None:
+        arrays |= {"mu_s": spatial.mean.numpy(), "sigma_s": spatial.covariance().numpy()}
     with replacing(path) as temporary, temporary.open("wb") as file:
-        np.savez_compressed(file, mu=moments.mean.numpy(), sigma=moments.covariance().numpy())
+        np.savez_compressed(file, **arrays)
 
 
 def check_new_statistics(path: str | os.PathLike) -> None:

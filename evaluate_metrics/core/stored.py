@@ -31,7 +31,7 @@ from .embeddings import load_embeddings
 from .encoders import Encoder
 from .moments import Moments, float_matrix
 from .numpy_files import DAMAGED, ArrayHead, array_heads, read_named_array
-from .statistics import Statistics, checked_statistics
+from .statistics import Statistics, checked_statistics, joined, part_of
 
 STORED_ENDINGS = (".safetensors", ".npz", ".npy", ".pt", ".pth", ".pkl")
 PAIRS = {"mu": "sigma", "m2": "s2", "mu_s": "sigma_s", "mu_clip": "sigma_clip"}  # mean: covariance
@@ -45,12 +45,14 @@ class Stored(NamedTuple):
 
     moments: with their number n, or [`Statistics`] without. embeddings: (n, d) float32, where the file has them.
     metadata: of the encoder, see [`Encoder.check`]; None: the file names none. words: what it holds, for messages.
+    spatial: of the spatial features of the same images, where the file has them apart.
     """
 
     moments: Moments | Statistics
     embeddings: Tensor | None
     metadata: dict[str, str] | None
     words: str
+    spatial: Moments | Statistics | None = None
 
 
 def is_stored(path: str | os.PathLike, array: str | None = None) -> bool:
@@ -111,7 +113,8 @@ def read_stored(path: str | os.PathLike, array: str | None = None, count: int | 
         return stored
     if isinstance(stored.moments, Statistics):
         words = f"mean and covariance, of {count} images as was said"
-        return stored._replace(moments=stored.moments.counted(count), words=words)
+        spatial = stored.spatial.counted(count) if isinstance(stored.spatial, Statistics) else None
+        return stored._replace(moments=stored.moments.counted(count), words=words, spatial=spatial)
     if stored.moments.n != count:
         raise refuse(path, f"is of {stored.moments.n} images; got a count of {count}")
     return stored
@@ -129,12 +132,16 @@ def allowed_scores(stored: Stored) -> str:
 def fitted(stored: Stored, encoder: Encoder, name: str) -> tuple[Stored, list[str]]:
     """What is stored, for an encoder, and notes for readers of the scores.
 
+    Parts that the encoder does not give are left out. Spatial features that the file has apart are put behind the
+    others where it gives them.
+
     Raises:
-        ValueError: it is of another encoder, of another number of dimensions, or no unit vectors where the encoder
-            gives those; begins with `name`.
+        ValueError: it is of another encoder, of another number of dimensions, lacks the spatial features that the
+            encoder gives, or no unit vectors where the encoder gives those; begins with `name`.
     """
     if stored.metadata is not None:
         encoder.check(stored.metadata, name)
+    stored = _with_parts(stored, encoder, name)
     dim = stored.moments.dim
     if dim != encoder.dim:
         raise ValueError(f"{name} has {dim} dimensions, {encoder.name} {encoder.dim}")
@@ -155,6 +162,22 @@ def fitted(stored: Stored, encoder: Encoder, name: str) -> tuple[Stored, list[st
     rows = stored.embeddings / norms
     moments = Moments.zeros(dim).update(rows)
     return stored._replace(moments=moments, embeddings=rows), [*notes, f"{name}: vectors divided by their norms"]
+
+
+def _with_parts(stored: Stored, encoder: Encoder, name: str) -> Stored:
+    """The parts that the encoder gives, where others or less are stored."""
+    features = encoder.parts["features"]
+    held = stored.metadata is not None and stored.metadata.get("parts")
+    if held and len(encoder.parts) == 1:
+        rows = None if stored.embeddings is None else stored.embeddings[:, features]
+        return stored._replace(moments=part_of(stored.moments, features), embeddings=rows)
+    if "spatial" not in encoder.parts or stored.moments.dim != features.stop:
+        return stored
+    spatial = encoder.parts["spatial"]
+    if stored.spatial is None or stored.spatial.dim != spatial.stop - spatial.start:
+        lacking = f"{spatial.stop - spatial.start} spatial ones (mu_s and sigma_s, as in ADM's files)"
+        raise ValueError(f"{name} holds {features.stop} features and not the {lacking}; leave sfid out")
+    return stored._replace(moments=joined(stored.moments, stored.spatial), spatial=None)
 
 
 def _of_unit_vectors(moments: Moments | Statistics, name: str, encoder: Encoder) -> Moments | Statistics:
@@ -205,7 +228,11 @@ def _of_arrays(path: Path, array: str | None) -> Stored:
         images = [
             f"{head.shape[0]} images as column {other}" for other, head in heads.items() if looks_like_images(head)
         ]
-        return Stored(statistics, None, None, ", beside ".join(["mean and covariance", *images]))
+        words, spatial = ", beside ".join(["mean and covariance", *images]), None
+        if name == "mu" and {"mu_s", "sigma_s"} <= heads.keys():
+            both = read_named_array(path, "mu_s"), read_named_array(path, "sigma_s")
+            spatial = checked_statistics(path, *both, "mu_s and sigma_s")
+        return Stored(statistics, None, None, words, spatial)
     if len(heads[name].shape) != 2 or heads[name].dtype.kind != "f":
         raise refuse(path, f"{name or 'it'} holds {heads[name].dtype} of the shape {heads[name].shape}, no embeddings")
     return _of_embeddings(path, read_named_array(path, name))

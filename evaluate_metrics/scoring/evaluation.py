@@ -175,7 +175,7 @@ def _facts(
 ) -> dict:
     return {
         "encoder": spec,
-        **{key: value for key, value in encoder.metadata.items() if key not in ("encoder", "probe")},
+        **{key: value for key, value in encoder.metadata.items() if key not in ("encoder", "probe", "parts")},
         "digest": encoder.digest,
         "normalized": encoder.normalized,
         "dtype": settings.dtype,

@@ -16,7 +16,7 @@ from ..core.inception_score import inception_score
 from ..core.mmd import cmmd, kid, permutation_test
 from ..core.moments import Moments
 from ..core.precision_recall import precision_recall
-from ..core.statistics import Statistics
+from ..core.statistics import Statistics, part_of
 from .registry import NEEDS, SCORES, ScoreInfo
 from .settings import FEWEST_OF_CURVE, Evaluation
 
@@ -61,15 +61,9 @@ def scored_set(
     captions: Tensor | None = None,
 ) -> ScoredSet:
     """The set, of moments and embeddings of whole vectors, whose parts are [`Encoder.parts`]."""
-    found = {name: _part(moments, part) if len(parts) > 1 else moments for name, part in parts.items()}
+    found = {name: part_of(moments, part) if len(parts) > 1 else moments for name, part in parts.items()}
     features = None if embeddings is None else embeddings[:, parts["features"]]
     return ScoredSet(found["features"], features, found.get("spatial"), head, captions)
-
-
-def _part(moments: Moments | Statistics, part: slice) -> Moments | Statistics:
-    if isinstance(moments, Statistics):
-        return Statistics(moments.mean[part], moments.sigma[part, part])
-    return Moments(moments.n, moments.sum[part], moments.outer[part, part])
 
 
 def gives(encoder: Encoder) -> frozenset[str]:

@@ -16,8 +16,10 @@ from evaluate_metrics.core.frechet import frechet_distance, kernel_distance
 from evaluate_metrics.core.inception_score import inception_score
 from evaluate_metrics.core.moments import Moments
 from evaluate_metrics.core.precision_recall import precision_recall
+from evaluate_metrics.core.statistics import save_statistics
 from evaluate_metrics.core.vision_models import embed_captions
 from evaluate_metrics.publishing import check_space
+from evaluate_metrics.scoring.scores import scored_set
 from hf_common.sample_scores import SampleScorer
 from tests import ROOT
 from tests.evaluate_metrics.clip_files import save_tiny_clip
@@ -160,6 +162,37 @@ def test_moments_of_both_parts_serve_fid_and_sfid(network, sets, tmp_path):
     found.save(tmp_path / "both.safetensors", metadata)
     again = metric.compute(predictions=sets[0], reference_moments=tmp_path / "both.safetensors")
     assert_same(again, whole)
+    plain = evaluate.load(str(QUALITY), scores=["fd"])
+    alone = plain.compute(predictions=sets[0], reference_moments=tmp_path / "both.safetensors")
+    assert alone["digest"] == whole["digest"]  # one FID, with the sFID or without
+    assert alone["frechet_distance"] == pytest.approx(whole["frechet_distance"], rel=1e-12)
+    found, metadata = plain.moments(sets[1])
+    found.save(tmp_path / "plain.safetensors", metadata)
+    with pytest.raises(ValueError, match=r"holds 6 features and not the 4 spatial ones \(mu_s .*; leave sfid out"):
+        metric.compute(predictions=sets[0], reference_moments=tmp_path / "plain.safetensors")
+
+
+def test_statistics_of_adm_give_fid_and_sfid(network, sets, tmp_path):
+    """ADM's `mu_s` and `sigma_s` know nothing across the parts, and neither score does."""
+    metric = evaluate.load(str(QUALITY), scores=["fd", "sfid"])
+    whole = metric.compute(predictions=sets[0], references=sets[1])
+    features, square = embedded(sets)[1].double().numpy(), (embedded(sets)[1][:, :4] ** 2).double().numpy()
+    arrays = {"mu": features.mean(0), "sigma": np.cov(features.T), "mu_s": square.mean(0), "sigma_s": np.cov(square.T)}
+    np.savez(tmp_path / "adm.npz", arr_0=np.zeros((3, 8, 8, 3), np.uint8), **arrays)
+    keys = ("frechet_distance", "sfid")
+    for options in ({}, {"reference_count": len(features)}):
+        found = metric.compute(predictions=sets[0], reference_moments=tmp_path / "adm.npz", **options)
+        assert [found[key] for key in keys] == pytest.approx([whole[key] for key in keys], rel=1e-5)
+    of_both = metric.moments(sets[1])[0]
+    of_parts = scored_set(of_both, None, {"features": slice(0, 6), "spatial": slice(6, 10)})
+    save_statistics(tmp_path / "ours.npz", of_parts.moments, of_parts.spatial)
+    with np.load(tmp_path / "ours.npz") as written:
+        assert set(written) == set(arrays)
+        for name, value in arrays.items():
+            np.testing.assert_allclose(written[name], value, rtol=1e-5, atol=1e-5)
+    np.savez(tmp_path / "other.npz", **{**arrays, "mu_s": np.zeros(3), "sigma_s": np.eye(3)})
+    with pytest.raises(ValueError, match="holds 6 features and not the 4 spatial ones"):
+        metric.compute(predictions=sets[0], reference_moments=tmp_path / "other.npz")
 
 
 def test_captions(sets, tmp_path):
