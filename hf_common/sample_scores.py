@@ -1,7 +1,8 @@
 """Scores of generated images by a metric of `evaluate`, as often as a training asks for them."""
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from itertools import cycle, islice
 from numbers import Real
 from typing import Any
 
@@ -23,9 +24,10 @@ class SampleScorer:
         references: a function that gives the images to compare with, PIL images in RGB.
         encoder (`str`, *optional*): as the metric takes it; or `module:function`, `file.py:function` of a callable.
         device (`str`, *optional*): where the metric's own encoder runs.
+        arguments (`dict`, *optional*): what else the metric is loaded with: `{"scores": ["fd", "kid"]}`.
 
     Raises:
-        ValueError: the metric or the encoder cannot be loaded; in one line.
+        ValueError: the metric or the encoder cannot be loaded, or it takes no such arguments; in one line.
     """
 
     def __init__(
@@ -35,10 +37,11 @@ class SampleScorer:
         *,
         encoder: str | None = None,
         device: str | None = None,
+        arguments: Mapping[str, Any] | None = None,
     ):
         self.name, self._references = metric, references
         name, _, config = metric.partition(",")
-        self._metric = load_metric(name, config or None)
+        self._metric = load_metric(name, config or None, arguments)
         self._options: dict[str, Any] = {} if encoder is None else {"encoder": load_encoder(encoder)}
         if device is not None and not callable(self._options.get("encoder")):
             self._options["device"] = device
@@ -58,6 +61,18 @@ class SampleScorer:
                 raise ValueError(
                     f"metric {self.name!r:.120} can't embed the references: {in_one_line(error)}"
                 ) from error
+
+    def trial(self, count: int) -> dict[str, float]:
+        """The scores of `count` references themselves, over again where there are fewer, to see what there will be.
+
+        Raises:
+            ValueError: the metric can't score so many; in one line.
+        """
+        self.prepare()
+        try:
+            return self(islice(cycle(list(self._references())), count))
+        except Exception as error:  # of any kind, as above
+            raise ValueError(f"metric {self.name!r:.120} can't score {count} images: {in_one_line(error)}") from error
 
     def __call__(self, images: Iterable[Image.Image]) -> dict[str, float]:
         """The finite numbers of the metric's result, by name and in its order."""

@@ -20,9 +20,9 @@ from hf_dit.training.arguments import (
     DataArguments,
     DiTTrainingArguments,
     ModelArguments,
-    ScoringArguments,
 )
 from hf_dit.training.axes import CompareArguments
+from hf_dit.training.scoring_arguments import ScoringArguments
 
 
 def main() -> None:

@@ -41,8 +41,12 @@ nothing; with what sample_dit.py and evaluate_images.py have found out about it 
     accelerate launch scripts/train_dit.py ... --output_dir runs/cifar10 --push_to_hub --hub_model_id USER/NAME \\
         --hub_study_dir runs/study --hub_score_dirs runs/scores-guidance1 runs/scores-guidance4 runs/scores-real
 
---eval_metric scores samples on the way, into results.json, the tracker and loss_curve.png, and keeps the pipeline with
-the lowest score in the folder best.
+--eval_metric scores samples on the way, into results.json, the tracker and loss_curve.png, and keeps the best pipeline
+in the folder best: that of the lowest first score, or what --metric_for_best_model and --greater_is_better say.
+Several scores of one embedding:
+
+    --eval_metric evaluate_metrics/image_quality --eval_arguments 'scores=["fd","precision_recall"]' \\
+        --metric_for_best_model recall --greater_is_better
 
 Flags are named as in diffusers' train_unconditional.py, but for --model (there --model_config_name_or_path),
 --num_sample_images (--eval_batch_size), --sample_steps (--ddpm_num_inference_steps), --save_images_steps
@@ -57,7 +61,8 @@ from dataclasses import dataclass, field, fields
 
 from hf_common.flags import FlagParser
 from hf_common.running import run_command
-from hf_dit.training.arguments import DataArguments, DiTTrainingArguments, ModelArguments, ScoringArguments
+from hf_dit.training.arguments import DataArguments, DiTTrainingArguments, ModelArguments
+from hf_dit.training.scoring_arguments import ScoringArguments
 
 
 @dataclass

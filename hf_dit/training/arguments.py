@@ -402,38 +402,3 @@ class DiTTrainingArguments:
     def global_batch(self, processes: int) -> int:
         """Images of an optimizer step of so many processes."""
         return self.train_batch_size * self.gradient_accumulation_steps * processes
-
-
-@dataclass
-class ScoringArguments:
-    """Whether and how samples are scored while the model is trained."""
-
-    _argument_group_name = "scores of samples while training"
-
-    eval_metric: str | None = field(
-        default=None,
-        metadata={
-            "help": "A metric of evaluate that compares two sets of images, as evaluate.load takes it, its "
-            "configuration after a comma: evaluate_metrics/cmmd. Default: no scores."
-        },
-    )
-    eval_encoder: str | None = field(
-        default=None, metadata={"help": "The metric's encoder: a name, Hub id or folder, or file.py:function."}
-    )
-    eval_references: str | None = field(
-        default=None,
-        metadata={"help": "Data set or folder of images to compare with. Default: the training images."},
-    )
-    eval_max_references: int = field(default=5000, metadata={"help": "How many of these at most, of a fixed shuffle."})
-    eval_steps: int = field(default=1000, metadata={"help": "Steps between scores; there are always some at the end."})
-    eval_num_images: int = field(default=250, metadata={"help": "Samples that are scored, the classes in turn."})
-    eval_guidance_scale: float = field(default=1.0, metadata={"help": "Of these samples; 1 is without guidance."})
-    eval_batch_size: int = field(default=50, metadata={"help": "Samples at once."})
-
-    def __post_init__(self):
-        given = [name for name in vars(self) if getattr(self, name) != type(self).__dataclass_fields__[name].default]
-        if given and self.eval_metric is None:
-            raise ValueError(f"{given[0]} has no effect without eval_metric")
-        for name in ("eval_max_references", "eval_steps", "eval_num_images", "eval_batch_size"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be 1 or more; got {getattr(self, name)}")

@@ -14,9 +14,11 @@ from hf_common.files import replace_text, save_figure, save_picture, slug, write
 from hf_common.tables import markdown_table
 
 from ..sampling.pictures import image_grid
-from .arguments import DataArguments, DiTTrainingArguments, ModelArguments, ScoringArguments
+from .arguments import DataArguments, DiTTrainingArguments, ModelArguments
 from .axes import CompareArguments
+from .figures import standard_error
 from .run import train_dit
+from .scoring_arguments import ScoringArguments
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999")
 MARKERS = "osD^vPX*"
@@ -169,7 +171,7 @@ def plot_trainings(runs: Sequence[dict]) -> Figure:
             name = next(key for key in run["scored"][0] if key != "step")
             steps, values = zip(*((row["step"], row[name]) for row in run["scored"]), strict=True)
             panels[1].plot(steps, values, color=colour, marker=marker, markersize=4)
-            error = 2 * run["scored"][-1].get("standard_error", 0.0)
+            error = 2 * standard_error(run["scored"][-1], name)
             panels[2].errorbar(place, values[-1], yerr=error or None, color=colour, marker=marker, capsize=4)
             panels[1].set(xlabel="optimizer step", ylabel=f"{name} of samples")
             panels[2].set(ylabel=f"{name} at the end; two standard errors")

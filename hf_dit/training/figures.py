@@ -87,7 +87,7 @@ def smoothed(history: list[dict]) -> list[dict]:
     return [row | {"smoothed": sum(window) / len(window)} for row, window in zip(history, windows, strict=True)]
 
 
-def plot_loss(history: list[dict], scored: Sequence[dict] = ()) -> Figure:
+def plot_loss(history: list[dict], scored: Sequence[dict] = (), greater_is_better: bool = False) -> Figure:
     """The loss over the steps and its smoothed curve; the bound of a learned variance and the scores in own panels."""
     parts = [("loss", "loss")] + ([("vb", "variational bound (bits per dimension)")] if "vb" in history[0] else [])
     panels = len(parts) + bool(scored)
@@ -105,19 +105,25 @@ def plot_loss(history: list[dict], scored: Sequence[dict] = ()) -> Figure:
         axes.grid(alpha=0.3, which="both")
         axes.legend()
     if scored:
-        plot_scores(axes_of_all[-1], scored)
+        plot_scores(axes_of_all[-1], scored, greater_is_better)
     return figure
 
 
-def plot_scores(axes: Axes, scored: Sequence[dict]) -> None:
-    """The first score over the steps, with its standard error where there is one; the lowest is marked."""
+def standard_error(row: dict, name: str) -> float:
+    """Of a score; 0 where it has none. The one without a name is the CMMD's."""
+    return row.get("standard_error" if name.startswith("cmmd") else f"{name}_standard_error", 0.0)
+
+
+def plot_scores(axes: Axes, scored: Sequence[dict], greater_is_better: bool = False) -> None:
+    """The first score over the steps, with its standard error where there is one; the best is marked."""
     name = next(key for key in scored[0] if key != "step")
     rows = [row for row in scored if name in row]
     steps, values = [row["step"] for row in rows], [row[name] for row in rows]
-    errors = [row.get("standard_error", 0.0) for row in rows]
+    errors = [standard_error(row, name) for row in rows]
     axes.errorbar(steps, values, yerr=errors if any(errors) else None, color="C1", marker="o", capsize=3, label=name)
-    best = min(range(len(values)), key=values.__getitem__)
-    axes.plot(steps[best], values[best], "*", color="C2", markersize=14, label=f"lowest, step {steps[best]}")
+    best = (max if greater_is_better else min)(range(len(values)), key=values.__getitem__)
+    which = "highest" if greater_is_better else "lowest"
+    axes.plot(steps[best], values[best], "*", color="C2", markersize=14, label=f"{which}, step {steps[best]}")
     axes.set(xlabel="optimizer step", ylabel=f"{name} of samples")
     axes.set_ylim(bottom=min(0, *(value - error for value, error in zip(values, errors, strict=True))))
     axes.grid(alpha=0.3)

@@ -31,7 +31,7 @@ from hf_common.signals import deferred
 from .. import LIBRARIES
 from ..models.sizes import DIT_SIZES
 from ..sampling.pipeline import DiTImagePipeline
-from .arguments import PRECISIONS, DataArguments, DiTTrainingArguments, ModelArguments, ScoringArguments
+from .arguments import PRECISIONS, DataArguments, DiTTrainingArguments, ModelArguments
 from .checkpoints import checkpoint_step, claimed_checkpoint, finished_training
 from .figures import plot_loss, sample_grid, sampling_pipeline, smoothed
 from .files import FileSamples, fits_in_memory
@@ -45,6 +45,7 @@ from .objectives.make import TrainingScheduler
 from .pretrained import trained_prediction
 from .records import read_state
 from .scoring import SampleScores, reference_images
+from .scoring_arguments import ScoringArguments
 from .settings import settings_from_hub, settings_of_weights
 from .sharding import check_sharding
 from .stream import CleanSamples, PixelSamples, TrainingStream
@@ -230,7 +231,10 @@ class _Run:
             return None
         rows, form = self.rows, self.form
         scorer = SampleScorer(
-            scoring.eval_metric, lambda: reference_images(scoring, rows, form), encoder=scoring.eval_encoder
+            scoring.eval_metric,
+            lambda: reference_images(scoring, rows, form),
+            encoder=scoring.eval_encoder,
+            arguments=scoring.metric_arguments,
         )
         scores = SampleScores(
             scoring,
@@ -271,7 +275,8 @@ class _Run:
                     averaged.save_lora_adapter(self.output_dir, adapter_name="default")
         trainer.save_samples()
         if self.accelerator.is_main_process:
-            save_figure(plot_loss(results["history"], trainer.scored), self.output_dir / "loss_curve.png")
+            figure = plot_loss(results["history"], trainer.scored, self.scoring.greater_is_better)
+            save_figure(figure, self.output_dir / "loss_curve.png")
             write_json(self.output_dir / RESULTS, results)  # last: its presence says that the run is finished
         self.accelerator.wait_for_everyone()
         self.accelerator.print(f"pipeline, {RESULTS}, loss_curve.png, samples: {self.output_dir.resolve()}")

@@ -12,9 +12,10 @@ from hf_common.sample_scores import SampleScorer
 
 from ..models.dit import DiTModel
 from ..sampling.pipeline import DiTImagePipeline
-from .arguments import DataArguments, ScoringArguments
+from .arguments import DataArguments
 from .images import ImageFormat, ImageRows, open_rows, read_images
 from .lora import merged
+from .scoring_arguments import ScoringArguments
 
 BEST = "best"  # the folder of the best pipeline
 
@@ -26,7 +27,7 @@ class SampleScores:
         args: what is scored.
         scorer: what scores.
         make_pipeline: the pipeline that samples with a model's averaged weights, and that is kept.
-        output_dir: whose folder `best` holds the best pipeline: the one whose first score is the lowest.
+        output_dir: whose folder `best` holds the best pipeline, by `args.metric_for_best_model`.
         sample_steps: of each sample.
         seed: of the noise.
     """
@@ -50,23 +51,31 @@ class SampleScores:
         return self.args.eval_steps
 
     def prepare(self) -> None:
-        """Embed the references now; a `ValueError` where that fails."""
-        self._scorer.prepare()
+        """Embed the references and score some of them; a `ValueError` where that fails or the best has no score."""
+        self._best_of(self._scorer.trial(self.args.eval_num_images))
 
     def row(self, network: DiTModel, step: int, rows: list[dict]) -> dict:
-        """The `step` and its scores by name; `rows` are those of earlier steps."""
+        """The `step` and its scores by name, that of the best model first; `rows` are those of earlier steps."""
         pipeline = self._make_pipeline(network)
         scores = self._scorer(self._samples(pipeline))
-        if not scores:
-            raise ValueError(f"eval_metric {self.args.eval_metric!r:.120} gave no finite number")
-        name = next(iter(scores))
-        if all(scores[name] < row[name] for row in rows if name in row):
+        name = self._best_of(scores)
+        sign = -1 if self.args.greater_is_better else 1
+        if all(sign * scores[name] < sign * row[name] for row in rows if name in row):
             folder = self._output_dir / BEST
             temporary = temporary_name(folder)
             pipeline.transformer = merged(pipeline.transformer)
             pipeline.save_pretrained(temporary)
             publish_folder(temporary, folder)
-        return {"step": step, **scores}
+        return {"step": step, name: scores[name], **scores}
+
+    def _best_of(self, scores: dict[str, float]) -> str:
+        """The name of the score that tells which model is the best."""
+        if not scores:
+            raise ValueError(f"eval_metric {self.args.eval_metric!r:.120} gave no finite number")
+        name = self.args.metric_for_best_model or next(iter(scores))
+        if name not in scores:
+            raise ValueError(f"metric_for_best_model must be one of {', '.join(scores)}; got {name!r:.80}")
+        return name
 
     def _samples(self, pipeline: DiTImagePipeline) -> Iterator[Image.Image]:
         """PIL images; the noise of each is a function of the seed and its number."""

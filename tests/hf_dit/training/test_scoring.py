@@ -12,11 +12,11 @@ from PIL import Image
 from hf_common.plugins import import_source
 from hf_common.sample_scores import SampleScorer
 from hf_dit.sampling.pipeline import DiTImagePipeline
-from hf_dit.training.arguments import ScoringArguments
 from hf_dit.training.images import image_format, open_rows
 from hf_dit.training.records import read_training
 from hf_dit.training.run import train_dit
 from hf_dit.training.scoring import reference_images
+from hf_dit.training.scoring_arguments import ScoringArguments
 
 from .small import COLOURS, arguments, picture, write_parquet
 
@@ -128,6 +128,52 @@ def test_bad_input_is_refused_before_the_first_step(colours, tmp_path, encoder):
         ScoringArguments(eval_steps=5)
     with pytest.raises(ValueError, match="eval_num_images must be 1 or more; got 0"):
         ScoringArguments(eval_metric="m", eval_num_images=0)
+
+
+def test_several_scores_and_which_tells_the_best(colours, tmp_path, encoder):
+    chosen = {
+        "eval_metric": "evaluate_metrics/image_quality",
+        "eval_arguments": 'scores=["fd","density_coverage"], normalize=false',
+        "metric_for_best_model": "density",
+        "greater_is_better": True,
+    }
+    parts = arguments(colours, tmp_path / "run", max_train_steps=5, sample_steps=3)
+    scored = train_dit(*parts, scoring=scoring(encoder, **chosen))["scored"]
+    assert [list(row)[:2] for row in scored] == [["step", "density"]] * 3  # what pictures show
+    assert {"frechet_distance", "coverage", "density_standard_error"} <= scored[0].keys()
+    pipeline = DiTImagePipeline.from_pretrained(tmp_path / "run" / "best")
+    best = max(scored, key=lambda row: row["density"])
+    scores = SampleScorer(
+        chosen["eval_metric"],
+        lambda: reference_images(scoring(encoder), open_rows(parts[0]), image_format(open_rows(parts[0]), parts[0])),
+        encoder=encoder,
+        arguments={"scores": ["fd", "density_coverage"], "normalize": False},
+    )
+    pipeline.set_progress_bar_config(disable=True)
+    generators = [torch.Generator().manual_seed(number) for number in range(7)]
+    images = pipeline([0, 1, 2, 0, 1, 2, 0], num_inference_steps=3, guidance_scale=1.0, generator=generators).images
+    found = scores(images)
+    for name in ("density", "frechet_distance"):
+        assert found[name] == pytest.approx(best[name], rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"metric_for_best_model": "fid"}, "metric_for_best_model must be one of cmmd, .*; got 'fid'"),
+        ({"eval_arguments": "scores=fd"}, "arguments: the metric takes no 'scores'"),
+        ({"eval_arguments": "scores"}, "eval_arguments must be name=value,...; got 'scores'"),
+        ({"eval_arguments": "encoder=clip"}, "the encoder is given twice, by eval_encoder and eval_arguments"),
+        (
+            {"eval_metric": "evaluate_metrics/image_quality", "eval_arguments": 'scores=["kid"]'},
+            "metric 'evaluate_metrics/image_quality' can't score 7 images: ValueError: .*kid needs 1000",
+        ),
+    ],
+)
+def test_scores_that_there_will_not_be_are_refused_before_the_first_step(colours, tmp_path, encoder, changes, message):
+    with pytest.raises(ValueError, match=message):
+        train_dit(*arguments(colours, tmp_path / "run"), scoring=scoring(encoder, **changes))
+    assert not list((tmp_path / "run").glob("checkpoint-*"))
 
 
 def test_the_picture_shows_the_scores(colours, tmp_path, encoder):
