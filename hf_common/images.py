@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageFile, ImageOps
+from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
 FLOAT_ROUNDING = 1e-6  # what floating-point numbers may be beyond [0, 1], and are cut to it
 OPENED = threading.Lock()  # an image opened by Pillow may be in a list twice; two threads must not decode it at once
@@ -87,6 +87,8 @@ def _read(source: str | os.PathLike | io.BytesIO | Image.Image, name: str) -> Im
         image.load()
         ImageOps.exif_transpose(image, in_place=True)
         return image
+    except UnidentifiedImageError as error:  # its words have the address of an object
+        raise ValueError(f"{name} cannot be read as an image: it is of no format that Pillow knows") from error
     except Exception as error:  # of almost any kind: each format of Pillow has its own for damaged files
         raise ValueError(f"{name} cannot be read as an image: {error}") from error
 

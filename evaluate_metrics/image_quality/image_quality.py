@@ -119,7 +119,9 @@ class ImageQuality(ImageSetMetric):
         if isinstance(scores, str):
             raise ValueError(f"scores must be a list of names, got {scores!r}")
         self.scores = tuple(DEFAULTS[self._config] if scores is None else scores)
-        Evaluation(metrics=self.scores)  # an unknown name
+        unknown = [str(name) for name in self.scores if name not in SCORES]
+        if unknown or not self.scores:
+            raise ValueError(f"scores must be of {', '.join(SCORES)}; got {', '.join(unknown) or 'none'}")
         self._keep = keep_embeddings or any(keeps(self.scores))
 
     def _info(self) -> evaluate.MetricInfo:
@@ -205,6 +207,8 @@ class ImageQuality(ImageSetMetric):
             raise ValueError(f"scores must be of those loaded, {', '.join(self.scores)}; got {got}")
         if captions is None and any("captions" in SCORES[name].needs for name in asked):
             raise ValueError("clip_score needs captions, one of each prediction")
+        if captions is not None and not any("captions" in SCORES[name].needs for name in asked):
+            raise ValueError(f"captions have no effect on {', '.join(asked)}; scores must have clip_score")
         return asked
 
     def _fitting(self, asked: list[str], used: Encoder) -> tuple[list[str], list[str]]:

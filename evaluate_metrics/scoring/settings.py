@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from pathlib import Path
 
 from huggingface_hub import constants
@@ -51,8 +52,11 @@ class Evaluation:
         if self.dtype not in DTYPES:
             raise ValueError(f"dtype must be one of {', '.join(DTYPES)}; got {self.dtype!r}")
         for name, least in LEAST.items():
-            if getattr(self, name) < least:
-                raise ValueError(f"{name} must be {least} or more; got {getattr(self, name)}")
+            value = getattr(self, name)
+            if not isinstance(value, Integral):
+                raise ValueError(f"{name} must be a whole number; got {value!r:.80}")
+            if value < least:
+                raise ValueError(f"{name} must be {least} or more; got {value}")
         if self.num_workers is not None and self.num_workers < 1:
             raise ValueError(f"num_workers must be 1 or more; got {self.num_workers}")
         drawn = [name for name, info in SCORES.items() if info.series]

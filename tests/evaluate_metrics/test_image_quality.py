@@ -229,7 +229,9 @@ def test_classes(sets):
 @pytest.mark.parametrize(
     ("loaded", "given", "error", "words"),
     [
-        ({"scores": ["fid"]}, {}, ValueError, "metrics must be of cmmd, .*; got fid"),
+        ({"scores": ["fid"]}, {}, ValueError, "scores must be of cmmd, .*; got fid"),
+        ({"scores": []}, {}, ValueError, "scores must be of cmmd, .*; got none"),
+        ({}, {"captions": ["x"] * 23}, ValueError, "captions have no effect on fd, .*; scores must have clip_score"),
         ({"scores": "fd"}, {}, ValueError, "scores must be a list of names, got 'fd'"),
         ({"config_name": "dino"}, {}, ValueError, "the configuration must be one of .*fd-dinov2"),
         ({"scores": ["fd"]}, {"scores": ["kid"]}, ValueError, "scores must be of those loaded, fd; got kid"),

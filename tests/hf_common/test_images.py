@@ -120,7 +120,9 @@ def test_what_cannot_be_read_is_named(tmp_path):
         for given in (str(tmp_path / name), tmp_path / name, {"bytes": None, "path": str(tmp_path / name)}):
             with pytest.raises(ValueError, match=name):
                 to_rgb(given)
-    with pytest.raises(ValueError, match="image 3 cannot be read as an image"):
+    with pytest.raises(
+        ValueError, match=r"^image 3 cannot be read as an image: it is of no format that Pillow knows$"
+    ):
         to_rgb({"bytes": b"no image", "path": None}, "image 3")
     rows = {"image": [{"bytes": FILES["rgb"][0], "path": None}, {"bytes": b"no image", "path": "b.png"}]}
     rows["label"] = [0, 1]

@@ -425,6 +425,7 @@ def test_encoders_that_cannot_be_had_say_why(encoder_file, spec, message):
         ({"metrics": []}, "metrics must be of .*; got none"),
         ({"dtype": "int8"}, "dtype must be one of float32, float16, bfloat16; got 'int8'"),
         ({"batch_size": 0}, "batch_size must be 1 or more; got 0"),
+        ({"precision_k": "3"}, "precision_k must be a whole number; got '3'"),
         ({"kid_subset_size": 1}, "kid_subset_size must be 2 or more; got 1"),
         ({"permutations": 0}, "permutations must be 1 or more; got 0"),
         ({"curve": True, "metrics": ["p_value"]}, "curve needs one of the metrics cmmd, fd, kid"),
