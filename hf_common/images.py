@@ -148,6 +148,18 @@ def resized_square(image: Image.Image, side: int) -> Image.Image:
     return central_square(image).resize((side, side), Image.Resampling.BICUBIC)
 
 
+def resized_middle(image: Image.Image, height: int, width: int) -> Image.Image:
+    """The largest central part of an RGB image in the ratio of `height` to `width`, scaled to these (bicubic).
+
+    [`resized_square`] for any ratio; the sides of the part are rounded to whole pixels.
+    """
+    scale = min(image.height / height, image.width / width)
+    rows, columns = max(1, round(scale * height)), max(1, round(scale * width))
+    left, top = (image.width - columns) // 2, (image.height - rows) // 2
+    part = image.crop((left, top, left + columns, top + rows))
+    return part.resize((width, height), Image.Resampling.BICUBIC)
+
+
 def image_column(features: Mapping, name: str | None = None) -> str:
     """The column of type `datasets.Image` called `name`, or the only one; a `ValueError` where there is none.
 

@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from hf_common.images import image_column, resized_square, to_rgb
+from hf_common.images import image_column, resized_middle, to_rgb
 from hf_common.names import data_source
 
 from .arguments import DataArguments
@@ -168,7 +168,7 @@ def load_images(
 
 
 def prepare_image(image: Image.Image, form: ImageFormat) -> np.ndarray:
-    """One image as (3, H, W) uint8: RGB by [`to_rgb`], the middle square, scaled (bicubic, smoothed where it shrinks).
+    """One image as (3, H, W) uint8: RGB by [`to_rgb`], its middle in the wanted ratio, scaled (bicubic, smoothed).
 
     An image that has the wanted size keeps its pixels.
 
@@ -185,7 +185,7 @@ def prepare_image(image: Image.Image, form: ImageFormat) -> np.ndarray:
             raise ValueError(f"{found}, fewer than --resolution {height}; allow it with --allow_upscale")
         if image.height != image.width and not form.center_crop:
             raise ValueError(f"{found} and is no square; allowed with --center_crop")
-        image = resized_square(image, height)
+        image = resized_middle(image, height, width)
     return np.asarray(image).transpose(2, 0, 1)
 
 

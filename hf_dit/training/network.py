@@ -1,6 +1,7 @@
 """What is trained, and in which space: network, autoencoder, noise schedule."""
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -116,11 +117,16 @@ def training_scheduler(args: DiTTrainingArguments, learn_sigma: bool, *, latents
         return FlowMatchEulerDiscreteScheduler(num_train_timesteps=args.ddpm_num_steps, shift=args.flow_shift)
     zero_snr = {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"} if args.rescale_betas_zero_snr else {}
     beta_start, beta_end = beta_range(args.ddpm_num_steps)
+    schedule: dict[str, Any] = {
+        "num_train_timesteps": args.ddpm_num_steps,
+        "beta_start": beta_start,
+        "beta_end": beta_end,
+        "beta_schedule": args.ddpm_beta_schedule,
+    }
+    if args.ddpm_beta_schedule == "sigmoid":  # DDPM's class alone knows that name; all take numbers
+        schedule["trained_betas"] = DDPMScheduler(**schedule).betas.tolist()
     return DDPMScheduler(
-        num_train_timesteps=args.ddpm_num_steps,
-        beta_start=beta_start,
-        beta_end=beta_end,
-        beta_schedule=args.ddpm_beta_schedule,
+        **schedule,
         prediction_type=args.prediction_type,
         variance_type="learned_range" if learn_sigma else "fixed_small",
         clip_sample=not latents,

@@ -89,7 +89,7 @@ def train_dit(
     accelerator = make_accelerator(model, args)
     if check_push is not None:
         _decided(accelerator, check_push)
-    check_guidance(data, model, args)
+    check_guidance(data, model, args, scoring or ScoringArguments())
     with HeldFolder(args.output_dir, accelerator.process_index, accelerator.num_processes) as held:
         run = _Run(data, model, args, accelerator, scoring or ScoringArguments())
         held.take()
@@ -360,8 +360,13 @@ def flow_times(args: DiTTrainingArguments) -> FlowTimes | None:
     return FlowTimes(args.flow_times, args.flow_logit_mean, args.flow_logit_std, args.flow_mode_scale, args.flow_shift)
 
 
-def check_guidance(data: DataArguments, model: ModelArguments, args: DiTTrainingArguments) -> None:
-    """Raise a `ValueError` where the sample grids ask for a guidance that the model can't give."""
+def check_guidance(
+    data: DataArguments, model: ModelArguments, args: DiTTrainingArguments, scoring: ScoringArguments
+) -> None:
+    """Raise a `ValueError` where sample grids or scored samples ask for a guidance that the model can't give."""
+    if scoring.eval_guidance_scale != 1 and (data.unconditional or model.class_dropout_prob == 0):
+        why = "unconditional" if data.unconditional else "class_dropout_prob=0, which trains no null class"
+        raise ValueError(f"eval_guidance_scale must be 1 with {why}; got {scoring.eval_guidance_scale}")
     if not data.unconditional and model.class_dropout_prob == 0 and set(args.sample_guidance_scales) != {1.0}:
         raise ValueError(
             "class_dropout_prob=0 trains no null class, so that sample_guidance_scales can be 1 alone; "

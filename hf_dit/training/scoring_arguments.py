@@ -1,5 +1,6 @@
 """How samples are scored while a model is trained, as flags."""
 
+import math
 from dataclasses import dataclass, field
 
 from hf_common.arguments import parse_overrides
@@ -47,6 +48,8 @@ class ScoringArguments:
             raise ValueError(f"{given[0]} has no effect without eval_metric")
         if "encoder" in self.metric_arguments and self.eval_encoder is not None:
             raise ValueError("the encoder is given twice, by eval_encoder and eval_arguments")
+        if not math.isfinite(self.eval_guidance_scale):
+            raise ValueError(f"eval_guidance_scale must be finite; got {self.eval_guidance_scale}")
         for name in ("eval_max_references", "eval_steps", "eval_num_images", "eval_batch_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be 1 or more; got {getattr(self, name)}")

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from evaluate_metrics.core.encoders import make_encoder
-from hf_common.images import central_square, image_column, resized_square, to_rgb
+from hf_common.images import central_square, image_column, resized_middle, resized_square, to_rgb
 from hf_dit.training.images import DataArguments, image_format, load_images, open_rows
 from hf_robust import load_image_splits
 
@@ -192,6 +192,14 @@ def test_the_middle_square(size, box):
     assert square.size == (side, side) and square.getpixel((0, 0)) == image.getpixel(box)
     assert np.array_equal(np.asarray(resized_square(image, side)), np.asarray(square))
     assert resized_square(image, 3).size == (3, 3)
+    assert np.array_equal(np.asarray(resized_middle(image, 3, 3)), np.asarray(resized_square(image, 3)))
+
+
+@pytest.mark.parametrize(("box", "wanted"), [((0, 1, 6, 3), (2, 6)), ((2, 0, 4, 4), (4, 2)), ((0, 0, 6, 4), (4, 6))])
+def test_the_middle_in_a_ratio(box, wanted):
+    image = Image.fromarray(np.arange(24, dtype=np.uint8).reshape(4, 6)).convert("RGB")
+    assert np.array_equal(np.asarray(resized_middle(image, *wanted)), np.asarray(image.crop(box)))
+    assert resized_middle(image, 1, 50).size == (50, 1)
 
 
 def test_the_column_of_images():

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from diffusers import DDPMScheduler
+from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler, EulerDiscreteScheduler
 
 from hf_dit.training.network import training_scheduler
 from hf_dit.training.settings import settings_of_weights
@@ -26,6 +26,15 @@ def test_a_schedule_of_1000_steps_is_that_of_diffusers(tmp_path, schedule):
     assert torch.equal(
         training_scheduler(args, False, latents=True).betas, DDPMScheduler(beta_schedule=schedule).betas
     )
+
+
+@pytest.mark.parametrize("schedule", ["linear", "scaled_linear", "squaredcos_cap_v2", "sigmoid"])
+@pytest.mark.parametrize("sampler", [DDIMScheduler, DPMSolverMultistepScheduler, EulerDiscreteScheduler])
+def test_other_samplers_of_diffusers_have_the_schedule(tmp_path, schedule, sampler):
+    *_, args = arguments(str(tmp_path), tmp_path, ddpm_beta_schedule=schedule)
+    trained = training_scheduler(args, False, latents=True)
+    trained.save_pretrained(tmp_path)
+    assert torch.equal(sampler.from_pretrained(tmp_path).betas, trained.betas)
 
 
 def test_betas_are_settings_where_they_are_scaled(tmp_path):

@@ -12,7 +12,7 @@ from PIL import Image
 from hf_common.plugins import import_source
 from hf_common.sample_scores import SampleScorer
 from hf_dit.sampling.pipeline import DiTImagePipeline
-from hf_dit.training.images import image_format, open_rows
+from hf_dit.training.images import ImageFormat, image_format, open_rows
 from hf_dit.training.records import read_training
 from hf_dit.training.run import train_dit
 from hf_dit.training.scoring import reference_images
@@ -126,6 +126,8 @@ def test_bad_input_is_refused_before_the_first_step(colours, tmp_path, encoder):
     assert not (tmp_path / "run" / "results.json").exists()
     with pytest.raises(ValueError, match="eval_steps has no effect without eval_metric"):
         ScoringArguments(eval_steps=5)
+    with pytest.raises(ValueError, match="eval_guidance_scale must be finite; got nan"):
+        ScoringArguments(eval_metric="m", eval_guidance_scale=float("nan"))
     with pytest.raises(ValueError, match="eval_num_images must be 1 or more; got 0"):
         ScoringArguments(eval_metric="m", eval_num_images=0)
 
@@ -174,6 +176,24 @@ def test_scores_that_there_will_not_be_are_refused_before_the_first_step(colours
     with pytest.raises(ValueError, match=message):
         train_dit(*arguments(colours, tmp_path / "run"), scoring=scoring(encoder, **changes))
     assert not list((tmp_path / "run").glob("checkpoint-*"))
+
+
+@pytest.mark.parametrize("changes", [{"unconditional": True}, {"class_dropout_prob": 0.0}])
+def test_guidance_that_the_model_cannot_give_is_refused_at_the_start(colours, tmp_path, encoder, changes):
+    parts = arguments(colours, tmp_path / "run", sample_guidance_scales=[1.0], **changes)
+    with pytest.raises(ValueError, match=f"eval_guidance_scale must be 1 with {next(iter(changes))}.*; got 2"):
+        train_dit(*parts, scoring=scoring(encoder, eval_guidance_scale=2.0))
+    assert not (tmp_path / "run").exists()
+
+
+def test_references_of_other_sizes_become_those_of_the_samples(tmp_path, encoder):
+    (tmp_path / "references").mkdir()
+    for number, size in enumerate([(24, 16), (30, 16), (9, 40)]):  # (width, height)
+        picture(COLOURS["red"], size[1], size[0], seed=number).save(tmp_path / "references" / f"{number}.png")
+    args = scoring(encoder, eval_references=str(tmp_path / "references"))
+    images = list(reference_images(args, [], ImageFormat((8, 12), resized=False)))
+    assert [image.size for image in images] == [(12, 8)] * 3
+    assert images[0] == picture(COLOURS["red"], 16, 24).resize((12, 8), Image.Resampling.BICUBIC)
 
 
 def test_the_picture_shows_the_scores(colours, tmp_path, encoder):
