@@ -17,6 +17,7 @@ from torch import Tensor
 
 from .fused import fused_attention
 from .groups import attend_in_groups, group_shapes
+from .kept import kept_tensors
 from .tiled import HeadwiseAttention, batched_attention
 from .tiles import added_to_scores, make_plan, tile_mask
 from .windows import Window, Windows, checked_whole_number, grid_mask, grid_sees_all, make_windows
@@ -166,8 +167,7 @@ def _cost(grid: tuple[int, int], windows: Windows) -> int:
     )
 
 
-@lru_cache(maxsize=8)
-@torch.inference_mode(False)  # what is kept is for training too
+@kept_tensors(maxsize=8)
 def _dense_mask(grid: tuple[int, int], windows: Windows, dtype: torch.dtype) -> Tensor:
     """What is added to scores, 0 or -inf, (N, N) on the CPU."""
     return added_to_scores(grid_mask(grid, windows), dtype, torch.device("cpu"))

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .base import Grid
+from .kept import is_traced
 
 THETA = 10_000.0  # of RoFormer (Su et al. 2021, arXiv:2104.09864, section 3.2.2), and of every DiT with rotations
 
@@ -31,7 +32,8 @@ class KeptTable:
         self.last: tuple[tuple, Tensor] | None = None
 
     def __call__(self, grid: Grid, *, device: torch.device, dtype: torch.dtype) -> Tensor:
-        if torch.compiler.is_compiling():  # a graph must not keep a tensor that it made; it is cheap to make again
+        # A graph must not keep a tensor that it made; it is cheap to make again.
+        if torch.compiler.is_compiling() or is_traced():
             return self.make(grid, device=device, dtype=dtype)
         key = (grid, device, dtype)
         last = self.last  # another thread may set it to that of another grid meanwhile

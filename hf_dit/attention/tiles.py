@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .kept import kept_tensors
 from .windows import Window, Windows
 
 TILES = (*range(1, 17), 24, 32, 48, 64, 96, 128, 256)
@@ -123,8 +124,7 @@ def tile_mask(
     return mask_of_plan(_make_plan(grid, windows, least_queries), dtype, device)
 
 
-@lru_cache(maxsize=8)
-@torch.inference_mode(False)  # what is kept is for training too
+@kept_tensors(maxsize=8)
 def mask_of_plan(plan: Plan, dtype: torch.dtype, device: torch.device) -> Tensor:
     """[`tile_mask`] of a plan."""
     sides = []
@@ -143,8 +143,7 @@ def added_to_scores(seen: np.ndarray, dtype: torch.dtype, device: torch.device) 
     return torch.from_numpy(np.where(seen, np.float32(0), np.float32(-np.inf))).to(device, dtype)
 
 
-@lru_cache(maxsize=8)
-@torch.inference_mode(False)
+@kept_tensors(maxsize=8)
 def places_of_plan(plan: Plan) -> tuple[Tensor, Tensor, Tensor]:
     """The token at each place of the tiles and of the rectangles, and which places of the tiles are no filling.
 

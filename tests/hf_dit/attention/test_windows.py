@@ -5,6 +5,7 @@ import shutil
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from hf_dit import (
     FlexAttnProcessor,
@@ -361,6 +362,33 @@ def test_what_is_kept_in_a_transform_is_of_use_after_it():
         torch.testing.assert_close(torch.autograd.grad(out.sum(), leaf)[0], transformed, rtol=0.02, atol=0.02)
         with torch.device("meta"):
             assert attend(*inputs, kernel_size=4).device.type == "cpu"
+
+
+class Neighbours(torch.nn.Module):
+    def __init__(self, grid):
+        super().__init__()
+        self.grid = grid
+
+    def forward(self, query, key, value):
+        return neighborhood_attention_2d(query, key, value, self.grid, 3)
+
+
+@pytest.mark.parametrize("is_first", [True, False])
+@pytest.mark.parametrize("grid", [(5, 7), (16, 16)])  # under the dense mask, and in tiles
+def test_what_a_tracer_makes_is_not_kept(grid, is_first):
+    inputs, attend = tuple(x.detach() for x in tensors(grid[0] * grid[1])), Neighbours(grid)
+    expected = torch.nn.functional.scaled_dot_product_attention(
+        *(x.transpose(1, 2) for x in inputs), attn_mask=neighborhood_mask_2d(grid, 3)
+    ).transpose(1, 2)
+    for clear in (local._dense_mask, mask_of_plan, places_of_plan, local._cost):
+        clear.cache_clear()
+    if not is_first:
+        attend(*inputs)
+    exported = torch.export.export(attend, inputs).module()
+    with FakeTensorMode() as mode:
+        attend(*map(mode.from_tensor, inputs))
+    torch.testing.assert_close(attend(*inputs), expected)
+    torch.testing.assert_close(exported(*inputs), expected)
 
 
 def test_no_samples_and_unused_outputs(monkeypatch):
