@@ -10,8 +10,9 @@ All combinations of the axes are trained by the same flags, those of train_dit.p
 steps and batch. With --eval_metric samples of each, as many and from the same noise, are scored on the way.
 
 Written to the output folder: the folder of each training, compare.json, compare.md (a table), compare.png (losses and
-scores with errors), samples.png. Finished trainings are kept, a killed one goes on: give the same command again, or
-more values of an axis.
+scores with errors), samples.png, scoring.json (the flags of the scores, which can't change). Finished trainings are
+kept, a killed one goes on: give the same command again, or more values of an axis. What no training of the comparison
+can have is told before the first one.
 """
 
 from hf_common.flags import FlagParser

@@ -2,7 +2,7 @@
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,15 +11,19 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from hf_common.files import replace_text, save_figure, save_picture, slug, write_json
+from hf_common.foreign import read_json
+from hf_common.processes import from_first_process
+from hf_common.run_folder import settings_difference
 from hf_common.tables import markdown_table
 
 from ..sampling.pictures import image_grid
 from .arguments import DataArguments, DiTTrainingArguments, ModelArguments
 from .axes import CompareArguments
 from .figures import standard_error
-from .run import train_dit
+from .run import check_training, train_dit
 from .scoring_arguments import ScoringArguments
 
+SCORING = "scoring.json"  # how all trainings of the folder are scored
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999")
 MARKERS = "osD^vPX*"
 
@@ -89,23 +93,40 @@ def compare(matched: Matched, axes: CompareArguments) -> dict:
         The content of `compare.json`: `runs`, a dict each.
 
     Raises:
-        ValueError: arguments that do not fit, of any training, before the first begins.
+        ValueError, RuntimeError, ImportError: arguments that do not fit, of any training, or a folder whose trainings
+            are scored in another way; before the first begins.
     """
     output_dir, chosen = Path(matched.args.output_dir), variants(axes, matched.args.seed)
     names = names_of(chosen)
     folders = [output_dir / slug("_".join(str(value) for value in variant if value is not None)) for variant in chosen]
     prepared = [matched.arguments(variant, folder) for variant, folder in zip(chosen, folders, strict=True)]
+    for parts in prepared:
+        check_training(*parts, matched.scoring)
+    state = PartialState()
+    from_first_process(lambda: _claim(output_dir, matched.scoring), state.process_index, state.num_processes)
     runs = []
     for name, variant, folder, parts in zip(names, chosen, folders, prepared, strict=True):
         results = train_dit(*parts, scoring=matched.scoring, check_push=_nothing)
         runs.append(_run(name, variant, folder, results))
     report = {"axes": list(Variant._fields), "runs": runs}
-    if PartialState().is_main_process:
+    if state.is_main_process:
         write_json(output_dir / "compare.json", report)
         replace_text(output_dir / "compare.md", compare_markdown(runs) + "\n")
         save_figure(plot_trainings(runs), output_dir / "compare.png")
         save_picture(_last_samples(runs), output_dir / "samples.png")
     return report
+
+
+def _claim(output_dir: Path, scoring: ScoringArguments) -> None:
+    """Write down how the trainings of a folder are scored; a `ValueError` where it was in another way."""
+    path, wanted = output_dir / SCORING, asdict(scoring)
+    if not path.exists():
+        write_json(path, wanted)
+    elif difference := settings_difference(wanted, read_json(path, dict)):
+        raise ValueError(
+            f"output_dir {str(output_dir)!r:.120} holds trainings that are scored in another way: {difference}; "
+            "choose another"
+        )
 
 
 def _nothing() -> None:

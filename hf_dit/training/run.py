@@ -29,6 +29,7 @@ from hf_common.sample_scores import SampleScorer
 from hf_common.signals import deferred
 
 from .. import LIBRARIES
+from ..models.dit import DiTModel
 from ..models.sizes import DIT_SIZES
 from ..sampling.pipeline import DiTImagePipeline
 from .arguments import PRECISIONS, DataArguments, DiTTrainingArguments, ModelArguments
@@ -94,6 +95,22 @@ def train_dit(
         run = _Run(data, model, args, accelerator, scoring or ScoringArguments())
         held.take()
         return _finished(run, accelerator, check_push is not None)
+
+
+def check_training(
+    data: DataArguments, model: ModelArguments, args: DiTTrainingArguments, scoring: ScoringArguments
+) -> None:
+    """Raise what [`train_dit`] would of arguments, images, attention and network, and leave nothing.
+
+    The metric and the output folder are looked at by [`train_dit`] alone.
+    """
+    if args.prediction_type == "flow":
+        model = replace(model, learn_sigma=False)
+    accelerator = make_accelerator(model, args)
+    check_guidance(data, model, args, scoring)
+    run = _Run(data, model, args, accelerator, scoring)
+    if model.model not in DIT_SIZES:  # of a size the attention's check has made the network already
+        run.network(lambda words: None)
 
 
 def _finished(run: "_Run", accelerator: Accelerator, may_be_done: bool) -> dict:
@@ -184,11 +201,16 @@ class _Run:
             printed(f"{skipped} of {len(self.rows)} images can't be decoded and are left out")
         return samples, labels
 
+    def network(self, said: Callable[[str], object]) -> DiTModel:
+        """What is trained, as at step 0; `said` gets what was done to a trained one."""
+        names = self.rows.label_names
+        return open_network(self.model, self.shape, None if names is None else len(names), said)
+
     def trainer(self) -> DiTTrainer:
         """The trainer at step 0."""
-        args, names = self.args, self.rows.label_names
+        args = self.args
         torch.manual_seed(args.seed)  # of the initial weights
-        network = open_network(self.model, self.shape, None if names is None else len(names), self.accelerator.print)
+        network = self.network(self.accelerator.print)
         before = None if self.model.model in DIT_SIZES else trained_prediction(self.model.model)
         if before not in (None, args.prediction_type):
             self.accelerator.print(f"{self.model.model} was trained to predict {before}, now {args.prediction_type}")

@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 from safetensors.torch import load_file
 
+from hf_dit.training.arguments import ScoringArguments
 from hf_dit.training.axes import CompareArguments
 from hf_dit.training.compare import Matched, Variant, compare, compare_markdown, names_of, plot_trainings, variants
 from hf_dit.training.run import train_dit
@@ -55,6 +56,32 @@ def test_conditionings_keep_the_other_overrides(colours, tmp_path):
             CompareArguments(objectives=["epsilon", "flow"]),
         )
     assert not (tmp_path / "never").exists()
+
+
+@pytest.mark.parametrize(
+    ("attention", "message"),
+    [("na99x", "attention item 'na99x' is not known"), ("na3*7", "names 7 layers; the model has 2")],
+)
+def test_what_a_later_training_cannot_have_is_told_before_the_first(colours, tmp_path, attention, message):
+    with pytest.raises(ValueError, match=message):
+        compare(Matched(*arguments(colours, tmp_path / "all")), CompareArguments(attentions=["full", attention]))
+    assert not (tmp_path / "all").exists()
+
+
+def test_a_network_that_does_not_fit_is_told_before_the_first_training(colours, tmp_path):
+    train_dit(*arguments(colours, tmp_path / "trained", max_train_steps=1))
+    matched = Matched(*arguments(colours, tmp_path / "all", model=str(tmp_path / "trained")))
+    with pytest.raises(ValueError, match="it has learn_sigma=True, not False"):
+        compare(matched, CompareArguments(objectives=["epsilon", "flow"]))
+    assert not (tmp_path / "all").exists()
+
+
+def test_scores_of_one_folder_are_all_of_one_kind(colours, tmp_path):
+    parts = arguments(colours, tmp_path / "all", max_train_steps=1)
+    compare(Matched(*parts), CompareArguments())
+    with pytest.raises(ValueError, match="scored in another way: eval_metric='x' .it has None.; choose another"):
+        compare(Matched(*parts, ScoringArguments(eval_metric="x")), CompareArguments(seeds=[0, 1]))
+    assert not (tmp_path / "all" / "1").exists()
 
 
 def test_names_say_in_what_they_differ():
