@@ -37,6 +37,7 @@ from .initial import draw_initial_weights
 from .parts import modulate
 from .positions import position_embedding
 from .sizes import dit_config, height_and_width
+from .weights import whole_model
 
 
 class DiTModel(ModelMixin, ConfigMixin, AttentionMixin, PeftAdapterMixin, CacheMixin):
@@ -184,6 +185,11 @@ class DiTModel(ModelMixin, ConfigMixin, AttentionMixin, PeftAdapterMixin, CacheM
         except ValueError as error:
             raise ValueError(f"{where}: {error}") from None
         return loaded
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: Any, **kwargs: Any) -> Any:
+        """The saved model; arguments as in diffusers. Files that lack some of its weights are a `ValueError`."""
+        return whole_model(super().from_pretrained, pretrained_model_name_or_path, **kwargs)
 
     @classmethod
     def from_name(cls, name: str, **overrides: Any) -> "DiTModel":

@@ -9,8 +9,11 @@ from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchEulerDiscreteScheduler
 
+from hf_common.foreign import first_line
+
 from ..models.dit import DiTModel
 from ..models.sizes import DIT_SIZES, dit_config
+from ..models.weights import whole_model
 from .arguments import DiTTrainingArguments, ModelArguments, beta_range, model_overrides
 from .latents import latent_size
 from .lora import add_lora
@@ -24,7 +27,14 @@ def load_vae(name: str | None) -> AutoencoderKL | None:
     """The autoencoder in evaluation mode and float32, from safetensors alone."""
     if name is None:
         return None
-    return AutoencoderKL.from_pretrained(name, use_safetensors=True).eval().requires_grad_(False)
+    try:
+        named = AutoencoderKL.load_config(name).get("_class_name", "AutoencoderKL")
+        if named != "AutoencoderKL":
+            raise ValueError(f"{name}: a {named}")
+        vae = whole_model(AutoencoderKL.from_pretrained, name, use_safetensors=True)
+    except (ValueError, OSError) as error:
+        raise ValueError(f"vae must be a folder or Hub id of an AutoencoderKL; got {first_line(error)}") from error
+    return vae.eval().requires_grad_(False)
 
 
 def sample_shape(vae: AutoencoderKL | None, size: tuple[int, int]) -> tuple[int, int, int]:

@@ -5,9 +5,11 @@ import warnings
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from diffusers import DDIMScheduler, DiTTransformer2DModel
+from safetensors.torch import load_file, save_file
 
-from hf_dit import DiTModel
+from hf_dit import DiTImagePipeline, DiTModel
+from hf_dit.training.network import load_vae
 from tests.hf_dit.models.test_dit import inputs, reference_dit, reference_weights
 
 
@@ -104,3 +106,34 @@ def test_arguments_that_ask_for_other_weights_are_refused():
         with pytest.raises(ValueError, match=rf"{name} must be .* for weights of the paper's code.* got '{value}'"):
             DiTModel.from_original(reference_weights(), 2, **{name: value})
     assert DiTModel.from_original(reference_weights(), 2, qk_norm=None, attention="na3").config.attention == "na3"
+
+
+def test_a_saved_model_that_lacks_weights_is_refused(tmp_path):
+    model = DiTModel.from_name("dit-micro-2", sample_size=8)
+    model.save_pretrained(tmp_path / "whole")
+    DiTImagePipeline(model, DDIMScheduler()).save_pretrained(tmp_path / "pipeline")
+    for folder in (tmp_path / "whole", tmp_path / "pipeline" / "transformer"):
+        path = folder / "diffusion_pytorch_model.safetensors"
+        weights = load_file(path)
+        loaded, info = DiTModel.from_pretrained(folder, output_loading_info=True)
+        assert not info["missing_keys"] and torch.equal(loaded.proj_out.bias, weights["proj_out.bias"])
+        del weights["proj_out.bias"], weights["proj_out.weight"]
+        save_file(weights, path, metadata={"format": "pt"})
+    lacking = "of this DiTModel lack proj_out.bias and 1 more weights"
+    with pytest.raises(ValueError, match=f"{tmp_path / 'whole'}: the files {lacking}"):
+        DiTModel.from_pretrained(tmp_path / "whole")
+    with pytest.raises(ValueError, match=lacking):
+        DiTImagePipeline.from_pretrained(tmp_path / "pipeline")
+
+
+def test_models_of_other_classes_are_not_taken_for_these(tmp_path):
+    stock = DiTTransformer2DModel(
+        sample_size=8, num_layers=1, num_attention_heads=1, attention_head_dim=8, num_embeds_ada_norm=2
+    )
+    stock.save_pretrained(tmp_path / "stock")
+    with pytest.raises(ValueError, match="the files of this DiTModel lack"):
+        DiTModel.from_pretrained(tmp_path / "stock")
+    with pytest.raises(ValueError, match="vae must be .* of an AutoencoderKL; got .*stock: a DiTTransformer2DModel"):
+        load_vae(str(tmp_path / "stock"))
+    with pytest.raises(ValueError, match="vae must be a folder or Hub id of an AutoencoderKL; got"):
+        load_vae(str(tmp_path))
