@@ -50,8 +50,12 @@ def checked_labels(
     if num_classes is None:
         if class_labels is not None:
             raise ValueError(f"class_labels must be None: the model is unconditional; got {class_labels!r}")
-        if batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+        try:
+            fits = operator.index(batch_size) >= 1
+        except TypeError:
+            fits = False
+        if not fits:
+            raise ValueError(f"batch_size must be a whole number of at least 1, got {batch_size}")
         return None
     if class_labels is None:
         raise ValueError("class_labels are missing: the model is conditional (guidance_scale=0 ignores them)")

@@ -29,6 +29,7 @@ from .labels import checked_labels, ids_of_names, label_table
 from .lora import DiTLoraLoaderMixin, check_transformer
 from .schedule import (
     TrainedOn,
+    check_latents,
     check_schedule,
     check_scheduler,
     checked_steps,
@@ -311,8 +312,8 @@ class DiTImagePipeline(DiffusionPipeline, DiTLoraLoaderMixin):
         num_inference_steps, timesteps = checked_steps(scheduler, num_inference_steps, timesteps)
         check_schedule(scheduler, guidance_interval, eta)
         shape = (images, in_channels, *self._sample_size(height, width))
-        if latents is not None and tuple(latents.shape) != shape:
-            raise ValueError(f"latents must have shape {shape}, got {tuple(latents.shape)}")
+        if latents is not None:
+            check_latents("latents", latents, shape)
         generator = self._generators(generator, images)
         self._check_output(output_type, callback_on_step_end_tensor_inputs)
         transformer.check_attention(height=shape[2], width=shape[3], device=device)
@@ -358,6 +359,7 @@ class DiTImagePipeline(DiffusionPipeline, DiTLoraLoaderMixin):
                     if not isinstance(changed, dict):
                         raise TypeError(f"callback_on_step_end must return a dict, got {type(changed).__name__}")
                     latents = changed.get("latents", latents)
+                    check_latents("latents of callback_on_step_end", latents, shape)
                     changed_scales = guidance_scales(self._guidance_scale, prompts, num_images_per_prompt)
                     if changed_scales != scales:
                         scales, null_class_id = changed_scales, guided_null_class(transformer, changed_scales)
@@ -398,7 +400,10 @@ class DiTImagePipeline(DiffusionPipeline, DiTLoraLoaderMixin):
     ) -> torch.Generator | list[torch.Generator] | None:
         if generator is None or isinstance(generator, torch.Generator):
             return generator
-        generators = list(generator)
+        generators = list(generator) if isinstance(generator, Sequence) else [generator]
+        wrong = [one for one in generators if not isinstance(one, torch.Generator)]
+        if wrong:
+            raise TypeError(f"generator must be a torch.Generator, or one per image, got {wrong[0]!r:.120}")
         if len(generators) != images:
             raise ValueError(f"generator must be one, or one per image ({images}), got {len(generators)}")
         return generators

@@ -5,6 +5,7 @@ import inspect
 import itertools
 import operator
 from collections.abc import Sequence
+from numbers import Real
 from typing import Any, NamedTuple
 
 import torch
@@ -99,10 +100,10 @@ def check_scheduler(scheduler: SchedulerMixin, trained: TrainedOn) -> None:
         )
     if wanted != "flow":
         _check_levels(scheduler, trained)
-    elif scheduler.config.num_train_timesteps != trained.num_timesteps:
+    elif (timesteps := scheduler.config.get("num_train_timesteps")) != trained.num_timesteps:
         raise ValueError(
-            f"scheduler {name} has num_train_timesteps={scheduler.config.num_train_timesteps}; this pipeline was made "
-            f"with {trained.num_timesteps}"
+            f"scheduler {name} has num_train_timesteps={timesteps}; this pipeline was made with "
+            f"{trained.num_timesteps}"
         )
     try:
         error = _measured_error(scheduler, trained)
@@ -223,16 +224,25 @@ def _number(value: Any, *, whole: bool) -> float:
     return operator.index(value) if whole else float(value)
 
 
+def check_latents(name: str, latents: Any, shape: tuple[int, ...]) -> None:
+    """Raise a `TypeError` or `ValueError` that names them unless these are samples of the shape."""
+    if not isinstance(latents, Tensor):
+        raise TypeError(f"{name} must be a tensor, got {type(latents).__name__}")
+    if tuple(latents.shape) != shape:
+        raise ValueError(f"{name} must have shape {shape}, got {tuple(latents.shape)}")
+
+
 def check_schedule(scheduler: SchedulerMixin, guidance_interval: tuple[float, float] | None, eta: float) -> None:
     """Raise a `ValueError` for an interval outside of the scheduler's timesteps, or an eta that it doesn't take."""
     name, trained = type(scheduler).__name__, scheduler.config.num_train_timesteps
     if guidance_interval is not None:
         pair = isinstance(guidance_interval, tuple | list) and len(guidance_interval) == 2
+        pair = pair and all(isinstance(end, Real) for end in guidance_interval)
         if not pair or not 0 <= guidance_interval[0] <= guidance_interval[1] <= trained:
             raise ValueError(
                 f"guidance_interval must be (low, high), 0 <= low <= high <= {trained}, got {guidance_interval}"
             )
-    if not 0 <= eta <= 1:
+    if not isinstance(eta, Real) or not 0 <= eta <= 1:
         raise ValueError(f"eta must lie in [0, 1], got {eta}")
     if eta != 0 and "eta" not in inspect.signature(scheduler.step).parameters:
         raise ValueError(f"eta must be 0 with {name}, which does not take it; got {eta}")

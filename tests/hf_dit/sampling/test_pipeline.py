@@ -510,6 +510,10 @@ def test_callback():
     assert not pipeline.interrupt and pipeline.num_model_evaluations == 6
     with pytest.raises(TypeError, match="must return a dict"):
         sample(pipeline, 0, callback_on_step_end=lambda *_: None)
+    with pytest.raises(ValueError, match=r"latents of callback_on_step_end must have shape \(1, 4, 8, 8\), got"):
+        sample(pipeline, 0, callback_on_step_end=lambda *_: {"latents": torch.zeros(2, 4, 8, 8)})
+    with pytest.raises(TypeError, match="latents of callback_on_step_end must be a tensor, got NoneType"):
+        sample(pipeline, 0, callback_on_step_end=lambda *_: {"latents": None})
 
 
 def test_callback_changes_the_guidance():
@@ -663,14 +667,19 @@ SQUARE = (1, 4, 8, 8)
         ({"num_inference_steps": -1}, ValueError, "num_inference_steps"),
         ({"num_inference_steps": 1001}, ValueError, "num_inference_steps"),
         ({"num_inference_steps": 2.5}, ValueError, "num_inference_steps"),
+        ({"guidance_interval": ("a", 10)}, ValueError, "guidance_interval"),
         ({"timesteps": [10, 0]}, ValueError, "DDIMScheduler"),
+        ({"eta": "0"}, ValueError, "eta must lie"),
         ({"eta": -0.1}, ValueError, "eta"),
         ({"eta": math.nan}, ValueError, "eta"),
         ({"height": 7}, ValueError, "height must be a multiple of 2"),
         ({"width": 0}, ValueError, "width"),
         ({"latents": torch.zeros(2, 4, 8, 8)}, ValueError, "latents must have shape"),
         ({"latents": torch.zeros(1, 4, 8, 8), "width": 10}, ValueError, "latents must have shape"),
+        ({"latents": [[0.0]]}, TypeError, "latents must be a tensor, got list"),
         ({"generator": seeds(0, 1)}, ValueError, "generator"),
+        ({"generator": np.random.default_rng(0)}, TypeError, "generator must be a torch.Generator"),
+        ({"generator": [0]}, TypeError, "generator must be a torch.Generator"),
         ({"output_type": "numpy"}, ValueError, "output_type"),
         ({"output_type": "pil"}, ValueError, "1 or 3 channels"),
         ({"callback_on_step_end_tensor_inputs": ["noise"]}, ValueError, "callback_on_step_end_tensor_inputs"),
@@ -710,6 +719,8 @@ def test_bad_combinations():
         unconditional([0], guidance_scale=1)
     with pytest.raises(ValueError, match="batch_size"):
         unconditional(batch_size=0, guidance_scale=1)
+    with pytest.raises(ValueError, match="batch_size must be a whole number of at least 1, got None"):
+        unconditional(batch_size=None, guidance_scale=1)
 
 
 def test_bad_components():
