@@ -33,12 +33,14 @@ def main() -> None:
 
     from accelerate import PartialState
 
+    from hf_common.processes import leave_processes
     from hf_dit.training.compare import Matched, compare, compare_markdown
 
     report = compare(Matched(data, model, args, scoring), axes)
     if PartialState().is_main_process:
         print(f"\n{compare_markdown(report['runs'])}\n")
         print(f"compare.json, compare.md, compare.png, samples.png: {Path(args.output_dir).resolve()}")
+    leave_processes()
 
 
 def run() -> None:

@@ -127,11 +127,13 @@ def main() -> None:
     data, model, args, scoring, hub = FlagParser(parts, description=__doc__).parse_args_into_dataclasses()
     from accelerate import PartialState
 
+    from hf_common.processes import leave_processes
     from hf_dit.training.run import train_dit
 
     train_dit(data, model, args, scoring=scoring, check_push=hub.check if hub.push_to_hub else None)
     if hub.push_to_hub and PartialState().is_main_process:
         push(args.output_dir, hub)
+    leave_processes()
 
 
 def run() -> None:

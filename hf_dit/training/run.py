@@ -130,7 +130,10 @@ def _finished(run: "_Run", accelerator: Accelerator, may_be_done: bool) -> dict:
         run.begin(trainer, checkpoint)
         trainer.train()
         results = run.finish(trainer)
-    accelerator.end_training()
+    for (
+        tracker
+    ) in accelerator.trackers:  # not `end_training`, which parts the processes: there may be another training
+        tracker.finish()
     return results
 
 

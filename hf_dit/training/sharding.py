@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
@@ -39,6 +39,10 @@ def shard_network(network: DiTModel, accelerator: Accelerator) -> None:
     if accelerator.mixed_precision == "bf16":  # inputs stay as they are: autocast says what is computed in which type
         policy = MixedPrecisionPolicy(torch.bfloat16, torch.float32, cast_forward_inputs=False)
     for block in network.transformer_blocks:
+        for module in block.modules():
+            # Float32 in bf16 too, as autocast leaves them: a CPU norms no float32 tokens by other weights.
+            if isinstance(module, nn.LayerNorm | nn.RMSNorm) and module.weight is not None:
+                fully_shard(module, mesh=mesh)
         fully_shard(block, mesh=mesh, mp_policy=policy)
     fully_shard(network, mesh=mesh)
 

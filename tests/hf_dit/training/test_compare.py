@@ -11,8 +11,11 @@ from hf_dit.training.arguments import ScoringArguments
 from hf_dit.training.axes import CompareArguments
 from hf_dit.training.compare import Matched, Variant, compare, compare_markdown, names_of, plot_trainings, variants
 from hf_dit.training.run import train_dit
+from tests import ROOT
+from tests.processes import run_process
 
 from .small import arguments
+from .test_run import flags
 
 
 def weights(folder):
@@ -82,6 +85,18 @@ def test_scores_of_one_folder_are_all_of_one_kind(colours, tmp_path):
     with pytest.raises(ValueError, match="scored in another way: eval_metric='x' .it has None.; choose another"):
         compare(Matched(*parts, ScoringArguments(eval_metric="x")), CompareArguments(seeds=[0, 1]))
     assert not (tmp_path / "all" / "1").exists()
+
+
+def test_two_processes_make_all_trainings(colours, tmp_path):
+    small = {"max_train_steps": 2, "train_batch_size": 2}
+    line = [*flags(colours, tmp_path / "two", **small), "--attentions", "full", "na3"]
+    done = run_process(ROOT / "scripts/compare_dit.py", *line, processes=2)
+    assert done.returncode == 0, done.stderr
+    runs = json.loads((tmp_path / "two" / "compare.json").read_text())["runs"]
+    assert [run["name"] for run in runs] == ["full", "na3"]
+    train_dit(*arguments(colours, tmp_path / "alone", max_train_steps=2, attention="na3"))
+    one, two = weights(tmp_path / "alone"), weights(tmp_path / "two" / "na3_0")
+    assert all(np.allclose(one[name], two[name], rtol=0, atol=1e-6) for name in one)
 
 
 def test_names_say_in_what_they_differ():

@@ -187,6 +187,8 @@ def test_two_processes_go_on_from_the_adapter_of_one(colours, tmp_path):
     "changes",
     [
         {"mixed_precision": "bf16", "optim": "adamw_torch_fused"},
+        {"mixed_precision": "bf16", "config_overrides": "conditioning=in_context,qk_norm=rms_norm,position=rope"},
+        {"mixed_precision": "bf16", "config_overrides": "conditioning=cross_attention,qk_norm=rms_norm"},
         {"torch_compile": True, "gradient_checkpointing": True},
         {"use_ema": False, "config_overrides": "conditioning=cross_attention,embedders=separate,dropout=0.1"},
     ],
