@@ -130,9 +130,8 @@ def _finished(run: "_Run", accelerator: Accelerator, may_be_done: bool) -> dict:
         run.begin(trainer, checkpoint)
         trainer.train()
         results = run.finish(trainer)
-    for (
-        tracker
-    ) in accelerator.trackers:  # not `end_training`, which parts the processes: there may be another training
+    # Not `end_training`, which parts the processes: there may be another training.
+    for tracker in accelerator.trackers:
         tracker.finish()
     return results
 
