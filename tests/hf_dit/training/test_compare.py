@@ -7,10 +7,10 @@ import pytest
 from PIL import Image
 from safetensors.torch import load_file
 
-from hf_dit.training.arguments import ScoringArguments
 from hf_dit.training.axes import CompareArguments
 from hf_dit.training.compare import Matched, Variant, compare, compare_markdown, names_of, plot_trainings, variants
 from hf_dit.training.run import train_dit
+from hf_dit.training.scoring_arguments import ScoringArguments
 from tests import ROOT
 from tests.processes import run_process
 
