@@ -12,7 +12,7 @@ from hf_common.tables import markdown_table
 
 from . import dit_runs
 from .cells import cell_file, write_cell
-from .claims import pooled_spread
+from .claims import SURE, difference, pooled_spread
 from .dit_runs import Photographs
 from .study import Cells, Place
 
@@ -162,22 +162,25 @@ class Comparison(NamedTuple):
         return f"{text}\n\n{markdown_table(heads, rows)}\n\n{self._verdict(groups)}"
 
     def _verdict(self, groups: dict[str, list[dict]]) -> str:
-        """What differs by more than seeds of one variant do, or else by more than the error of the scores."""
-        first = next(iter(self.variants))
+        """Which is best, and what differs by more than seeds of one variant do, or than the error of the scores."""
         values = {name: [cell["scores"]["cmmd"] for cell in runs] for name, runs in groups.items()}
-        spread = pooled_spread(values.values())
+        first = next(iter(self.variants))
         if first not in values or len(values) < 2:
             return ""
-        errors = [cell["scores"]["cmmd_error"] for runs in groups.values() for cell in runs]
-        yardstick = max(spread or 0.0, mean(errors))
+        own = mean(cell["scores"]["cmmd_error"] for runs in groups.values() for cell in runs)
+        spread = pooled_spread(values.values())
+        seeds = "" if spread is None else f"; seeds scatter by {spread:.3f}"
         said = []
         for name, found in values.items():
             if name != first:
-                difference = mean(found) - mean(values[first])
-                sure = "more" if abs(difference) > 2 * yardstick else "no more"
-                said.append(f"`{name}` less `{first}` {difference:+.3f}, {sure} than twice that")
-        seeds = "" if spread is None else f", seeds scatter by {spread:.3f}"
-        return f"CMMD: a standard error is {mean(errors):.3f}{seeds}; {'; '.join(said)}."
+                value, error = difference(found, values[first], max(own, spread or 0.0))
+                sure = "beyond" if abs(value) > SURE * error else "within"
+                said.append(f"`{name}` {value:+.3f} ± {error:.3f}, {sure} two")
+        best = min(values, key=lambda name: mean(values[name]))
+        return (
+            f"The lowest CMMD is that of `{best}`, {mean(values[best]):.3f}. Less `{first}`, with the standard error "
+            f"of the difference (of a score {own:.3f}{seeds}): {'; '.join(said)}."
+        )
 
 
 def cell_name(variant: str, seed: int) -> str:

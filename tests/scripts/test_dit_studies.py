@@ -164,6 +164,22 @@ def stepped(count, scale, cmmd, error=0.01):
     return {"settings": settings, "scores": {"images": 252, "cmmd": cmmd, "cmmd_error": error}}
 
 
+def test_what_wins_among_trainings_follows_the_cells():
+    def said(**cmmds):
+        groups = {
+            name.replace("_", "-"): [{"scores": {"cmmd": value, "cmmd_error": 0.03}} for value in values]
+            for name, values in cmmds.items()
+        }
+        return OBJECTIVES._verdict(groups)
+
+    text = said(epsilon=[0.5], v=[0.58], flow=[0.4])
+    assert text.startswith("The lowest CMMD is that of `flow`, 0.400. Less `epsilon`,")
+    assert "`v` +0.080 ± 0.042, within two; `flow` -0.100 ± 0.042, beyond two." in text  # 0.03 sqrt(2)
+    text = said(epsilon=[0.5, 0.7], flow=[0.1])  # seeds scatter by 0.2 / sqrt(2), the mean of two by 0.1
+    assert "seeds scatter by 0.141" in text and "`flow` -0.500 ± 0.173, beyond two" in text
+    assert said(flow=[0.1]) == said(epsilon=[0.1]) == ""
+
+
 def test_verdicts_on_steps_follow_the_cells():
     def verdicts(values, error=0.01):
         cells = [
