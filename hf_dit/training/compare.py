@@ -19,7 +19,7 @@ from hf_common.tables import markdown_table
 from ..sampling.pictures import image_grid
 from .arguments import DataArguments, DiTTrainingArguments, ModelArguments
 from .axes import CompareArguments
-from .figures import standard_error
+from .figures import score_names, standard_error, whole_steps
 from .run import check_training, train_dit
 from .scoring_arguments import ScoringArguments
 
@@ -151,15 +151,16 @@ def _run(name: str, variant: Variant, folder: Path, results: dict) -> dict:
 
 
 def compare_markdown(runs: Sequence[dict]) -> str:
-    """The table: parameters, speed, loss, and the last scores with the standard error of the first."""
-    scored = runs[0]["scored"][-1] if runs[0]["scored"] else {}
-    shown = [name for name in scored if name not in ("step", "standard_error", "error_bound")]
+    """The table: parameters, speed, loss, and the last scores with their standard errors."""
+    shown = score_names(runs[0]["scored"][-1]) if runs[0]["scored"] else []
     rows = []
     for run in runs:
         speed, last = run["images_per_second"], run["scored"][-1] if run["scored"] else {}
-        scores = [f"{last[name]:.4g}" if name in last else "–" for name in shown]
-        if scores and "standard_error" in last:
-            scores[0] += f" ± {last['standard_error']:.2g}"
+        errors = {name: standard_error(last, name) for name in shown}
+        scores = [
+            (f"{last[name]:.4g}" + (f" ± {errors[name]:.2g}" if errors[name] else "")) if name in last else "–"
+            for name in shown
+        ]
         rows.append(
             [
                 run["name"],
@@ -182,7 +183,8 @@ def compare_markdown(runs: Sequence[dict]) -> str:
 def plot_trainings(runs: Sequence[dict]) -> Figure:
     """The loss over the steps; with scores also the first one over the steps and the last of it with its error."""
     scored = all(run["scored"] for run in runs)
-    figure = Figure(figsize=(11 if scored else 6, 4.2), layout="constrained")
+    longest = max(len(run["name"]) for run in runs)  # the names stand upright below the last panel, which they shorten
+    figure = Figure(figsize=(11, 4.2 + 0.075 * longest) if scored else (6, 4.2), layout="constrained")
     panels = figure.subplots(1, 3 if scored else 1, squeeze=False)[0]
     for place, run in enumerate(runs):
         colour, marker = COLOURS[place % len(COLOURS)], MARKERS[place // len(COLOURS) % len(MARKERS)]
@@ -195,13 +197,15 @@ def plot_trainings(runs: Sequence[dict]) -> Figure:
             error = 2 * standard_error(run["scored"][-1], name)
             panels[2].errorbar(place, values[-1], yerr=error or None, color=colour, marker=marker, capsize=4)
             panels[1].set(xlabel="optimizer step", ylabel=f"{name} of samples")
-            panels[2].set(ylabel=f"{name} at the end; two standard errors")
+            panels[2].set(ylabel=f"{name} at the end" + ("\n(bars: two standard errors)" if error else ""))
     panels[0].set(xlabel="optimizer step", ylabel="loss, smoothed", yscale="log")
     if scored:
-        panels[2].set_xticks(range(len(runs)), [run["name"] for run in runs], rotation=35, ha="right")
+        panels[2].set_xticks(range(len(runs)), [run["name"] for run in runs], rotation=90)
         panels[2].set_xlim(-0.5, len(runs) - 0.5)
         for axes in panels[1:]:
             axes.set_ylim(bottom=min(0, axes.get_ylim()[0]))
+    for axes in panels[:2]:
+        axes.xaxis.set_major_locator(whole_steps())
     for axes in panels:
         axes.grid(color="0.9", linewidth=0.8)
     handles = panels[0].get_legend_handles_labels()

@@ -101,12 +101,27 @@ def plot_loss(history: list[dict], scored: Sequence[dict] = (), greater_is_bette
         if part == "loss":
             axes.plot(steps, [row["smoothed"] for row in history], color="C0", marker=marker, label="smoothed")
         axes.set(xlabel="optimizer step", ylabel=name, yscale="log")
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+        axes.xaxis.set_major_locator(whole_steps())
         axes.grid(alpha=0.3, which="both")
         axes.legend()
     if scored:
         plot_scores(axes_of_all[-1], scored, greater_is_better)
     return figure
+
+
+def whole_steps() -> MaxNLocator:
+    """Ticks at whole steps, as many as fit."""
+    return MaxNLocator("auto", steps=(1, 2, 2.5, 5, 10), integer=True, min_n_ticks=1)
+
+
+def score_names(row: dict) -> list[str]:
+    """The scores of a row, without its step, errors, numbers of images (`n_...`) and of neighbours (`..._k`)."""
+    beside = ("step", "standard_error", "error_bound")
+    return [
+        name
+        for name in row
+        if name not in beside and not name.startswith("n_") and not name.endswith(("_standard_error", "_k"))
+    ]
 
 
 def standard_error(row: dict, name: str) -> float:
@@ -123,7 +138,9 @@ def plot_scores(axes: Axes, scored: Sequence[dict], greater_is_better: bool = Fa
     axes.errorbar(steps, values, yerr=errors if any(errors) else None, color="C1", marker="o", capsize=3, label=name)
     best = (max if greater_is_better else min)(range(len(values)), key=values.__getitem__)
     which = "highest" if greater_is_better else "lowest"
-    axes.plot(steps[best], values[best], "*", color="C2", markersize=14, label=f"{which}, step {steps[best]}")
+    star = {"color": "C2", "markersize": 14, "zorder": 3, "clip_on": False}  # seen whole at a score of 0, too
+    axes.plot(steps[best], values[best], "*", label=f"{which}, step {steps[best]}", **star)
+    axes.xaxis.set_major_locator(whole_steps())
     axes.set(xlabel="optimizer step", ylabel=f"{name} of samples")
     axes.set_ylim(bottom=min(0, *(value - error for value, error in zip(values, errors, strict=True))))
     axes.grid(alpha=0.3)

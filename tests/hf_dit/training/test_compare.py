@@ -138,3 +138,28 @@ def test_scores_stand_with_their_error():
     figure = plot_trainings([run, {**run, "name": "b"}])
     assert [len(axes.lines) > 0 for axes in figure.axes] == [True, True, True]
     assert len(plot_trainings([{**run, "scored": []}]).axes) == 1
+
+
+def test_scores_have_their_errors_and_no_counts():
+    last = {"step": 10, "recall": 0.5, "recall_standard_error": 0.04, "frechet_distance": 3.0, "precision_k": 3.0}
+    run = {
+        "parameters": 2_000_000,
+        "images_per_second": None,
+        "loss": 0.5,
+        "steps": 10,
+        "global_batch": 8,
+        "history": [[10, 0.5]],
+        "scored": [last | {"n_predictions": 30.0, "n_references": 200.0}],
+        "hardware": "cpu",
+        "versions": {"torch": "2"},
+    }
+    runs = [{**run, "name": f"cross_attention, v_prediction, seed {seed}"} for seed in range(12)]
+    lines = compare_markdown(runs).splitlines()
+    assert lines[0] == "| training | million parameters | images/s | loss | recall | frechet_distance |"
+    assert lines[2].endswith("| 0.5000 | 0.5 ± 0.04 | 3 |")
+    figure = plot_trainings(runs)
+    figure.draw_without_rendering()
+    label, names = figure.axes[2].yaxis.label, figure.axes[2].get_xticklabels()
+    assert "standard errors" in label.get_text()
+    assert not any(label.get_window_extent().overlaps(name.get_window_extent()) for name in names)
+    assert all(tick == round(tick) for axes in figure.axes[:2] for tick in axes.get_xticks())
