@@ -18,7 +18,7 @@ from .arguments import DiTTrainingArguments, ModelArguments, beta_range, model_o
 from .latents import latent_size
 from .lora import add_lora
 from .objectives.make import TrainingScheduler
-from .pretrained import pretrained_config, pretrained_network, with_new_labels
+from .pretrained import pretrained_config, pretrained_network, trained_prediction, with_new_labels
 
 DTYPES = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}  # by the names of mixed precision
 
@@ -100,7 +100,10 @@ def open_network(
         found["sample_size"] = tuple(found["sample_size"])
     differences = [f"{name}={found[name]!r}, not {wanted[name]!r}" for name in wanted if found[name] != wanted[name]]
     if differences:
-        raise ValueError(f"model {model.model!r} does not fit data and flags: it has {'; '.join(differences)}")
+        # A flow has no learned variance, which is what comes to light where the objective was left out.
+        is_flow = model.learn_sigma and not found["learn_sigma"] and trained_prediction(model.model) == "flow"
+        hint = "; it was trained with --objective flow" if is_flow else ""
+        raise ValueError(f"model {model.model!r} does not fit data and flags: it has {'; '.join(differences)}{hint}")
     if num_classes is not None and model.class_dropout_prob and not network.config.class_dropout_prob:
         raise ValueError(
             f"model {model.model!r} has no null class; class_dropout_prob must be 0, got {model.class_dropout_prob}"

@@ -12,7 +12,7 @@ import pytest
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, DistributedType, GradientState
-from diffusers import DDPMScheduler
+from diffusers import DDPMScheduler, FlowMatchEulerDiscreteScheduler
 from PIL import Image
 from safetensors.torch import load_file
 
@@ -307,6 +307,13 @@ def test_going_on_from_a_trained_model(colours, tmp_path):
         ValueError, match="does not fit data and flags: it has learn_sigma=True, not False; num_classes=3, not"
     ):
         train_dit(*arguments(colours, tmp_path / "other", **start, unconditional=True, learn_sigma=False))
+
+
+def test_a_flow_that_another_objective_goes_on_from_is_named(tmp_path, colours):
+    model = DiTModel.from_name("dit-micro-2", sample_size=8, in_channels=3, num_classes=3, learn_sigma=False)
+    DiTImagePipeline(model, FlowMatchEulerDiscreteScheduler()).save_pretrained(tmp_path / "flow")
+    with pytest.raises(ValueError, match="learn_sigma=False, not True; it was trained with --objective flow$"):
+        train_dit(*arguments(colours, tmp_path / "run", model=str(tmp_path / "flow")))
 
 
 def test_other_classes_take_a_new_label_table_and_leave_the_rest(colours, tmp_path, capsys):
