@@ -299,7 +299,11 @@ def write_results(
     write_json(folder / "results.json", results)
     if args.json == "-":
         print(json.dumps(results, allow_nan=False), file=printed)
-    print(f"\n{table}\n\nresults: {folder.resolve()}")
+    if scores:
+        print(f"\n{table}")
+    if args.save_stats is not None:
+        print(f"\nstatistics: {Path(args.save_stats).resolve()}")
+    print(f"\nresults: {folder.resolve()}")
     return failed
 
 

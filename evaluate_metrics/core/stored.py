@@ -149,7 +149,7 @@ def fitted(stored: Stored, encoder: Encoder, name: str) -> tuple[Stored, list[st
         return stored, []
     notes = [f"{name} ({stored.words}) names no encoder: that it is of {encoder.name} is taken on trust"]
     if isinstance(stored.moments, Statistics):
-        notes.append(f"{name} has no number of images, which allows {COUNTLESS}")
+        notes.append(f"{name} has no number of images: of it there can be {COUNTLESS}")
     if not encoder.normalized:
         return stored, notes
     if stored.embeddings is None:

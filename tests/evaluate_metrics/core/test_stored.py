@@ -330,7 +330,7 @@ def test_files_fit_their_encoder_alone(tmp_path):
     same, notes = fitted(stored, encoder(), "s.npz")
     assert same is stored and len(notes) == 2
     assert notes[0].startswith("s.npz (mean and covariance) names no encoder: that it is of ")
-    assert notes[1].startswith("s.npz has no number of images, which allows fd, and cmmd without unbiased")
+    assert notes[1].startswith("s.npz has no number of images: of it there can be fd, and cmmd without unbiased")
     with pytest.raises(ValueError, match=r"^s\.npz has 6 dimensions, .* 7$"):
         fitted(stored, encoder(7), "s.npz")
     with pytest.raises(ValueError, match="of another encoder than .* unit vectors are needed"):

@@ -124,7 +124,8 @@ def test_statistics_of_a_folder_and_scores_against_them(command, place, tmp_path
     status, out, _ = command("real", "near", "--metrics", "fd", "cmmd", "--json", "-", "--no_normalize")
     direct = json.loads(out)["scores"][0]["frechet_distance"]
     stats = str(tmp_path / "stats.npz")
-    assert command("real", "--save_stats", stats, "--no_normalize")[0] == 0
+    status, out, _ = command("real", "--save_stats", stats, "--no_normalize")
+    assert status == 0 and f"statistics: {stats}\n" in out and "|" not in out  # nothing is scored: no table
     with np.load(stats) as file:
         assert file["mu"].shape == (6,) and file["sigma"].dtype == np.float64
     status, _, err = command("real", "near", "--save_stats", stats)
