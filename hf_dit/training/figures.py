@@ -138,8 +138,8 @@ def plot_scores(axes: Axes, scored: Sequence[dict], greater_is_better: bool = Fa
     axes.errorbar(steps, values, yerr=errors if any(errors) else None, color="C1", marker="o", capsize=3, label=name)
     best = (max if greater_is_better else min)(range(len(values)), key=values.__getitem__)
     which = "highest" if greater_is_better else "lowest"
-    star: dict[str, Any] = {"color": "C2", "markersize": 14, "zorder": 3, "clip_on": False}  # seen whole at a score of 0, too
-    axes.plot(steps[best], values[best], "*", label=f"{which}, step {steps[best]}", **star)
+    label = f"{which}, step {steps[best]}"
+    axes.plot(steps[best], values[best], "*", color="C2", markersize=14, zorder=3, clip_on=False, label=label)
     axes.xaxis.set_major_locator(whole_steps())
     axes.set(xlabel="optimizer step", ylabel=f"{name} of samples")
     axes.set_ylim(bottom=min(0, *(value - error for value, error in zip(values, errors, strict=True))))
