@@ -27,7 +27,7 @@ from .forms import in_colour, picture_of, write_forms
 from .parts import Parts, SampledBatch
 from .plan import class_counts_of
 from .sampling import Sampler, known_before_loading
-from .scoring import load_score_metric, score_images
+from .scoring import load_score_metric, open_references, score_images
 
 PARTS, CARD = "parts", "README.md"
 LOOK_SECONDS = 0.5  # between two looks at what all processes have done
@@ -66,13 +66,16 @@ def generate_images(args: GenerateArguments) -> dict | None:
         finished = from_first_process(partial(_finished_run, folder, args, sampler.settings), *processes)
         if finished is not None:
             return finished if state.is_main_process else None
+        references: dict = {}
+        if args.scores.score_metric is not None:
+            from_first_process(lambda: references.update(open_references(metric[0], args.scores)), *processes)
         missing = from_first_process(partial(_begin, folder, sampler.settings, parts), *processes)
         seconds = _sample_batches(sampler, parts, missing, state)
         if not state.is_main_process:
             return None
         sampled = sum(map(parts.size, missing))
         results = _results(sampler, parts, sampled, seconds, state.num_processes)
-        return _leave(results, args, sampler, parts, metric[0] if metric else None)
+        return _leave(results, args, sampler, parts, (metric[0], references) if metric else None)
 
 
 def _check_folder(folder: Path, args: GenerateArguments) -> None:
@@ -176,8 +179,11 @@ def _results(sampler: Sampler, parts: Parts, sampled: int, seconds: float, proce
     }
 
 
-def _leave(results: dict, args: GenerateArguments, sampler: Sampler, parts: Parts, metric: Any) -> dict:
-    """Write forms, scores and card, then the results, whose presence says that all is there; drop the parts."""
+def _leave(results: dict, args: GenerateArguments, sampler: Sampler, parts: Parts, scorer: tuple | None) -> dict:
+    """Write forms, scores and card, then the results, whose presence says that all is there; drop the parts.
+
+    scorer: the metric, and [`open_references`].
+    """
     folder, output = Path(args.output.output_dir), args.output
     results["forms"] = write_forms(
         output.format,
@@ -189,9 +195,10 @@ def _leave(results: dict, args: GenerateArguments, sampler: Sampler, parts: Part
         images_per_shard=output.images_per_shard,
     )
     results["scores"] = None
-    if metric is not None:
+    if scorer is not None:
+        metric, references = scorer
         results["scores"] = score_images(
-            metric, lambda: (picture_of(in_colour(image)) for _, image in parts.images()), args.scores
+            metric, lambda: (picture_of(in_colour(image)) for _, image in parts.images()), args.scores, references
         )
     results["asked"] = _asked(args)
     results["finished"] = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())

@@ -34,7 +34,24 @@ def load_score_metric(scores: ScoreArguments) -> Any:
     return metric
 
 
-def score_images(metric: Any, images: Images, scores: ScoreArguments) -> dict | None:
+def open_references(metric: Any, scores: ScoreArguments) -> dict:
+    """What the metric's `compute` gets beside the images, before these are sampled.
+
+    A metric that has `moments` embeds the folder of references now, or else one picture: an encoder that isn't there
+    is told before hours of sampling.
+
+    Raises:
+        ValueError, OSError: what the metric raises.
+    """
+    path, embeds = scores.score_references, callable(getattr(metric, "moments", None))
+    if path is not None and os.path.isdir(path):
+        return {"reference_moments": metric.moments(path)} if embeds else {"references": path}
+    if embeds:
+        metric.moments([Image.linear_gradient("L").convert("RGB")])
+    return {} if path is None else {"reference_moments": path}
+
+
+def score_images(metric: Any, images: Images, scores: ScoreArguments, references: dict) -> dict | None:
     """What the metric's `compute` returns, as JSON values; None without references. Writes the moments.
 
     The images go to the metric one by one in the order of their numbers, whatever processes sampled them, so that
@@ -43,6 +60,7 @@ def score_images(metric: Any, images: Images, scores: ScoreArguments) -> dict | 
 
     Args:
         images: gives all images, RGB; called once for each of the two.
+        references: of [`open_references`].
 
     Raises:
         ValueError, OSError: what the metric raises. The images are kept.
@@ -52,7 +70,6 @@ def score_images(metric: Any, images: Images, scores: ScoreArguments) -> dict | 
         moments.save(scores.save_moments, metadata)
     if scores.score_references is None:
         return None
-    kind = "references" if os.path.isdir(scores.score_references) else "reference_moments"
-    result = metric.compute(predictions=images(), **{kind: scores.score_references})
+    result = metric.compute(predictions=images(), **references)
     # A value that JSON has not, as the distance of too few images, is null.
     return json.loads(json.dumps(result, default=float), parse_constant=lambda name: None)

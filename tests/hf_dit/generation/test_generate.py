@@ -164,6 +164,15 @@ def test_scores_and_moments_are_those_of_the_files(model, tmp_path, real):
     assert "cmmd against images.safetensors" in (tmp_path / "none" / "README.md").read_text()
 
 
+def raising(error):
+    """A function that raises it, whatever it gets."""
+
+    def function(*_):
+        raise error
+
+    return function
+
+
 def test_an_encoder_of_ones_own_is_named_by_its_file(model, tmp_path, real):
     path = tmp_path / "own_encoder_of_colours.py"
     path.write_text(f"import torch\n\n\n{inspect.getsource(mean_colour)}")
@@ -175,12 +184,21 @@ def test_an_encoder_of_ones_own_is_named_by_its_file(model, tmp_path, real):
     assert own["cmmd"] == registered["cmmd"] and own["n_predictions"] == 10
 
 
+def test_an_encoder_that_is_not_there_is_told_before_the_first_sample(model, tmp_path, real, monkeypatch):
+    monkeypatch.setattr(Sampler, "sample", lambda *_: pytest.fail("sampled"))
+    wrong = {"score_metric": CMMD, "score_arguments": "encoder=/nowhere"}
+    for number, asked in enumerate(({"score_references": real}, {"save_moments": str(tmp_path / "m.safetensors")})):
+        with pytest.raises((ValueError, OSError), match="nowhere"):
+            generate_images(arguments(model, tmp_path / str(number), **wrong, **asked))
+
+
 def test_a_score_that_fails_keeps_the_images(model, tmp_path, real, monkeypatch):
-    wrong = {"score_metric": CMMD, "score_arguments": "encoder=/nowhere", "score_references": real}
-    with pytest.raises((ValueError, OSError), match="nowhere"):
-        generate_images(arguments(model, tmp_path / "out", **wrong))
+    scores = {"score_metric": CMMD, "score_arguments": "encoder=mean-colour", "score_references": real}
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="full"):
+        patch.setattr(run_module, "score_images", raising(OSError("full")))
+        generate_images(arguments(model, tmp_path / "out", **scores))
     monkeypatch.setattr(Sampler, "sample", lambda *_: pytest.fail("sampled again"))
-    results = generate_images(arguments(model, tmp_path / "out", **wrong | {"score_arguments": "encoder=mean-colour"}))
+    results = generate_images(arguments(model, tmp_path / "out", **scores))
     assert results["scores"]["n_predictions"] == 10 and results["images_per_second"] is None
 
 
