@@ -6,18 +6,21 @@ from pathlib import Path
 
 from hf_common.foreign import short
 
-from .sources import ImageSource
+from ..core.packed import PackedImages
+from .sources import ImageSource, MomentsSource
 
 METADATA = ("metadata.jsonl", "metadata.csv")  # of a folder of images, as `datasets` has it
 FILE_COLUMN = "file_name"
 
 
-def classes_of(source: ImageSource) -> list[str]:
+def classes_of(source: ImageSource | MomentsSource) -> list[str]:
     """The class of each image: its first folder, or the label of a data set by its name.
 
     Raises:
-        ValueError: images beside the class folders, or a data set without one column of labels.
+        ValueError: a file of images or of statistics, images beside the class folders, or a data set without one
+            column of labels.
     """
+    source = _annotated(source, "per_class")
     if source.column is None:
         root = Path(source.name)
         places = [Path(path).relative_to(root).parts for path in source.rows]
@@ -36,7 +39,7 @@ def classes_of(source: ImageSource) -> list[str]:
     return [feature.int2str(label) for label in source.beside[name]]
 
 
-def captions_of(source: ImageSource, column: str = "text") -> list[str]:
+def captions_of(source: ImageSource | MomentsSource, column: str = "text") -> list[str]:
     """The caption of each image, in the order of the images.
 
     Of a data set its column; of a folder the column of a `metadata.jsonl` or `metadata.csv` that lies in it or beside
@@ -44,8 +47,9 @@ def captions_of(source: ImageSource, column: str = "text") -> list[str]:
     the same name beside it, in UTF-8.
 
     Raises:
-        ValueError: an image without a caption, or one that is empty; named.
+        ValueError: a file of images or of statistics; an image without a caption, or one that is empty; named.
     """
+    source = _annotated(source, "clip_score")
     if source.column is not None:
         if source.beside is None or column not in source.beside.features:
             there = [] if source.beside is None else list(source.beside.features)
@@ -58,6 +62,18 @@ def captions_of(source: ImageSource, column: str = "text") -> list[str]:
         if not isinstance(caption, str) or not caption.strip():
             raise ValueError(f"{name} has no caption: {short(repr(caption), 60)}")
     return [caption.strip() for caption in found]
+
+
+def _annotated(source: ImageSource | MomentsSource, needs: str) -> ImageSource:
+    """The same, where something can go with its images: a folder or a stored data set."""
+    if isinstance(source, MomentsSource) or isinstance(source.rows, PackedImages):
+        kind = "streamed or a file of images"
+        if isinstance(source, MomentsSource):
+            kind = f"a file of {source.stored.words}"
+        raise ValueError(
+            f"{needs} needs a folder of images or a data set that is not streamed; {source.name} is {kind}"
+        )
+    return source
 
 
 def _captions_of_files(source: ImageSource, column: str) -> list:

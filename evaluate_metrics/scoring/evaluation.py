@@ -142,9 +142,9 @@ def embed_sets(
     for number, scored in enumerate(predictions):
         check_sources(scored, references, settings)
         if any("captions" in SCORES[metric].needs for metric in settings.metrics):
-            captions[number] = captions_of(_images(scored), settings.caption_column)
+            captions[number] = captions_of(scored, settings.caption_column)
         if settings.per_class:
-            classes[number] = classes_of(_images(scored)), classes_of(_images(references))
+            classes[number] = classes_of(scored), classes_of(references)
     state, found = PartialState(), []
     for spec in encoders:
         with state.local_main_process_first():
@@ -185,11 +185,6 @@ def _facts(
         "n_references": references.count,
         "embedding_seconds": seconds,
     }
-
-
-def _images(source: Source) -> ImageSource:
-    assert isinstance(source, ImageSource)  # else it was refused
-    return source
 
 
 def _check_fit(spec: str, encoder: Encoder, settings: Evaluation) -> None:

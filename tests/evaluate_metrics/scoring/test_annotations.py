@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 
 from evaluate_metrics.core.clip_score import clip_score
+from evaluate_metrics.core.embeddings import save_embeddings
 from evaluate_metrics.core.encoders import make_encoder
 from evaluate_metrics.core.frechet import frechet_distance
 from evaluate_metrics.core.mmd import cmmd
@@ -103,6 +104,20 @@ def test_classes_of_folders(tmp_path):
     save_images(tmp_path, ["loose.png"])
     with pytest.raises(ValueError, match="per_class needs class folders; 1 images lie outside, loose.png"):
         classes_of(open_source(str(tmp_path)))
+
+
+def test_files_have_neither_captions_nor_classes(tmp_path):
+    embeddings = torch.rand(4, 3)
+    save_embeddings(tmp_path / "e.safetensors", embeddings, {"encoder": "e", "preprocessing": "p"})
+    np.save(tmp_path / "pixels.npy", np.zeros((4, 5, 6, 3), np.uint8))
+    for name, kind in (("e.safetensors", "a file of embeddings"), ("pixels.npy", "streamed or a file of images")):
+        source = open_source(str(tmp_path / name))
+        with pytest.raises(ValueError, match=f"per_class needs a folder of images or a data set .*{name} is {kind}"):
+            classes_of(source)
+        with pytest.raises(ValueError, match=f"clip_score needs a folder .*{name} is {kind}"):
+            captions_of(source)
+    with pytest.raises(ValueError, match="per_class needs a folder"):
+        evaluate_sources(source, source, ["tiny"], Evaluation(metrics=["fd"], per_class=True))
 
 
 # --- Scores ---
