@@ -107,7 +107,7 @@ class ParquetImages(PackedImages):
                 raise
             raise refuse(path, f"is no Parquet file, or damaged: {error}") from None
         images = [field.name for field in schema if _holds_images(field.type)]
-        images = images or [field.name for field in schema if pa.types.is_binary(field.type)]
+        images = images or [field.name for field in schema if _is_binary(field.type)]
         if column is None and len(images) == 1:
             (column,) = images
         if column not in images:
@@ -141,4 +141,8 @@ class ParquetImages(PackedImages):
 
 
 def _holds_images(kind: pa.DataType) -> bool:
-    return pa.types.is_struct(kind) and any(field.name == "bytes" for field in kind)
+    return pa.types.is_struct(kind) and any(field.name == "bytes" and _is_binary(field.type) for field in kind)
+
+
+def _is_binary(kind: pa.DataType) -> bool:
+    return pa.types.is_binary(kind) or pa.types.is_large_binary(kind)

@@ -235,6 +235,15 @@ def test_columns_of_parquet_files(tmp_path):
     pq.write_table(pa.table({"png": [contents[0], None]}), tmp_path / "gap.parquet")
     with pytest.raises(ValueError, match=r"gap\.parquet: image 1 is missing"):
         open_images(tmp_path / "gap.parquet")[1]
+    large = [{"bytes": contents[0]}]
+    kind = pa.struct([("bytes", pa.large_binary())])
+    for values in (pa.array(contents, pa.large_binary()), pa.array(large, kind)):  # as polars writes them
+        pq.write_table(pa.table({"png": values}), tmp_path / "large.parquet")
+        assert open_images(tmp_path / "large.parquet")[0]["bytes"] == contents[0]
+    for other in ("text", [1, 2]):  # what is called bytes and is none
+        pq.write_table(pa.table({"png": [{"bytes": other}]}), tmp_path / "others.parquet")
+        with pytest.raises(ValueError, match=r"others\.parquet: has the image columns \[\]"):
+            open_images(tmp_path / "others.parquet")
     pq.write_table(table[:0], tmp_path / "empty.parquet")
     with pytest.raises(ValueError, match=r"empty\.parquet: holds no rows"):
         open_images(tmp_path / "empty.parquet", "png")
