@@ -15,6 +15,7 @@ from hf_common.foreign import refuse
 from .moments import Moments
 
 UNIT_ERROR = 2e-3  # of a mean squared norm; half precision rounds unit vectors by less
+MOST_COUNTED = 1 << 53  # images; beyond that float64 has no longer every whole number
 ASYMMETRY = 1e-4  # of the largest variance: some programs sum up in float32
 
 
@@ -43,9 +44,11 @@ class Statistics:
         return self.sigma
 
     def counted(self, n: int) -> Moments:
-        """The moments of n >= 2 embeddings with this mean and covariance."""
+        """The moments of n embeddings with this mean and covariance; `ValueError` unless 2 <= n <= `MOST_COUNTED`."""
         if n < 2:
             raise ValueError(f"a covariance is of 2 images or more; got {n}")
+        if n > MOST_COUNTED:
+            raise ValueError(f"a covariance is of {MOST_COUNTED} images at most here; got {n}")
         return Moments(n, n * self.mean, (n - 1) * self.sigma + n * torch.outer(self.mean, self.mean))
 
     def unit_moments(self, name: str = "x") -> Moments:

@@ -365,3 +365,9 @@ def test_own_files_name_their_encoder(tmp_path):
     assert fitted(read_stored(tmp_path / "e.safetensors"), one, "e")[1] == []
     with pytest.raises(ValueError, match="^e are of the encoder .* normalized"):
         fitted(read_stored(tmp_path / "e.safetensors"), encoder(normalize=True), "e")
+
+
+@pytest.mark.parametrize("count", [-3, 0, 1, 1 << 54, 10**20])
+def test_counts_that_no_set_has(count):
+    with pytest.raises(ValueError, match=f"a covariance is of .*; got {count}"):
+        Statistics(torch.zeros(2, dtype=torch.float64), torch.eye(2, dtype=torch.float64)).counted(count)
