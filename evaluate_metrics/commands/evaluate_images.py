@@ -66,6 +66,7 @@ Images are split over the processes of accelerate launch. On CPUs, either of the
 """
 
 import json
+import os
 import re
 import sys
 import warnings
@@ -199,7 +200,22 @@ def checked_limits(args: EvaluateArguments) -> list[Limit]:
         if path.suffix.lower() != ".npz" or path.exists():
             what = "is there already" if path.exists() else "must end in .npz"
             raise ValueError(f"save_stats: {path} {what}; name another file")
+    for flag, name in (("json", args.json), ("save_stats", args.save_stats)):
+        if name is not None and name != "-":
+            check_place(flag, Path(name))
     return limits
+
+
+def check_place(flag: str, path: Path) -> None:
+    """A ValueError where no file of that name can be written, which is known before all work."""
+    above = next(folder for folder in path.absolute().parents if folder.exists())
+    for wrong, words in (
+        (path.is_dir(), "is a folder"),
+        (not above.is_dir(), f"can't be written: {above} is no folder"),
+        (not os.access(above, os.W_OK), f"can't be written: {above} is not writable"),
+    ):
+        if wrong:
+            raise ValueError(f"{flag}: {path} {words}")
 
 
 def evaluate_to_folder(
