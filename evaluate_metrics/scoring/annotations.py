@@ -1,6 +1,7 @@
 """What goes with the images of a source: their classes, their captions."""
 
 import csv
+import io
 import json
 from pathlib import Path
 
@@ -113,11 +114,14 @@ def _caption_table(folder: Path, column: str) -> dict[str, object] | None:
     text = _read_text(path)
     try:
         if path.suffix == ".csv":
-            rows: list = list(csv.DictReader(text.splitlines(keepends=True)))
+            rows: list = list(csv.DictReader(io.StringIO(text, newline="")))
         else:
-            rows = [json.loads(line) for line in text.splitlines() if line.strip()]
+            rows = [json.loads(line) for line in text.split("\n") if line.strip()]  # a caption may have U+2028
         for row in rows:
-            found[row[FILE_COLUMN]] = row[column]
+            if None in row:
+                raise ValueError(f"that of {row[FILE_COLUMN]} has more fields than the first line, quote its commas")
+            if found.setdefault(row[FILE_COLUMN], row[column]) != row[column]:
+                raise ValueError(f"{row[FILE_COLUMN]} has two")
     except (ValueError, KeyError, TypeError, csv.Error) as error:
         reason = short(f"{type(error).__name__}: {error}", 80)
         raise ValueError(f"{path} must have {FILE_COLUMN} and {column} in every row: {reason}") from None
@@ -126,6 +130,6 @@ def _caption_table(folder: Path, column: str) -> dict[str, object] | None:
 
 def _read_text(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8")
+        return path.read_bytes().decode("utf-8-sig")  # Excel writes its mark
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} can't be read as UTF-8: {error}") from error

@@ -73,6 +73,30 @@ def test_captions_that_are_not_there_are_named(tmp_path):
             captions_of(source)
 
 
+@pytest.mark.parametrize("mark", ["", "\ufeff"])
+@pytest.mark.parametrize("form", ["metadata.jsonl", "metadata.csv"])
+def test_captions_with_other_separators_are_whole(form, mark, tmp_path):
+    save_images(tmp_path, NAMES)
+    texts = ["one\u2028two", "next\x85line", "a\x0cform", "plain"]
+    pairs = list(zip(NAMES, texts, strict=True))
+    lines = [json.dumps({"file_name": name, "text": text}, ensure_ascii=False) for name, text in pairs]
+    if form == "metadata.csv":
+        lines = ["file_name,text", *map(",".join, pairs)]
+    (tmp_path / form).write_bytes((mark + "\r\n".join(lines)).encode())
+    assert captions_of(open_source(str(tmp_path))) == texts
+
+
+def test_captions_that_may_be_others_are_refused(tmp_path):
+    save_images(tmp_path, ["a.png"])
+    for lines, reason in (
+        ("a.png,red, and blue", "a.png has more fields"),
+        ("a.png,red\na.png,blue", "a.png has two"),
+    ):
+        (tmp_path / "metadata.csv").write_text(f"file_name,text\n{lines}\n")
+        with pytest.raises(ValueError, match=f"metadata.csv must have .* in every row: .*{reason}"):
+            captions_of(open_source(str(tmp_path)))
+
+
 @pytest.fixture(scope="module")
 def rows(tmp_path_factory):
     """A data set with captions and labels."""
