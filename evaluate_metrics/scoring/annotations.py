@@ -110,7 +110,8 @@ def _caption_table(folder: Path, column: str) -> dict[str, object] | None:
     paths = [folder / name for name in METADATA if (folder / name).is_file()]
     if not paths:
         return None
-    path, found = paths[0], {}
+    path = paths[0]
+    found: dict[str, object] = {}
     text = _read_text(path)
     try:
         if path.suffix == ".csv":
