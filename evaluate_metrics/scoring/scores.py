@@ -1,12 +1,16 @@
 """Scores of two sets of embeddings: the chosen metrics, and the same against the number of images."""
 
+import json
 import math
 import warnings
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
+
+from hf_common.plugins import in_one_line
 
 from ..core.clip_score import SCALE, clip_score
 from ..core.density_coverage import density_coverage, expected_coverage
@@ -17,7 +21,7 @@ from ..core.mmd import cmmd, kid, permutation_test
 from ..core.moments import Moments
 from ..core.precision_recall import precision_recall
 from ..core.statistics import Statistics, part_of
-from .registry import NEEDS, SCORES, ScoreInfo
+from .registry import NEEDS, SCORES, ScoreInfo, keys_of
 from .settings import FEWEST_OF_CURVE, Evaluation
 
 HEAD_ROWS = 4096  # vectors whose logits are made at a time
@@ -121,8 +125,26 @@ def score(x: ScoredSet, y: ScoredSet, metrics: Sequence[str], settings: Evaluati
 
 
 def computed(info: ScoreInfo) -> Callable[..., dict]:
-    """What computes a score."""
-    return BUILT_IN[info.name] if info.compute is None else info.compute
+    """What computes a score; one of someone's own raises a `ValueError` where it fails or gives what is no result."""
+    return BUILT_IN[info.name] if info.compute is None else partial(_own, info)
+
+
+def _own(info: ScoreInfo, x: ScoredSet, y: ScoredSet, settings: Evaluation) -> dict:
+    assert info.compute is not None  # else it is one of this package's
+    try:
+        found = dict(info.compute(x, y, settings))
+        for key in keys_of(info):
+            found[key] = None if found[key] is None else float(found[key])
+        json.dumps(found)
+    except Exception as error:  # of any kind: it is someone's code
+        raise ValueError(
+            f"score {info.name!r} must give numbers {', '.join(keys_of(info))}; it failed: {in_one_line(error)}"
+        ) from error
+    for other in SCORES.values():
+        taken = sorted(found.keys() & {*keys_of(other)}) if other.name != info.name else []
+        if taken:
+            raise ValueError(f"score {info.name!r} gives {taken[0]!r}, which is of {other.name}")
+    return found
 
 
 # --- One function a score: predictions, references, settings -> keys of its row ---

@@ -237,6 +237,34 @@ def test_a_registered_score_is_known_everywhere(own_scores, opened, monkeypatch)
     assert "`mean_distance` ↓" in registry.readme_table()
 
 
+@pytest.mark.parametrize(
+    ("gives", "words"),
+    [
+        (None, "must give numbers own; it failed: TypeError: 'NoneType'"),
+        ({}, "must give numbers own; it failed: KeyError: 'own'"),
+        ({"own": "high"}, "must give numbers own; it failed: ValueError: could not convert"),
+        ({"own": 1, "more": torch.ones(2)}, "it failed: TypeError: Object of type Tensor"),
+        ({"own": 1, "frechet_distance": 0.0}, "score 'own' gives 'frechet_distance', which is of fd"),
+    ],
+)
+def test_what_a_registered_score_gives_is_checked(own_scores, gives, words):
+    register_score(ScoreInfo("own", "words", "this work 2026", (Value("own", "own"),), lambda x, y, settings: gives))
+    with pytest.raises(ValueError, match=words):
+        score(held(vectors(9, 0)), held(vectors(9, 1)), ["fd", "own"])
+
+
+def test_numbers_of_any_kind_are_values_of_a_registered_score(own_scores):
+    sets = held(vectors(9, 0)), held(vectors(9, 1))
+    for number in (torch.tensor(2.5), np.float32(2.5), np.array(2.5)):
+        info = ScoreInfo(
+            "own", "words", "this work 2026", (Value("own", "own"),), lambda x, y, s, n=number: {"own": n}
+        )
+        SCORES.pop("own", None)
+        register_score(info)
+        found = score(*sets, ["own"])["own"]
+        assert type(found) is float and found == 2.5
+
+
 def test_a_registered_score_with_series_is_drawn_against_the_number_of_images(own_scores):
     register_score(dataclasses.replace(INFO, label="Means", series=(("mean_distance", "distance", "#117733"),)))
     x, y = held(vectors(130, 0)), held(vectors(90, 1))
