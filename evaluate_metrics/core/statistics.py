@@ -2,6 +2,7 @@
 
 import os
 from dataclasses import dataclass
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -45,8 +46,8 @@ class Statistics:
 
     def counted(self, n: int) -> Moments:
         """The moments of n embeddings with this mean and covariance; `ValueError` unless 2 <= n <= `MOST_COUNTED`."""
-        if n < 2:
-            raise ValueError(f"a covariance is of 2 images or more; got {n}")
+        if not isinstance(n, Integral) or n < 2:
+            raise ValueError(f"a count must be a whole number: a covariance is of 2 images or more; got {n!r:.80}")
         if n > MOST_COUNTED:
             raise ValueError(f"a covariance is of {MOST_COUNTED} images at most here; got {n}")
         return Moments(n, n * self.mean, (n - 1) * self.sigma + n * torch.outer(self.mean, self.mean))

@@ -103,6 +103,8 @@ def read_stored(path: str | os.PathLike, array: str | None = None, count: int | 
         stored = _of_arrays(path, array)
     elif ending in (".pt", ".pth"):
         stored = _of_torch(path)
+    elif ending != ".pkl":
+        raise refuse(path, f"is no file that stands for images, which end in {', '.join(STORED_ENDINGS[:-1])}")
     else:
         raise refuse(
             path,
@@ -268,11 +270,20 @@ def _of_torch(path: Path) -> Stored:
     except pickle.UnpicklingError as error:
         raise refuse(path, f"holds more than arrays, and is not read: {_first_words(error)}") from None
     if isinstance(content, Tensor):
-        return _of_embeddings(path, content)
+        return _of_embeddings(path, _plain(path, content))
     if not isinstance(content, dict) or not {"mu", "sigma"} <= content.keys():
         raise refuse(path, "holds neither mu and sigma nor embeddings, as caches of torch-fidelity do")
-    mean, sigma = (np.asarray(content[name]) for name in ("mu", "sigma"))
+    both = [content[name] for name in ("mu", "sigma")]
+    mean, sigma = (_plain(path, of).numpy() if isinstance(of, Tensor) else np.asarray(of) for of in both)
     return Stored(checked_statistics(path, mean, sigma, "mu and sigma"), None, None, "mean and covariance")
+
+
+def _plain(path: Path, tensor: Tensor) -> Tensor:
+    """The numbers of a tensor alone, of a dtype that NumPy has; a `ValueError` where they lie in no plain array."""
+    if tensor.layout != torch.strided or tensor.device.type != "cpu" or tensor.is_quantized:
+        raise refuse(path, f"holds a tensor that is no plain array: {tensor.layout} on {tensor.device}")
+    tensor = tensor.detach()
+    return tensor.float() if tensor.dtype == torch.bfloat16 else tensor
 
 
 def _first_words(error: Exception) -> str:

@@ -367,7 +367,30 @@ def test_own_files_name_their_encoder(tmp_path):
         fitted(read_stored(tmp_path / "e.safetensors"), encoder(normalize=True), "e")
 
 
-@pytest.mark.parametrize("count", [-3, 0, 1, 1 << 54, 10**20])
+@pytest.mark.parametrize("count", [-3, 0, 1, 2.5, 1 << 54, 10**20])
 def test_counts_that_no_set_has(count):
     with pytest.raises(ValueError, match=f"a covariance is of .*; got {count}"):
         Statistics(torch.zeros(2, dtype=torch.float64), torch.eye(2, dtype=torch.float64)).counted(count)
+
+
+@pytest.mark.parametrize(
+    "tensor", [torch.eye(4).to_sparse(), torch.empty(4, 4, device="meta")], ids=["sparse", "meta"]
+)
+@pytest.mark.parametrize("form", [lambda rows: rows, lambda rows: {"mu": torch.zeros(4), "sigma": rows}])
+def test_tensors_that_are_no_plain_arrays_are_refused(tensor, form, tmp_path):
+    torch.save(form(tensor), tmp_path / "t.pt")
+    with pytest.raises(ValueError, match=r"t\.pt: holds a tensor that is no plain array"):
+        read_stored(tmp_path / "t.pt")
+
+
+def test_tensors_of_other_kinds_are_read_by_their_numbers(tmp_path):
+    mean, sigma = torch.ones(4, requires_grad=True), torch.eye(4, dtype=torch.bfloat16)
+    torch.save({"mu": mean, "sigma": sigma}, tmp_path / "t.pt")
+    moments = read_stored(tmp_path / "t.pt").moments
+    assert torch.equal(moments.mean, torch.ones(4).double()) and torch.equal(moments.sigma, torch.eye(4).double())
+
+
+def test_files_of_other_endings_are_not_called_pickles(tmp_path):
+    (tmp_path / "a.zip").write_bytes(b"PK")
+    with pytest.raises(ValueError, match=r"a\.zip: is no file that stands for images, which end in .*\.pth$"):
+        read_stored(tmp_path / "a.zip")
