@@ -1,5 +1,6 @@
 """Images in zip and tar files, webdataset shards among them, read where they lie."""
 
+import lzma
 import os
 import tarfile
 import threading
@@ -19,7 +20,9 @@ from .folders import image_endings
 from .packed import ForwardReader, PackedImages, left_out_words
 
 MOST_IMAGE_BYTES = 1 << 30  # of one image; a longer one is a mistake, or meant to fill the memory
-BAD_ARCHIVE = (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError, OSError, RuntimeError)
+BAD_ARCHIVE = (
+    zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, EOFError, OSError, RuntimeError,
+)  # fmt: skip
 
 
 class ZipImages(PackedImages):
@@ -81,7 +84,7 @@ class TarImages(PackedImages):
         ValueError: no tar file, damaged, without such images, or samples have several; begins with its path.
 
     Warns:
-        UserWarning: says how many files are left out.
+        UserWarning: says how many files, links and devices are left out.
     """
 
     def __init__(self, path: str | os.PathLike, field: str | None = None) -> None:
@@ -89,18 +92,22 @@ class TarImages(PackedImages):
         fields, left_out = Counter[str](), Counter[str]()
         self._names: list[str] = []
         places = array("q")
-        last, several = "", set[str]()  # the key of the last image; fields of keys that have several
+        last, last_name = "", ""  # key and name of the last image
+        several = set[str]()  # fields of keys that have several
         try:
             self._compressed = not _is_plain_tar(self.path)
             for member in self._walk():
+                if not member.isreg() or member.issparse():
+                    left_out["links or devices"] += 1
+                    continue
                 if not _is_image_name(member.name, self._endings):
                     left_out[PurePosixPath(member.name).suffix or "without ending"] += 1
                     continue
                 key, own = _key_and_field(member.name)
                 fields[own] += 1
-                if key == last:
+                if key == last and member.name != last_name:
                     several.add(own)
-                last = key
+                last, last_name = key, member.name
                 if field in (None, own):
                     self._names.append(member.name)
                     places.extend((member.offset_data, member.size))
@@ -139,17 +146,23 @@ class TarImages(PackedImages):
         return {"bytes": content, "path": name}
 
     def _walk(self, contents: bool = False) -> Iterator:
-        """Members that are files; with `contents` what those that are taken hold."""
+        """Members but folders; with `contents` what the image files that are taken hold."""
         with tarfile.open(self.path, "r|*" if self._compressed else "r:") as archive:
             for member in archive:
                 archive.members = []  # type: ignore[attr-defined]  # it would keep them all
-                if not member.isreg() or member.issparse():
+                if member.isdir():
                     continue
                 if not contents:
                     yield member
-                elif _is_image_name(member.name, self._endings) and self._field in (
-                    None,
-                    _key_and_field(member.name)[1],
+                elif (
+                    member.isreg()
+                    and not member.issparse()
+                    and _is_image_name(member.name, self._endings)
+                    and self._field
+                    in (
+                        None,
+                        _key_and_field(member.name)[1],
+                    )
                 ):
                     file = archive.extractfile(member)
                     yield b"" if file is None or member.size > MOST_IMAGE_BYTES else file.read()

@@ -76,6 +76,10 @@ class ArrayImages(PackedImages):
 def _channels_first(path: str | os.PathLike, shape: tuple[int, ...]) -> bool:
     """Whether a shape is (N, C, H, W); a `ValueError` unless that is plain."""
     if len(shape) == 3:
+        if shape[2] in CHANNELS:
+            raise refuse(
+                path, f"has the shape {shape}, as one image (H, W, C) has it; add a first dimension: array[None]"
+            )
         return False
     first, last = (len(shape) == 4 and shape[place] in CHANNELS for place in (1, 3))
     if first == last:
@@ -107,7 +111,7 @@ class ParquetImages(PackedImages):
                 raise
             raise refuse(path, f"is no Parquet file, or damaged: {error}") from None
         images = [field.name for field in schema if _holds_images(field.type)]
-        images = images or [field.name for field in schema if _is_binary(field.type)]
+        images = images or [field.name for field in schema if _is_bytes(field.type)]
         if column is None and len(images) == 1:
             (column,) = images
         if column not in images:
@@ -141,8 +145,8 @@ class ParquetImages(PackedImages):
 
 
 def _holds_images(kind: pa.DataType) -> bool:
-    return pa.types.is_struct(kind) and any(field.name == "bytes" and _is_binary(field.type) for field in kind)
+    return pa.types.is_struct(kind) and any(field.name == "bytes" and _is_bytes(field.type) for field in kind)
 
 
-def _is_binary(kind: pa.DataType) -> bool:
-    return pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
+def _is_bytes(kind: pa.DataType) -> bool:
+    return pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind)

@@ -17,6 +17,7 @@ from .moments import Moments
 
 UNIT_ERROR = 2e-3  # of a mean squared norm; half precision rounds unit vectors by less
 MOST_COUNTED = 1 << 53  # images; beyond that float64 has no longer every whole number
+NEGATIVE = 1e-3  # of the largest eigenvalue: what half precision leaves below 0
 ASYMMETRY = 1e-4  # of the largest variance: some programs sum up in float32
 
 
@@ -113,6 +114,11 @@ def checked_statistics(path: str | os.PathLike, mean: np.ndarray, sigma: np.ndar
     roots = variances.clamp(min=0).sqrt()
     if (s.abs() > torch.outer(roots, roots) + ASYMMETRY * largest).any():
         raise refuse(path, f"{names}: no covariance, for one is larger than the variances allow")
+    lowest, highest = torch.linalg.eigvalsh((s + s.T) / 2)[[0, -1]].tolist()
+    if lowest < -NEGATIVE * highest:
+        raise refuse(
+            path, f"{names}: no covariance, for it has the eigenvalue {lowest:.3g}, and {highest:.3g} as largest"
+        )
     return Statistics(m, (s + s.T) / 2)
 
 

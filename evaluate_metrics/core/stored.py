@@ -71,6 +71,8 @@ def is_stored(path: str | os.PathLike, array: str | None = None) -> bool:
         return not re.search(r"[*?\[{]", os.fspath(path))  # a pattern is one of images
     heads = array_heads(path)
     named = array if array is not None else _default_array(heads)
+    if named is None:  # neither statistics nor embeddings
+        return not any(looks_like_images(head) for head in heads.values())
     return named not in heads or not looks_like_images(heads[named])
 
 

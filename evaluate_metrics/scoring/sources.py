@@ -105,6 +105,8 @@ def open_source(
     Warns:
         UserWarning: files beside the images of a folder or archive, which are left out: how many, and which.
     """
+    if not name:
+        raise ValueError("a source of images must be named; got nothing")
     path, of_data_set = Path(name), any(value is not None for value in (config, split, column))
     stored = is_stored(path, column)
     if stored and (path.suffix.lower() != ".npz" or config is not None or split is not None) and of_data_set:
@@ -121,6 +123,10 @@ def open_source(
         images = image_files(path)
         if images:
             return ImageSource(name, images)
+    if path.is_file():
+        raise ValueError(
+            f"{name} is a single file, and no archive, array, Parquet file or statistics; give its folder"
+        )
     return _open_data_set(name, config, split, column, streaming)
 
 

@@ -100,6 +100,35 @@ def test_hidden_files_and_others_are_left_out_and_said(tmp_path):
         assert len(caught) == 1
 
 
+@pytest.mark.parametrize("name", ["x.tar", "x.tar.gz"])
+def test_links_of_a_tar_file_are_left_out_and_said(tmp_path, name):
+    contents = list(pictures(2).values())
+    with tarfile.open(tmp_path / name, "w:gz" if name.endswith("gz") else "w") as archive:
+        for content, kind in (
+            (contents[0], None),
+            (b"", tarfile.LNKTYPE),
+            (contents[1], None),
+            (b"", tarfile.SYMTYPE),
+        ):
+            member = tarfile.TarInfo(f"{len(archive.getmembers())}.png")
+            member.size, member.type, member.linkname = len(content), kind or tarfile.REGTYPE, "0.png"
+            archive.addfile(member, io.BytesIO(content))
+    with pytest.warns(UserWarning, match="2 of 4 files are left out, .*: links or devices"):
+        found = open_images(tmp_path / name)
+    assert [found[number]["bytes"] for number in (1, 0)] == contents[::-1]
+
+
+def test_an_image_that_is_in_a_tar_file_twice(tmp_path):
+    """As `tar --append` leaves it: no sample of several images, which have other names."""
+    contents = list(pictures(2).values())
+    with tarfile.open(tmp_path / "x.tar", "w") as archive:
+        for content in contents:
+            member = tarfile.TarInfo("a.png")
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+    assert [row["bytes"] for row in open_images(tmp_path / "x.tar")] == contents
+
+
 def test_names_that_lead_elsewhere_are_names_alone(tmp_path):
     contents = {"../../outside.png": pictures(1)["a/000.png"], "/etc/x.png": pictures(1)["a/000.png"]}
     for name in ("x.zip", "x.tar"):
@@ -207,6 +236,7 @@ def test_arrays_that_are_no_images(tmp_path):
         (np.asfortranarray(array(2, 5, 4, 3)), "is an array in Fortran's order; save numpy.ascontiguousarray"),
         (array(0, 5, 4, 3), r"holds no images: \(0, 5, 4, 3\)"),
         (array(2, 5), r"must hold \(N, H, W\)"),
+        (array(5, 4, 3), r"has the shape \(5, 4, 3\), as one image"),
     ):
         np.savez(tmp_path / "x.npz", arr_0=images)
         with pytest.raises(ValueError, match=rf"x\.npz: .*{message}"):
@@ -230,6 +260,12 @@ def test_columns_of_parquet_files(tmp_path):
     with pytest.raises(ValueError, match=r"has the image columns \['png', 'other'\]; name one of them, got None"):
         open_images(tmp_path / "plain.parquet")
     assert [row["bytes"] for row in open_images(tmp_path / "plain.parquet", "other")] == contents[::-1]
+    for kind in (pa.large_binary(), pa.binary_view()):  # as polars and DuckDB write them
+        pq.write_table(pa.table({"png": pa.array(contents, kind)}), tmp_path / "other.parquet")
+        assert [row["bytes"] for row in open_images(tmp_path / "other.parquet")] == contents
+    pq.write_table(pa.table({"png": [{"bytes": "text"}]}), tmp_path / "text.parquet")
+    with pytest.raises(ValueError, match=r"text\.parquet: has the image columns \[\]"):
+        open_images(tmp_path / "text.parquet")
     with pytest.raises(ValueError, match="got 'number'"):
         open_images(tmp_path / "plain.parquet", "number")
     pq.write_table(pa.table({"png": [contents[0], None]}), tmp_path / "gap.parquet")
@@ -279,6 +315,15 @@ def test_damage_names_the_file(tmp_path, damages, name):
     path.unlink()
     with pytest.raises(FileNotFoundError, match=name):
         open_images(path)
+
+
+def test_damage_of_a_zip_file_of_lzma_names_the_image(tmp_path):
+    path = write_zip(tmp_path / "x.zip", pictures(1), zipfile.ZIP_LZMA)
+    content = bytearray(path.read_bytes())
+    content[60:120] = bytes(60)
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"x\.zip: a/000\.png can't be read: "):
+        open_images(path)[0]
 
 
 def test_zip_files_with_a_password_and_without_images(tmp_path):

@@ -11,6 +11,7 @@ from PIL import Image
 from evaluate_metrics.core.embeddings import load_embeddings, save_embeddings
 from evaluate_metrics.core.encoders import make_encoder
 from evaluate_metrics.core.frechet import frechet_distance, frechet_distance_at_infinity
+from evaluate_metrics.core.image_sources import open_images
 from evaluate_metrics.core.mmd import cmmd
 from evaluate_metrics.core.moments import Moments
 from evaluate_metrics.core.statistics import Statistics, save_statistics
@@ -240,6 +241,10 @@ def with_value(value, *place):
         (bad(sigma=with_value(0.5, 0, 5)), "no covariance, which is symmetric"),
         (bad(sigma=with_value(-1.0, 3, 3)), "no negative number on its diagonal"),
         (bad(sigma=lambda s: s + 9 * (1 - np.eye(6))), "one is larger than the variances allow"),
+        (
+            bad(sigma=lambda s: np.diag(s.diagonal()) - 0.3 * np.sqrt(np.outer(s.diagonal(), s.diagonal()))),
+            "eigenvalue -",
+        ),
         ({"mu": np.zeros(3)}, r"holds the arrays \['mu'\], and not mu and sigma"),
         ({"weights": np.zeros((3, 3))}, r"holds the arrays \['weights'\]"),
         ({"reps": np.zeros((3, 3), int)}, "reps holds int64 of the shape"),
@@ -266,6 +271,17 @@ def test_what_is_no_such_file(tmp_path):
     np.savez(tmp_path / "empty.npz")
     with pytest.raises(ValueError, match="holds no arrays"):
         read_stored(tmp_path / "empty.npz")
+    np.savez(tmp_path / "named.npz", images=np.zeros((2, 5, 4, 3), np.uint8), labels=np.zeros(2))
+    assert not is_stored(tmp_path / "named.npz") and len(open_images(tmp_path / "named.npz")) == 2
+    assert is_stored(saved(tmp_path / "vectors.npz", x=np.zeros((3, 3))))
+    for content, message in (
+        ({"mu": torch.zeros(3, dtype=torch.bfloat16), "sigma": torch.eye(3)}, "mu and sigma of another kind"),
+        ({"mu": torch.zeros(3, requires_grad=True), "sigma": torch.eye(3)}, "mu and sigma of another kind"),
+        (torch.eye(3).to_sparse(), "holds neither mu and sigma nor embeddings"),
+    ):
+        torch.save(content, tmp_path / "other.pt")
+        with pytest.raises(ValueError, match=rf"other\.pt: .*{message}"):
+            read_stored(tmp_path / "other.pt")
     assert not is_stored("images.zip") and not is_stored(tmp_path) and not is_stored("shard-*.npz")
 
 

@@ -112,6 +112,8 @@ def test_a_score_without_a_value_fails(command, place, tmp_path):
         (("real", "near", "--json", "real/000.png/x.json"), "json: real/000.png/x.json can't be written: "),
         (("real", "--save_stats", "speaks.py/x/y.npz"), "save_stats: speaks.py/x/y.npz can't be written: "),
         (("real", "near", "--reference_count", "9"), "real is of images, which are counted"),
+        (("real", "speaks.py"), "speaks.py is a single file, and no archive, array, Parquet file or statistics"),
+        (("real", ""), "a source of images must be named; got nothing"),
         (("gone.zip", "near"), "there is no file 'gone.zip'"),
         (("real", "gone-{0..3}.tar"), "there is no file 'gone-0.tar'"),
         (("real", "near", "--num_workers", "0"), "num_workers must be 1 or more; got 0"),
@@ -121,6 +123,15 @@ def test_what_is_wrong_is_said_before_work(command, tmp_path, words, message):
     status, out, err = command(*words)
     assert status == 2 and out == "" and message in err.splitlines()[-1]
     assert not (tmp_path / "out").exists()
+
+
+def test_an_archive_has_neither_classes_nor_captions(command):
+    for words, message in (
+        (("real.zip", "real.zip", "--per_class"), "real.zip: per_class needs class folders"),
+        (("real", "real.zip", "--metrics", "clip_score"), "real.zip: clip_score needs a folder with captions"),
+    ):
+        status, out, err = command(*words)
+        assert status == 2 and out == "" and message in err.splitlines()[-1]
 
 
 def test_statistics_of_a_folder_and_scores_against_them(command, place, tmp_path):
