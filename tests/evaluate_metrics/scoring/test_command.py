@@ -125,15 +125,6 @@ def test_what_is_wrong_is_said_before_work(command, tmp_path, words, message):
     assert not (tmp_path / "out").exists()
 
 
-def test_an_archive_has_neither_classes_nor_captions(command):
-    for words, message in (
-        (("real.zip", "real.zip", "--per_class"), "real.zip: per_class needs class folders"),
-        (("real", "real.zip", "--metrics", "clip_score"), "real.zip: clip_score needs a folder with captions"),
-    ):
-        status, out, err = command(*words)
-        assert status == 2 and out == "" and message in err.splitlines()[-1]
-
-
 def test_statistics_of_a_folder_and_scores_against_them(command, place, tmp_path):
     status, out, _ = command("real", "near", "--metrics", "fd", "cmmd", "--json", "-", "--no_normalize")
     direct = json.loads(out)["scores"][0]["frechet_distance"]
