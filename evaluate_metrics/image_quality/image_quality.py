@@ -181,7 +181,9 @@ class ImageQuality(ImageSetMetric):
 
         def check(counts: Counts) -> None:
             m, n = counts.get("predictions"), counts.get("references")
-            for name in asked:  # a set of unknown size is checked when it has come
+            # What is not asked for by name counts only where the encoder allows it.
+            counted = asked if self._asked else self._fitting(asked, self._select(encoder, device))[0]
+            for name in counted:  # a set of unknown size is checked when it has come
                 check_counts(name, ENOUGH if m is None else m, ENOUGH if n is None else n, given)
             _check_lengths(m, {"captions": captions, "prediction_classes": prediction_classes})
             _check_lengths(n, {"reference_classes": reference_classes})
@@ -200,10 +202,12 @@ class ImageQuality(ImageSetMetric):
         return {**result, **facts, "notes": [*left_out, *x.notes, *y.notes, *result["notes"]]}
 
     def _asked_scores(self, scores: Sequence[str] | None, captions: Sequence[str] | None) -> list[str]:
+        if isinstance(scores, str):
+            raise ValueError(f"scores must be a list of names, got {scores!r}")
         asked = list(self.scores if scores is None else scores)
         others = [name for name in asked if name not in self.scores]
         if others or not asked:
-            got = ", ".join(others) or "none"
+            got = ", ".join(map(str, others)) or "none"
             raise ValueError(f"scores must be of those loaded, {', '.join(self.scores)}; got {got}")
         if captions is None and any("captions" in SCORES[name].needs for name in asked):
             raise ValueError("clip_score needs captions, one of each prediction")

@@ -240,6 +240,8 @@ def test_classes(sets):
         ({"scores": ["density_coverage"]}, {"density_k": 6}, ValueError, "needs 8 references or more.*there are 7"),
         ({"scores": ["fd"]}, {"k": 6}, TypeError, "compute\\(\\) takes precision_k, .*; got 'k'"),
         ({"scores": ["fd", "sfid"]}, {}, ValueError, "sfid is defined for spatial features, which .*colours doesn't"),
+        ({"scores": ["fd"]}, {"scores": "fd"}, ValueError, "scores must be a list of names, got 'fd'"),
+        ({"scores": ["fd"]}, {"scores": [1]}, ValueError, "scores must be of those loaded, fd; got 1"),
         ({"scores": ["cmmd"]}, {}, ValueError, "cmmd is defined for unit vectors"),
     ],
 )
@@ -254,6 +256,15 @@ def test_bad_input_is_told_before_an_image_is_embedded(loaded, given, error, wor
     with pytest.raises(error, match=words):
         load(**{"encoder": encoder, **loaded}).compute(predictions=pictures(4, 0), references=pictures(7, 1), **given)
     assert sum(seen) <= 1  # the image that tells the number of dimensions
+
+
+def test_scores_that_the_encoder_lacks_ask_for_no_images(sets):
+    """Of the usual scores the Inception Score would need 10 predictions, were there logits to make it of."""
+    x, y = embedded((sets[0][:6], sets[1]))
+    result = load().compute(predictions=sets[0][:6], references=sets[1])
+    assert result["precision"] == precision_recall(x, y).precision and "inception_score" not in result
+    with pytest.raises(ValueError, match="precision_recall needs 5 images or more"):
+        load().compute(predictions=sets[0][:4], references=sets[1])
 
 
 def test_few_images_are_noted(sets):

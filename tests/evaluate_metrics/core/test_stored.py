@@ -114,8 +114,9 @@ def test_a_count_makes_moments_of_them(tmp_path):
     torch.testing.assert_close(read.outer, expected.outer, rtol=1e-9, atol=1e-9)
     y = moments(vectors(40, 1, unit=True))
     assert cmmd(read, y) == pytest.approx(tuple(cmmd(expected, y)), rel=1e-6)
-    with pytest.raises(ValueError, match="2 images or more; got 1"):
-        read_stored(path, count=1)
+    for count in (1, -3, 50.5, True):
+        with pytest.raises(ValueError, match=f"2 images or more; got {count}"):
+            read_stored(path, count=count)
     save_embeddings(tmp_path / "e.safetensors", x, {"encoder": "e", "preprocessing": "p"})
     with pytest.raises(ValueError, match=r"e\.safetensors: is of 50 images; got a count of 51"):
         read_stored(tmp_path / "e.safetensors", count=51)
