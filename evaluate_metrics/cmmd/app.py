@@ -5,7 +5,7 @@ from typing import Any
 
 import evaluate
 
-from evaluate_metrics.core.app import TINY, launch_page, score_galleries, shown
+from evaluate_metrics.core.app import NO_NUMBER, TINY, launch_page, score_galleries, shown
 
 SCORES = {
     "cmmd": "CMMD",
@@ -30,7 +30,11 @@ roughness, is for trying the page out, and its values mean nothing elsewhere."""
 def cmmd_rows(metric: evaluate.Metric, *sets: Any, **watch: Any) -> list[list[str]]:
     """Name and value of each score, of what `score_galleries` takes."""
     result = score_galleries(metric, *sets, **watch)
-    return [[label, shown(result[key])] for key, label in SCORES.items()]
+    lacking = dict.fromkeys(SCORES, "needs more images")
+    if result["n_references"] is None:
+        lacking = {**dict.fromkeys(SCORES, "needs the number of real images"), "n_references": NO_NUMBER}
+    rows = [[label, shown(result[key], lacking[key])] for key, label in SCORES.items()]
+    return rows + [["note", note] for note in result.get("notes", ())]
 
 
 PAGE = {"title": "CMMD", "text": TEXT, "choice": {"label": "Encoder"}, "score": cmmd_rows}

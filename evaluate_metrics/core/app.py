@@ -73,10 +73,13 @@ def score_galleries(
         raise gr.Error(str(error)) from error
 
 
-def shown(value: float | int | str | None) -> str:
-    """A score as a cell of the table."""
+NO_NUMBER = "the file does not say"  # of how many images it is
+
+
+def shown(value: float | int | str | None, lacking: str = "needs more images") -> str:
+    """A score as a cell of the table; `lacking` where there is none."""
     if value is None:
-        return "needs more images"
+        return lacking
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import evaluate
 
-from evaluate_metrics.core.app import TINY, Gallery, launch_page, score_galleries, shown
+from evaluate_metrics.core.app import NO_NUMBER, TINY, Gallery, launch_page, score_galleries, shown
 
 LARGEST_SUBSET, SUBSETS = 1000, 10  # of the KID
 TEXT = """# FID
@@ -55,10 +55,11 @@ def fid_rows(
         rows.append(["KID", f"{shown(result['kid'])} ± {result['kid_std']:.2g} ({SUBSETS} subsets of {subset})"])
     rows += [
         ["generated images", shown(result["n_predictions"])],
-        ["real images", shown(result["n_references"])],
+        ["real images", shown(result["n_references"], NO_NUMBER)],
         ["resizing", result["preprocessing"]],
     ]
-    return rows, " ".join(f"Note: {w.message}." for w in caught if "Frechet" in str(w.message))
+    notes = [*result.get("notes", ()), *(str(w.message) for w in caught if "Frechet" in str(w.message))]
+    return rows, " ".join(f"Note: {note}." for note in notes)
 
 
 PAGE = {

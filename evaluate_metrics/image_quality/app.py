@@ -12,7 +12,7 @@ from typing import Any
 
 import evaluate
 
-from evaluate_metrics.core.app import TINY, Gallery, launch_page, score_galleries, shown
+from evaluate_metrics.core.app import NO_NUMBER, TINY, Gallery, launch_page, score_galleries, shown
 
 TITLES = {  # key -> words, key of the error
     "frechet_distance": ("Fréchet distance (with inception the FID)", None),
@@ -56,7 +56,7 @@ def quality_rows(
     for key, (words, error) in TITLES.items():
         if key in result:
             spread = result.get(error) if error else None
-            rows.append([words, shown(result[key]) + ("" if spread is None else f" ± {spread:.2g}")])
+            rows.append([words, shown(result[key], NO_NUMBER) + ("" if spread is None else f" ± {spread:.2g}")])
     notes = [*result["notes"], *([f"the other scores need {FEWEST} images of each"] if few else [])]
     notes += ["the other scores need real images"] if statistics is not None else []
     return rows, " ".join(f"Note: {note}." for note in notes)

@@ -114,6 +114,22 @@ def test_statistics_stand_for_the_real_images(app, gradio, galleries, tmp_path, 
         score(metrics, *galleries, file)
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_statistics_without_a_number_of_images_are_shown_so(app, galleries, tmp_path, name):
+    metrics, file = loaded(name), str(tmp_path / "real.npz")
+    paths = [path for path, _ in galleries[1]]
+    vectors = colours([Image.open(path) for path in paths]).astype(float)
+    if name == "cmmd":
+        vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    np.savez(file, mu=vectors.mean(0), sigma=np.cov(vectors, rowvar=False))
+    found = app[name]["score"](metrics, galleries[0], None, file)
+    rows, notes = (found, " ".join(words for key, words in found if key == "note")) if name == "cmmd" else found
+    rows = dict(rows)
+    assert rows["real images"] == "the file does not say" and "is taken on trust" in notes
+    if name == "cmmd":
+        assert rows["CMMD, unbiased"] == rows["standard error"] == "needs the number of real images"
+
+
 def test_progress_is_told_as_images_are_read(app, galleries):
     told = []
     app["cmmd"]["score"](loaded("cmmd"), *galleries, watch=lambda at, desc, unit: told.append((at, desc)))
