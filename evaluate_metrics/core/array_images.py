@@ -132,9 +132,11 @@ class ParquetImages(PackedImages):
         except (pa.ArrowException, OSError, EOFError) as error:
             raise ValueError(f"{name} can't be read: {error}") from None
         content = value["bytes"] if isinstance(value, dict) else value
-        if content is None:
-            raise ValueError(f"{name} is missing")
         inner = value.get("path") if isinstance(value, dict) else None
+        if content is None:
+            path = f"path {short(repr(inner), 120)}"
+            elsewhere = f": it has the {path} and no bytes; name the folder, as a data set" if inner else ""
+            raise ValueError(f"{name} is missing{elsewhere}")
         return {"bytes": content, "path": f"{name} ({inner})" if inner else name}
 
     def _values(self, start: int) -> Iterator[dict | bytes | None]:

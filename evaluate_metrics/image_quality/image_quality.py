@@ -175,6 +175,7 @@ class ImageQuality(ImageSetMetric):
         was added is still held. `ValueError`: an unknown score or setting, one that the encoder, the numbers of images
         or `reference_moments` do not allow, captions or classes of another number than images.
         """
+        captions = _texts(captions)
         asked = self._asked_scores(scores, captions)
         given = _settings(asked, settings)
         per_class = _both_classes(prediction_classes, reference_classes, self._keep, asked)
@@ -185,8 +186,9 @@ class ImageQuality(ImageSetMetric):
             counted = asked if self._asked else self._fitting(asked, self._select(encoder, device))[0]
             for name in counted:  # a set of unknown size is checked when it has come
                 check_counts(name, ENOUGH if m is None else m, ENOUGH if n is None else n, given)
-            _check_lengths(m, {"captions": captions, "prediction_classes": prediction_classes})
-            _check_lengths(n, {"reference_classes": reference_classes})
+            x_classes, y_classes = per_class or (None, None)
+            _check_lengths(m, {"captions": captions, "prediction_classes": x_classes})
+            _check_lengths(n, {"reference_classes": y_classes})
             self._fitting(asked, self._select(encoder, device))
 
         paired = _paired(asked, per_class is not None)
@@ -229,6 +231,18 @@ def _settings(asked: Sequence[str], settings: dict) -> Evaluation:
     if unknown:
         raise TypeError(f"compute() takes {', '.join(SETTINGS)} beside its named arguments; got {unknown[0]!r}")
     return Evaluation(metrics=asked, **settings)
+
+
+def _texts(captions: Iterable[str] | None) -> list[str] | None:
+    if captions is None:
+        return None
+    if isinstance(captions, str):
+        raise ValueError(f"captions must be a list of texts, one of each prediction; got {captions!r:.80}")
+    found = list(captions)
+    for number, caption in enumerate(found):
+        if not isinstance(caption, str) or not caption.strip():
+            raise ValueError(f"captions[{number}] must be a text that is not empty; got {caption!r:.80}")
+    return found
 
 
 def _scored(

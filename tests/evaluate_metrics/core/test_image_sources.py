@@ -280,6 +280,13 @@ def test_columns_of_parquet_files(tmp_path):
         pq.write_table(pa.table({"png": [{"bytes": other}]}), tmp_path / "others.parquet")
         with pytest.raises(ValueError, match=r"others\.parquet: has the image columns \[\]"):
             open_images(tmp_path / "others.parquet")
+    pq.write_table(
+        pa.table({"png": [{"bytes": None, "path": "a.png"}, {"bytes": b"", "path": "b.png"}]}), tmp_path / "p.parquet"
+    )
+    with pytest.raises(
+        ValueError, match=r"image 0 is missing: it has the path 'a\.png' and no bytes; name the folder"
+    ):
+        open_images(tmp_path / "p.parquet")[0]
     pq.write_table(table[:0], tmp_path / "empty.parquet")
     with pytest.raises(ValueError, match=r"empty\.parquet: holds no rows"):
         open_images(tmp_path / "empty.parquet", "png")
