@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 class _Outlet(io.TextIOWrapper):
-    """A text file whose reader may leave: what is written after that goes nowhere."""
+    """A text file whose reader may leave: what is written then goes nowhere, as after an error, which is raised."""
 
     def write(self, text):
         try:
@@ -15,12 +15,18 @@ class _Outlet(io.TextIOWrapper):
         except BrokenPipeError:
             self._go_nowhere()
             return len(text)
+        except OSError:  # a full disk: told once, and not again at every flush
+            self._go_nowhere()
+            raise
 
     def flush(self):
         try:
             super().flush()
         except BrokenPipeError:
             self._go_nowhere()
+        except OSError:
+            self._go_nowhere()
+            raise
 
     def _go_nowhere(self):
         nowhere = os.open(os.devnull, os.O_WRONLY)

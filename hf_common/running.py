@@ -42,6 +42,7 @@ def run_command(main: Callable[[], None], kept: str, flags: tuple[str, ...] = ()
             debug = _take_debug(sys.argv) or debug
             sys.argv[1:] = load_plugins(sys.argv[1:])
             main()
+            sys.stdout.flush()  # what can't be written is an error, too
         except Exception as error:
             if debug or not _is_of_user(error):
                 raise

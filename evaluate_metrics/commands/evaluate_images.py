@@ -314,7 +314,7 @@ def write_results(
         write_json(args.json, results)
     write_json(folder / "results.json", results)
     if args.json == "-":
-        print(json.dumps(results, allow_nan=False), file=printed)
+        print(json.dumps(results, allow_nan=False), file=printed, flush=True)
     if scores:
         print(f"\n{table}")
     if args.save_stats is not None:

@@ -2,6 +2,7 @@ import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -172,6 +173,21 @@ def test_what_a_library_can_not_write_is_one_line(name, tmp_path):
     assert printed.splitlines()[-1].startswith(
         "a script.py: error: a file could not be written, the disk may be full:"
     )
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full")
+@pytest.mark.parametrize("count", [1, 100_000])  # what stays in the buffer to the end, and what does not
+def test_standard_output_on_a_full_disk_is_one_line(count, tmp_path):
+    script = tmp_path / "a script.py"
+    script.write_text(
+        f"from hf_common.running import run_command\nrun_command(lambda: print('x' * {count}), 'nothing is kept')"
+    )
+    with Path("/dev/full").open("w") as full:
+        env = os.environ | {"PYTHONPATH": ":".join(sys.path)}
+        run = [sys.executable, str(script)]
+        done = subprocess.run(run, env=env, stdout=full, stderr=subprocess.PIPE, text=True, timeout=60)
+    assert done.returncode == 2
+    assert done.stderr == "a script.py: error: [Errno 28] No space left on device (--debug shows where)\n"
 
 
 def test_a_command_goes_on_when_its_reader_leaves(tmp_path):
