@@ -257,7 +257,8 @@ def open_sources(args: EvaluateArguments, state: "PartialState") -> "tuple[list[
         config, split, column = (getattr(args, f"{role}_{part}") for part in ("config", "split", "column"))
         source = open_source(name, config, split, column, count, args.streaming)
         if isinstance(source, MomentsSource) and state.is_main_process:
-            print(f"{role}: {name}: {source.stored.words}; {allowed_scores(source.stored)}", file=sys.stderr)
+            allowed = allowed_scores(source.stored, role == "references")
+            print(f"{role}: {name}: {source.stored.words}; {allowed}", file=sys.stderr)
         return source
 
     with warnings.catch_warnings():
@@ -273,7 +274,8 @@ def check_saved(args: EvaluateArguments, sources: "list[Source]") -> None:
 
     for source in sources:
         if args.save_moments and source.count is None:
-            raise ValueError(f"save_moments: {source.name} has no number of images; reference_count=N gives it")
+            way = "reference_count=N gives it" if source is sources[-1] else "moments are of images that are counted"
+            raise ValueError(f"save_moments: {source.name} has no number of images; {way}")
         if args.save_embeddings and isinstance(source, MomentsSource) and source.stored.embeddings is None:
             raise ValueError(f"save_embeddings: {source.name} is a file of {source.stored.words}, not of embeddings")
 

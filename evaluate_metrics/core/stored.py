@@ -124,12 +124,13 @@ def read_stored(path: str | os.PathLike, array: str | None = None, count: int | 
     return stored
 
 
-def allowed_scores(stored: Stored) -> str:
-    """Which scores a file allows, in words."""
+def allowed_scores(stored: Stored, countable: bool = True) -> str:
+    """Which scores a file allows, in words. countable: whether reference_count can say how many images it is of."""
     if stored.embeddings is not None:
         return "all scores"
     if isinstance(stored.moments, Statistics):
-        return f"{COUNTLESS}, for there is no number of images; with reference_count=N all that take moments"
+        more = "; with reference_count=N all that take moments" if countable else ""
+        return f"{COUNTLESS}, for there is no number of images{more}"
     return "scores that take moments, such as cmmd and fd; not kid and p_value, which take embeddings"
 
 
@@ -224,6 +225,8 @@ def _of_arrays(path: Path, array: str | None) -> Stored:
     if name not in heads:
         wanted = "mu and sigma, m2 and s2, feats, reps or pool_3" if array is None else repr(array)
         raise refuse(path, f"holds the arrays {short(sorted(heads), 80)}, and not {wanted}")
+    if name in PAIRS.values():
+        raise refuse(path, f"{name!r} is a covariance, and no embeddings; name its mean")
     if name in PAIRS:
         if PAIRS[name] not in heads:
             raise refuse(path, f"holds {name!r} without {PAIRS[name]!r}")

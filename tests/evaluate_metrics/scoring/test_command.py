@@ -232,6 +232,10 @@ def test_a_column_names_what_is_meant_of_a_file(command, place, tmp_path):
     assert row["n_references"] == 20 and row["notes"] == [note for note in row["notes"] if "trust" not in note]
     status, _, err = command(*words, "--references_column", "mu_s")
     assert status == 2 and "adm.npz has 7 dimensions, speaks.encode 6" in err
+    status, _, err = command(*words, "--references_column", "sigma")
+    assert status == 2 and "'sigma' is a covariance, and no embeddings; name its mean" in err
+    status, _, err = command("real", str(tmp_path / "adm.npz"), *words[2:], "--save_moments")
+    assert status == 2 and "reference_count" not in err and "has no number of images; moments are of images" in err
     status, _, err = command(*words, "--references_column", "mu_clip")
     assert status == 2 and "and not 'mu_clip'" in err
     status, _, err = command(*words, "--references_split", "train")
