@@ -122,7 +122,7 @@ def _from_array(array: np.ndarray, name: str, layout: str) -> Image.Image:  # (H
         scale = 1
     elif array.dtype == np.uint8:
         scale = 255
-    elif array.dtype == np.uint16:
+    elif array.dtype.newbyteorder("=") == np.uint16:  # of either order of bytes
         scale = 65535
     else:
         raise TypeError(f"{name} must be of uint8, uint16 or floating-point numbers, got {array.dtype}")

@@ -73,6 +73,13 @@ def folder(tmp_path_factory):
     return str(folder)
 
 
+@pytest.mark.parametrize("kind", ["<u2", ">u2", "<f4", ">f4"])
+def test_arrays_of_either_order_of_bytes(kind):
+    values = np.array([[0, 257, 65535]])
+    array = (values if "u" in kind else values / 65535).astype(kind)
+    np.testing.assert_array_equal(np.asarray(to_rgb(array))[..., 0], [[0, 1, 255]])
+
+
 def robust(folder):
     splits = load_image_splits(folder)
     assert torch.equal(splits.train.images, splits.test.images)
