@@ -56,12 +56,16 @@ class Moments:
         embeddings = float_matrix(embeddings, "embeddings")
         if embeddings.shape[1] != self.dim:
             raise ValueError(f"embeddings must have {self.dim} columns as those before, got {embeddings.shape[1]}")
+        # NumPy alone, which sees that it multiplies a matrix by itself and computes one triangle: half the time of a
+        # product. Threads of PyTorch, which wait for more work a while, would take the cores from its own.
+        total, outer = self.sum.numpy(), self.outer.numpy()
         for rows in embeddings.split(ROWS):
-            rows = rows.cpu().double()
-            self.sum += rows.sum(0)
-            # NumPy sees that it multiplies a matrix by itself and computes one triangle: half the time of a product.
-            matrix = rows.numpy()
-            self.outer += torch.from_numpy(matrix.T @ matrix)
+            rows = rows.cpu()
+            if rows.dtype != torch.float64:
+                rows = rows.float()  # of half precision, which NumPy has not all of
+            matrix = rows.numpy().astype(np.float64)
+            total += matrix.sum(0)
+            outer += matrix.T @ matrix
         self.n += len(embeddings)
         return self
 
