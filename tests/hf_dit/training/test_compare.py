@@ -120,15 +120,20 @@ def test_bad_axes(given, message):
         CompareArguments(**given)
 
 
+RUN = {  # what all trainings of these tests share
+    "parameters": 2_000_000,
+    "images_per_second": None,
+    "loss": 0.5,
+    "steps": 10,
+    "global_batch": 8,
+    "history": [[10, 0.5]],
+}
+
+
 def test_scores_stand_with_their_error():
     run = {
         "name": "a",
-        "parameters": 2_000_000,
-        "images_per_second": None,
-        "loss": 0.5,
-        "steps": 10,
-        "global_batch": 8,
-        "history": [[10, 0.5]],
+        **RUN,
         "scored": [{"step": 10, "cmmd": 1.25, "standard_error": 0.125, "frechet_distance": 3.0}],
         "hardware": "cpu",
         "versions": {"torch": "2"},
@@ -143,12 +148,7 @@ def test_scores_stand_with_their_error():
 def test_scores_have_their_errors_and_no_counts():
     last = {"step": 10, "recall": 0.5, "recall_standard_error": 0.04, "frechet_distance": 3.0, "precision_k": 3.0}
     run = {
-        "parameters": 2_000_000,
-        "images_per_second": None,
-        "loss": 0.5,
-        "steps": 10,
-        "global_batch": 8,
-        "history": [[10, 0.5]],
+        **RUN,
         "scored": [last | {"n_predictions": 30.0, "n_references": 200.0}],
         "hardware": "cpu",
         "versions": {"torch": "2"},
