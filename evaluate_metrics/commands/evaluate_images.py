@@ -24,9 +24,9 @@ images are. Numbers of images may differ. Nothing is unpacked to disk, and nothi
 Metrics:
 {scores}
 
-Embeddings are unit vectors, as CMMD is defined for, but those of inception and fd-dinov2 are taken as they are, as the
-FID, the KID and FD-DINOv2 are; with --no_normalize all are. A score that an encoder's vectors don't allow is left out
-of its row, and the row says so.
+Embeddings are unit vectors, as CMMD is defined for, but those of inception, fd-dinov2 and clip-score are taken as they
+are, as the FID, the KID and FD-DINOv2 are; with --no_normalize all are. A score that an encoder's vectors don't allow
+is left out of its row, and the row says so.
 
 Captions, for clip_score: of a data set the column --caption_column, of a folder that column of a metadata.jsonl or
 metadata.csv with file_name, or a .txt beside each image. --per_class gives CMMD and Frechet distance of each class
@@ -36,6 +36,7 @@ Encoders:
     clip, siglip, align, dinov2      openai/clip-vit-large-patch14-336, and so on
     tiny                             colours and roughness, without a network: for trying things out
     fd-dinov2                        DINOv2 ViT-L by the protocol of the published FD-DINOv2, not normalised
+    clip-score                       CLIP ViT-B/32 as the CLIPScore was published
     inception                        the FID network as first published; inception-pytorch and inception-clean resize
                                      as pytorch-fid and clean-fid do
     Hub id or folder                 a vision model of transformers
@@ -120,7 +121,7 @@ class EvaluateArguments:
     dtype: str = field(default="float32", metadata={"help": "Of the weights.", "choices": list(DTYPES)})
     normalize: bool = field(
         default=True,
-        metadata={"help": "Divide embeddings by their norm (inception, fd-dinov2: never)."},
+        metadata={"help": "Divide embeddings by their norm (inception, fd-dinov2, clip-score: never)."},
     )
     inception_weights: str = field(default=WEIGHTS_URL, metadata={"help": "File or URL of the FID network's weights."})
     inception_sha256: str = field(default=WEIGHTS_SHA256, metadata={"help": "The SHA-256 that it must have."})

@@ -27,6 +27,7 @@ from .image_sources import is_packed, open_images
 from .precision import default_device
 from .tiny import tiny_features
 from .vision_models import (
+    clip_score_preparation,
     embed_captions,
     embed_pixels,
     fingerprint,
@@ -43,7 +44,10 @@ ENCODERS: dict[str, str | Callable] = {
     "tiny": tiny_features,  # no network: for trying things out
 }
 # Published protocols, which say how images are prepared, whatever the checkpoint's processor does; not normalised.
-PROTOCOLS = {"fd-dinov2": ("facebook/dinov2-large", published_preparation)}  # Stein et al. 2023, arXiv:2306.04675
+PROTOCOLS = {
+    "fd-dinov2": ("facebook/dinov2-large", published_preparation),  # Stein et al. 2023, arXiv:2306.04675
+    "clip-score": ("openai/clip-vit-base-patch32", clip_score_preparation),  # Hessel et al. 2021, arXiv:2104.08718
+}
 PROBE_TOLERANCE = 1e-3  # of the norm: the last bits differ between devices and versions
 THREADS = min(8, os.cpu_count() or 1)  # that open and resize images; Pillow releases Python's lock
 
@@ -261,7 +265,9 @@ def make_encoder(
             name of [`register_encoder`], the Hub id or the folder of a vision model of transformers, or a callable
             that takes a list of b RGB `PIL.Image`s and returns a (b, d) floating tensor or array. `"fd-dinov2"` is the
             protocol of the published FD-DINOv2 (Stein et al. 2023, https://arxiv.org/abs/2306.04675), never
-            normalised; `"fd-dinov2:FOLDER"` that of another DINOv2.
+            normalised; `"fd-dinov2:FOLDER"` that of another DINOv2. `"clip-score"` is that of the CLIPScore (Hessel et
+            al. 2021, https://arxiv.org/abs/2104.08718): ViT-B/32, images as CLIP's own processor has them; likewise
+            `"clip-score:FOLDER"`.
 
             The vector is the projected class token of CLIP, and else the model's `pooler_output`: attention pooling
             in SigLIP, the average in ALIGN, the class token in DINOv2. Images are prepared by the checkpoint's own

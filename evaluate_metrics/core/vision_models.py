@@ -125,18 +125,38 @@ def image_preparation(model: PreTrainedModel, processor: Any) -> tuple[str, Call
 
     The function takes an RGB image and gives a (3, H, W) float32 tensor.
     """
-    options = {key: value for key, value in processor.to_dict().items() if key in PREPROCESSING_KEYS}
     if not isinstance(model, CLIPVisionModelWithProjection):
-        return _in_words(processor, options), lambda image: processor(image, return_tensors="pt")["pixel_values"][0]
+        return _own_preparation(processor)
     size: Any = model.config.image_size
     left_out = {"do_resize": False, "do_center_crop": False}
-    options = {key: value for key, value in options.items() if key not in ("size", "resample", "crop_size")}
+    resized_here = ("size", "resample", "crop_size")
+    options = {key: value for key, value in _options(processor).items() if key not in resized_here}
     words = f"central square, Pillow bicubic to {size} x {size}; {_in_words(processor, options | left_out)}"
 
     def prepare(image: Image.Image) -> torch.Tensor:
         return processor(resized_square(image, size), return_tensors="pt", **left_out)["pixel_values"][0]
 
     return words, prepare
+
+
+def clip_score_preparation(model: PreTrainedModel, processor: Any) -> tuple[str, Callable]:
+    """As CLIP itself prepares images, and so the CLIPScore: the shorter side resized, then the middle cut out.
+
+    Raises:
+        ValueError: it is no CLIP.
+    """
+    if not has_captions(model):
+        raise ValueError(f"the CLIPScore is of CLIP models, got {model.name_or_path} ({type(model).__name__})")
+    return _own_preparation(processor)
+
+
+def _own_preparation(processor: Any) -> tuple[str, Callable]:
+    words = _in_words(processor, _options(processor))
+    return words, lambda image: processor(image, return_tensors="pt")["pixel_values"][0]
+
+
+def _options(processor: Any) -> dict:
+    return {key: value for key, value in processor.to_dict().items() if key in PREPROCESSING_KEYS}
 
 
 def _in_words(processor: object, options: dict) -> str:

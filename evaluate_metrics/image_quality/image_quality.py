@@ -33,7 +33,8 @@ _DESCRIPTION = """
 Scores of generated images against real ones, from one embedding of each: Frechet distance, sFID, Inception Score,
 improved precision and recall, density and coverage, KID, CMMD, CLIPScore. Configurations are protocols: `inception`
 (the default), `inception-pytorch`, `inception-clean` (the network of the FID with three resizings of its input),
-`fd-dinov2` (as FD-DINOv2 was published), `clip` (that of the CMMD). Values of different ones cannot be compared.
+`fd-dinov2` (as FD-DINOv2 was published), `clip` (that of the CMMD), `clip-score` (as the CLIPScore was published).
+Values of different ones cannot be compared.
 """
 
 _KWARGS_DESCRIPTION = describe_inputs(
@@ -78,6 +79,7 @@ DEFAULTS = {
     **dict.fromkeys(RESIZED, ("fd", "sfid", "inception_score", "precision_recall", "density_coverage")),
     "fd-dinov2": OF_FEATURES,
     "clip": ("cmmd", "precision_recall", "density_coverage"),
+    "clip-score": ("clip_score",),
 }
 
 

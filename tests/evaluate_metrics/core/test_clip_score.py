@@ -4,9 +4,11 @@ import math
 
 import pytest
 import torch
+from PIL import Image
 from transformers import CLIPConfig, CLIPModel
 
 from evaluate_metrics.core.clip_score import PREFIX, SCALE, clip_score
+from evaluate_metrics.core.encoders import make_encoder
 from evaluate_metrics.core.vision_models import embed_captions
 from tests.evaluate_metrics.clip_files import save_tiny_clip
 
@@ -60,6 +62,26 @@ def test_captions_are_embedded_as_the_whole_model_does(tmp_path):
             whole = model.get_text_features(torch.tensor([ids])).pooler_output[0]
         torch.testing.assert_close(vector, whole, rtol=1e-4, atol=1e-5)
     assert embed_captions(str(tmp_path), "cpu", torch.float32, []).shape == (0, 6)
+
+
+@pytest.mark.parametrize("size", [(8, 8), (9, 31), (40, 13), (1, 3)])
+def test_images_as_clip_itself_prepares_them(size, tmp_path):
+    """The shorter side to 8 pixels by Pillow's bicubic filter, the longer one rounded down; then the middle."""
+    save_tiny_clip(tmp_path)
+    pixels = torch.randint(256, (size[1], size[0], 3), generator=torch.Generator().manual_seed(1), dtype=torch.uint8)
+    image = Image.fromarray(pixels.numpy())
+    width, height = (int(8 * side / min(size)) for side in size)
+    left, top = (width - 8) // 2, (height - 8) // 2
+    small = image.resize((width, height), Image.Resampling.BICUBIC).crop((left, top, left + 8, top + 8))
+    values = torch.tensor(list(small.tobytes())).reshape(8, 8, 3).permute(2, 0, 1) / 255
+    mean = torch.tensor([0.48145466, 0.4578275, 0.40821073])[:, None, None]
+    spread = torch.tensor([0.26862954, 0.26130258, 0.27577711])[:, None, None]
+    with torch.no_grad():
+        model = CLIPModel.from_pretrained(tmp_path).eval()
+        expected = model.get_image_features(((values - mean) / spread)[None]).pooler_output
+    encoder = make_encoder(f"clip-score:{tmp_path}", device="cpu")
+    torch.testing.assert_close(encoder.encode([image]), expected, rtol=1e-4, atol=1e-5)
+    assert encoder.digest != make_encoder(tmp_path, device="cpu", normalize=False).digest
 
 
 def test_a_clip_without_its_text_model_is_named(tmp_path):

@@ -85,5 +85,7 @@ def test_other_networks_have_no_such_protocol(tmp_path):
     ViTImageProcessorPil(size={"height": 28, "width": 28}).save_pretrained(tmp_path)
     with pytest.raises(ValueError, match="dinov2 models without registers"):
         make_encoder(f"fd-dinov2:{tmp_path}", device="cpu")
-    with pytest.raises(ValueError, match="name must be none of fd-dinov2"):
+    with pytest.raises(ValueError, match="the CLIPScore is of CLIP models, got .*ViTModel"):
+        make_encoder(f"clip-score:{tmp_path}", device="cpu")
+    with pytest.raises(ValueError, match="name must be none of fd-dinov2, clip-score"):
         register_encoder("fd-dinov2", "x/y")
