@@ -153,8 +153,8 @@ def build_page(
         )
         chosen = gr.Radio(list(metrics), value=next(iter(metrics)), **choice)
         button = gr.Button("Compare", variant="primary")
-        widths: Any = {"column_widths": ["45%", "55%"], "wrap": True}
-        outputs: list = [gr.Dataframe(headers=["score", "value"], interactive=False, label="Scores", **widths)]
+        size: Any = {"column_widths": ["45%", "55%"], "wrap": True, "max_height": 1000}  # whole in narrow windows
+        outputs: list = [gr.Dataframe(headers=["score", "value"], interactive=False, label="Scores", **size)]
         if notes:
             outputs.append(gr.Markdown())
         labels = ["one distribution", "generated images blurred", "other shapes"]

@@ -18,6 +18,11 @@ from PIL import Image
 from tests import ROOT
 
 METRICS = ROOT / "evaluate_metrics"
+FIRST: dict[str, tuple] = {  # of each page: key and title of its first score, what gives it to a few images
+    "cmmd": ("cmmd", "CMMD", {}),
+    "fid": ("frechet_distance", "FID", {}),
+    "image_quality": ("frechet_distance", "Fréchet distance (with inception the FID)", {"scores": ["fd"]}),
+}
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 # A browser asks its maker's hosts for this and that; here it has only the page.
 QUIET = ("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking")
@@ -37,7 +42,7 @@ def browser():
         yield opened
 
 
-@pytest.fixture(scope="module", params=["cmmd", "fid"])
+@pytest.fixture(scope="module", params=["cmmd", "fid", "image_quality"])
 def served(request, tmp_path_factory):
     """Name and address of an app that runs as `python app.py` does."""
     with socket.socket() as probe:
@@ -113,7 +118,7 @@ def test_an_example_is_answered_in_a_window_of_any_width(browser, served, width)
     page.locator("img[src*='blurred-00']").first.wait_for()
     page.get_by_role("button", name="Compare").click()
     rows = table(page)
-    assert float(rows["CMMD" if name == "cmmd" else "FID"]) > 0.01 and rows["real images"] == "16"
+    assert float(rows[FIRST[name][1]]) > 0.01 and rows["real images"] == "16"
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     page.close()
 
@@ -126,15 +131,17 @@ def test_two_uploads_give_what_the_metric_computes(browser, served, photos):
     page.get_by_label("tiny").check()
     page.get_by_role("button", name="Compare").click()
     rows = table(page)
-    expected = evaluate.load(str(METRICS / name), encoder="tiny").compute(predictions=photos[0], references=photos[1])
-    key, label = ("cmmd", "CMMD") if name == "cmmd" else ("frechet_distance", "FID")
+    key, label, options = FIRST[name]
+    metric = evaluate.load(str(METRICS / name), encoder="tiny", **options)
+    expected = metric.compute(predictions=photos[0], references=photos[1])
     assert rows[label] == f"{expected[key]:.4g}" and (rows["generated images"], rows["real images"]) == ("5", "6")
     page.close()
 
 
 def test_uploaded_statistics_stand_for_the_real_images(browser, served, photos, tmp_path):
     name, url = served
-    metric = evaluate.load(str(METRICS / name), encoder="tiny")
+    key, label, options = FIRST[name]
+    metric = evaluate.load(str(METRICS / name), encoder="tiny", **options)
     moments, metadata = metric.moments(photos[1])
     moments.save(tmp_path / "photos.safetensors", metadata)
     page = opened(browser, url, 1200)
@@ -144,7 +151,6 @@ def test_uploaded_statistics_stand_for_the_real_images(browser, served, photos, 
     page.get_by_role("button", name="Compare").click()
     rows = table(page)
     expected = metric.compute(predictions=photos[0], references=photos[1])
-    key, label = ("cmmd", "CMMD") if name == "cmmd" else ("frechet_distance", "FID")
     assert rows[label] == f"{expected[key]:.4g}" and rows["real images"] == "6" and "KID" not in rows
     page.close()
 
