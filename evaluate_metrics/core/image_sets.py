@@ -321,15 +321,14 @@ def _stored(reference_moments: ReferenceMoments, count: int | None) -> Stored:
         if not os.path.isfile(reference_moments):
             raise FileNotFoundError(f"no moments file at {os.fspath(reference_moments)}")
         return read_stored(reference_moments, count=count)
-    if isinstance(reference_moments, tuple) and [isinstance(part, dict) for part in reference_moments] == [
-        False,
-        True,
-    ]:
+    kind = type(reference_moments).__name__
+    if isinstance(reference_moments, tuple) and len(reference_moments) == 2:
         moments, metadata = reference_moments
         # Of this class, also where they come from a metric that was loaded elsewhere.
-        embeddings = moments.embeddings if hasattr(moments, "embeddings") else None
-        return Stored(Moments(moments.n, moments.sum, moments.outer), embeddings, metadata, "moments")
-    kind = type(reference_moments).__name__
+        if isinstance(metadata, dict) and all(hasattr(moments, part) for part in ("n", "sum", "outer")):
+            embeddings = moments.embeddings if hasattr(moments, "embeddings") else None
+            return Stored(Moments(moments.n, moments.sum, moments.outer), embeddings, metadata, "moments")
+        kind = f"({type(moments).__name__}, {type(metadata).__name__})"
     raise TypeError(f"reference_moments must be a file, or moments with their metadata, got {kind}")
 
 

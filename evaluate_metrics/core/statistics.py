@@ -14,6 +14,7 @@ from hf_common.files import replacing
 from hf_common.foreign import refuse
 
 from .moments import Moments
+from .numpy_files import ArrayHead
 
 UNIT_ERROR = 2e-3  # of a mean squared norm; half precision rounds unit vectors by less
 MOST_COUNTED = 1 << 53  # images; beyond that float64 has no longer every whole number
@@ -93,17 +94,7 @@ def checked_statistics(path: str | os.PathLike, mean: np.ndarray, sigma: np.ndar
         sigma: (d, d), symmetric but for rounding.
         names: what they are called in the file.
     """
-    if (
-        mean.ndim != 1
-        or not len(mean)
-        or sigma.shape != mean.shape * 2
-        or {mean.dtype.kind, sigma.dtype.kind} != {"f"}
-    ):
-        raise refuse(
-            path,
-            f"{names} must be floating-point numbers of the shapes (d,) and (d, d); got {mean.dtype} {mean.shape} and "
-            f"{sigma.dtype} {sigma.shape}",
-        )
+    check_shapes(path, mean, sigma, names)
     m, s = (torch.from_numpy(np.ascontiguousarray(array, dtype=np.float64)) for array in (mean, sigma))
     if not (m.isfinite().all() and s.isfinite().all()):
         raise refuse(path, f"{names} hold NaN or infinity")
@@ -120,6 +111,23 @@ def checked_statistics(path: str | os.PathLike, mean: np.ndarray, sigma: np.ndar
             path, f"{names}: no covariance, for it has the eigenvalue {lowest:.3g}, and {highest:.3g} as largest"
         )
     return Statistics(m, (s + s.T) / 2)
+
+
+def check_shapes(
+    path: str | os.PathLike, mean: np.ndarray | ArrayHead, sigma: np.ndarray | ArrayHead, names: str
+) -> None:
+    """A `ValueError` that begins with the path, unless they are (d,) and (d, d) floating-point numbers."""
+    if (
+        len(mean.shape) != 1
+        or not mean.shape[0]
+        or sigma.shape != mean.shape * 2
+        or {mean.dtype.kind, sigma.dtype.kind} != {"f"}
+    ):
+        raise refuse(
+            path,
+            f"{names} must be floating-point numbers of the shapes (d,) and (d, d); got {mean.dtype} {mean.shape} and "
+            f"{sigma.dtype} {sigma.shape}",
+        )
 
 
 def save_statistics(

@@ -31,7 +31,7 @@ from .embeddings import load_embeddings
 from .encoders import Encoder
 from .moments import Moments, float_matrix
 from .numpy_files import DAMAGED, ArrayHead, array_heads, read_named_array
-from .statistics import Statistics, checked_statistics, joined, part_of
+from .statistics import Statistics, check_shapes, checked_statistics, joined, part_of
 
 STORED_ENDINGS = (".safetensors", ".npz", ".npy", ".pt", ".pth", ".pkl")
 PAIRS = {"mu": "sigma", "m2": "s2", "mu_s": "sigma_s", "mu_clip": "sigma_clip"}  # mean: covariance
@@ -230,19 +230,24 @@ def _of_arrays(path: Path, array: str | None) -> Stored:
     if name in PAIRS:
         if PAIRS[name] not in heads:
             raise refuse(path, f"holds {name!r} without {PAIRS[name]!r}")
-        both = read_named_array(path, name), read_named_array(path, PAIRS[name])
-        statistics = checked_statistics(path, *both, f"{name} and {PAIRS[name]}")
+        statistics = _of_pair(path, heads, name)
         images = [
             f"{head.shape[0]} images as column {other}" for other, head in heads.items() if looks_like_images(head)
         ]
         words, spatial = ", beside ".join(["mean and covariance", *images]), None
         if name == "mu" and {"mu_s", "sigma_s"} <= heads.keys():
-            both = read_named_array(path, "mu_s"), read_named_array(path, "sigma_s")
-            spatial = checked_statistics(path, *both, "mu_s and sigma_s")
+            spatial = _of_pair(path, heads, "mu_s")
         return Stored(statistics, None, None, words, spatial)
     if len(heads[name].shape) != 2 or heads[name].dtype.kind != "f":
         raise refuse(path, f"{name or 'it'} holds {heads[name].dtype} of the shape {heads[name].shape}, no embeddings")
     return _of_embeddings(path, read_named_array(path, name))
+
+
+def _of_pair(path: Path, heads: dict[str, ArrayHead], name: str) -> Statistics:
+    """Mean and covariance; a covariance of another size, which may be any, is not read."""
+    words, mean = f"{name} and {PAIRS[name]}", read_named_array(path, name)
+    check_shapes(path, mean, heads[PAIRS[name]], words)
+    return checked_statistics(path, mean, read_named_array(path, PAIRS[name]), words)
 
 
 def _of_embeddings(path: Path, rows: np.ndarray | Tensor) -> Stored:

@@ -25,6 +25,11 @@ from .registry import NEEDS, SCORES, ScoreInfo, keys_of
 from .settings import FEWEST_OF_CURVE, Evaluation
 
 HEAD_ROWS = 4096  # vectors whose logits are made at a time
+# What a row of results has beside scores, which none may give.
+OF_ROWS = frozenset(
+    "encoder weights preprocessing normalized digest dtype dim predictions n_predictions references n_references "
+    "embedding_seconds notes curve per_class".split()
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -144,6 +149,8 @@ def _own(info: ScoreInfo, x: ScoredSet, y: ScoredSet, settings: Evaluation) -> d
         taken = sorted(found.keys() & {*keys_of(other)}) if other.name != info.name else []
         if taken:
             raise ValueError(f"score {info.name!r} gives {taken[0]!r}, which is of {other.name}")
+    if found.keys() & OF_ROWS:
+        raise ValueError(f"score {info.name!r} gives {sorted(found.keys() & OF_ROWS)[0]!r}, which every row has")
     return found
 
 

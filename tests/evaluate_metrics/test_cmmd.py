@@ -278,7 +278,9 @@ def nothing(images):
         ),
         ({"predictions": A, "references": B, "batch_size": 0}, ValueError, "batch_size must be at least 1, got 0"),
         ({"predictions": A, "reference_moments": 3}, TypeError, "reference_moments must be a file, or .* got int"),
-        ({"predictions": A, "reference_moments": (1, 2)}, TypeError, "moments with their metadata, got tuple"),
+        ({"predictions": A, "reference_moments": (1, 2)}, TypeError, r"with their metadata, got \(int, int\)"),
+        ({"predictions": A, "reference_moments": (1, {})}, TypeError, r"with their metadata, got \(int, dict\)"),
+        ({"predictions": A, "reference_moments": (1,)}, TypeError, "with their metadata, got tuple"),
         ({"predictions": A, "reference_moments": "gone"}, FileNotFoundError, "no moments file at gone"),
     ],
 )

@@ -2,6 +2,7 @@
 
 import io
 import pickle
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -258,6 +259,15 @@ def test_wrong_numbers_are_refused(tmp_path, arrays, message):
     with pytest.raises(ValueError, match=f"^{path}: .*{message}") as caught:
         read_stored(path)
     assert len(str(caught.value)) <= LONGEST
+
+
+def test_a_covariance_of_another_size_is_not_read(tmp_path):
+    np.savez_compressed(tmp_path / "huge.npz", mu=np.zeros(6), sigma=np.zeros((4000, 4000)))  # 128 MB in 0.1 MB
+    tracemalloc.start()
+    with pytest.raises(ValueError, match=r"huge.npz: mu and sigma must be .* \(6,\) and .*\(4000, 4000\)"):
+        read_stored(tmp_path / "huge.npz")
+    assert tracemalloc.get_traced_memory()[1] < 1e7
+    tracemalloc.stop()
 
 
 def test_what_is_no_such_file(tmp_path):

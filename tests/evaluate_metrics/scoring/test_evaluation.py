@@ -36,8 +36,9 @@ from evaluate_metrics.scoring.evaluation import (
     open_encoder,
     score_sources,
 )
+from evaluate_metrics.scoring.registry import SCORES, keys_of
 from evaluate_metrics.scoring.report import plot_score_curves, score_table
-from evaluate_metrics.scoring.scores import score, score_curve
+from evaluate_metrics.scoring.scores import OF_ROWS, score, score_curve
 from evaluate_metrics.scoring.sources import ImageSource, digest, open_source
 from hf_common.foreign import LONGEST
 from hf_common.locks import LOCK
@@ -734,4 +735,6 @@ def test_an_ended_command_leaves_nothing_half_written_and_goes_on(script, data, 
         for one in (row, whole):
             del one["embedding_seconds"]
         assert row == whole
+        of_scores = {key for metric in Evaluation().metrics for key in keys_of(SCORES[metric])}
+        assert row.keys() - OF_ROWS - of_scores == {"error_bound"}
     del sys.modules[name]

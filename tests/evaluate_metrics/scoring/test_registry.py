@@ -245,6 +245,7 @@ def test_a_registered_score_is_known_everywhere(own_scores, opened, monkeypatch)
         ({"own": "high"}, "must give numbers own; it failed: ValueError: could not convert"),
         ({"own": 1, "more": torch.ones(2)}, "it failed: TypeError: Object of type Tensor"),
         ({"own": 1, "frechet_distance": 0.0}, "score 'own' gives 'frechet_distance', which is of fd"),
+        ({"own": 1, "encoder": "mine"}, "score 'own' gives 'encoder', which every row has"),
     ],
 )
 def test_what_a_registered_score_gives_is_checked(own_scores, gives, words):
