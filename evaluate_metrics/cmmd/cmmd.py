@@ -67,7 +67,10 @@ class CMMD(ImageSetMetric):
         return image_set_info(_DESCRIPTION, _CITATION, _KWARGS_DESCRIPTION, "https://arxiv.org/abs/2401.09603")
 
     def _make_encoder(self, encoder: EncoderLike, device: Device) -> Encoder:
-        return make_encoder(self._config if encoder is None else encoder, device)
+        made = make_encoder(self._config if encoder is None else encoder, device)
+        if not made.normalized:
+            raise ValueError(f"encoder {encoder!r} gives no unit vectors, which CMMD is defined for")
+        return made
 
     def compute(
         self,

@@ -71,6 +71,7 @@ import os
 import re
 import sys
 import warnings
+from collections.abc import Sequence
 from contextlib import ExitStack, redirect_stdout
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -204,14 +205,40 @@ def checked_limits(args: EvaluateArguments) -> list[Limit]:
     for flag, name in (("json", args.json), ("save_stats", args.save_stats)):
         if name is not None and name != "-":
             check_place(flag, Path(name))
+    for flag, name in (("output_dir", args.output_dir), ("cache_dir", args.cache_dir if args.use_cache else None)):
+        if name is not None and not Path(name).is_dir():  # what there is, may be full and need no more
+            check_place(flag, Path(name), folder=True)
+    if args.save_moments or args.save_embeddings:
+        check_names(args.encoders)
     return limits
 
 
-def check_place(flag: str, path: Path) -> None:
-    """A ValueError where no file of that name can be written, which is known before all work."""
-    above = next(folder for folder in path.absolute().parents if folder.exists())
+def check_names(encoders: Sequence[str]) -> None:
+    """A ValueError where the files of two encoders would have one name."""
+    named: dict[str, str] = {}
+    for encoder in encoders:
+        other = named.setdefault(file_part(encoder), encoder)
+        if other != encoder:
+            raise ValueError(
+                f"encoders: the files of {other} and {encoder} would both be called {file_part(encoder)}; save them "
+                "in two calls, in two output folders"
+            )
+
+
+def file_part(encoder: str) -> str:
+    """What names of files call an encoder."""
+    return re.sub(r"[^\w.-]+", "-", encoder).strip("-")
+
+
+def check_place(flag: str, path: Path, folder: bool = False) -> None:
+    """A ValueError where no file, or folder, of that name can be made, which is known before all work."""
+    above = next(place for place in path.absolute().parents if place.exists())
+    device = os.path.realpath(path.absolute().parent) == "/dev" or os.path.realpath(above).startswith("/proc/")
+    device = device or (path.exists() and not path.is_file())
     for wrong, words in (
         (path.is_dir(), "is a folder"),
+        (folder and path.exists(), "is a file and no folder"),
+        (device, "is no plain file, and is not replaced by one; --json - writes to standard output"),
         (not above.is_dir(), f"can't be written: {above} is no folder"),
         (not os.access(above, os.W_OK), f"can't be written: {above} is not writable"),
     ):
@@ -333,7 +360,7 @@ def save_sets(args: EvaluateArguments, encoded: "list[Encoded]") -> None:
 
     folder, sets = Path(args.output_dir), max(1, len(args.predictions or ()))
     for place, one in enumerate(encoded):
-        slug = re.sub(r"[^\w.-]+", "-", one.facts["encoder"]).strip("-")
+        slug = file_part(one.facts["encoder"])
         for role, embedded in one.sets.items():
             if role == "references" and place % sets:
                 continue

@@ -245,8 +245,8 @@ def register_encoder(name: str, encoder: str | os.PathLike | Callable) -> None:
         encoder = os.fspath(encoder)
     if not re.fullmatch(r"[A-Za-z0-9][\w.-]*", name, re.ASCII):
         raise ValueError(f"name must be a word of letters, digits, '-', '_' and '.'; got {name!r:.80}")
-    if name in PROTOCOLS:
-        raise ValueError(f"name must be none of {', '.join(PROTOCOLS)}, published protocols; got {name!r}")
+    if name in PROTOCOLS or re.match(r"inception(-|$)", name):  # of which commands have the FID network
+        raise ValueError(f"name must be none of {', '.join(PROTOCOLS)}, inception, published protocols; got {name!r}")
     if ENCODERS.get(name, encoder) != encoder and not same_code(ENCODERS[name], encoder):
         raise ValueError(f"there is an encoder {name!r} already, {short(repr(ENCODERS[name]))}")
     ENCODERS[name] = encoder

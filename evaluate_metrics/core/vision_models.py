@@ -74,6 +74,8 @@ def _loaded_whole(source: str, load: Callable[[], tuple[Any, Any, dict]]) -> tup
             f"encoder {source!r} could not be loaded from {place}: {reason} "
             "(encoder may be the folder of a downloaded model)"
         ) from error
+    except ValueError as error:  # of a folder that is no model
+        raise ValueError(f"encoder {source!r} could not be loaded: {str(error).splitlines()[0]}") from error
     finally:
         logging.set_verbosity(verbosity)
     lacking = sorted(report["missing_keys"]) + sorted(str(key) for key in report["mismatched_keys"])

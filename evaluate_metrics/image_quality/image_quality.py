@@ -238,7 +238,7 @@ def _settings(asked: Sequence[str], settings: dict) -> Evaluation:
 def _texts(captions: Iterable[str] | None) -> list[str] | None:
     if captions is None:
         return None
-    if isinstance(captions, str):
+    if isinstance(captions, str) or not isinstance(captions, Iterable):
         raise ValueError(f"captions must be a list of texts, one of each prediction; got {captions!r:.80}")
     found = list(captions)
     for number, caption in enumerate(found):

@@ -145,11 +145,13 @@ def embed_sets(
             captions[number] = captions_of(scored, settings.caption_column)
         if settings.per_class:
             classes[number] = classes_of(scored), classes_of(references)
-    state, found = PartialState(), []
+    state, found, allowed = PartialState(), [], set[str]()
     for spec in encoders:
         with state.local_main_process_first():
             encoder = open_encoder(spec, settings, state.device)
-        _check_fit(spec, encoder, settings)
+        allowed |= _check_fit(spec, encoder, settings)
+        if spec == encoders[-1]:
+            _check_parts(allowed, settings, encoders)
         stored = [source for source in (*predictions, references) if isinstance(source, MomentsSource)]
         for source in stored:  # before hours of embedding
             fitted(source.stored, encoder, source.name)
@@ -187,10 +189,21 @@ def _facts(
     }
 
 
-def _check_fit(spec: str, encoder: Encoder, settings: Evaluation) -> None:
-    missing = [lacking(metric, gives(encoder)) for metric in settings.metrics]
-    if all(missing):
-        raise ValueError(f"{'; '.join(filter(None, missing))}, which {spec} doesn't give")
+def _check_fit(spec: str, encoder: Encoder, settings: Evaluation) -> set[str]:
+    """The metrics that an encoder allows; a `ValueError` where it allows none."""
+    missing = {metric: lacking(metric, gives(encoder)) for metric in settings.metrics}
+    if all(missing.values()):
+        raise ValueError(f"{'; '.join(filter(None, missing.values()))}, which {spec} doesn't give")
+    return {metric for metric, words in missing.items() if words is None}
+
+
+def _check_parts(allowed: set[str], settings: Evaluation, encoders: Sequence[str]) -> None:
+    """A `ValueError` where none of the metrics that any encoder allows has a curve, or scores of classes."""
+    drawn = {metric for metric in SCORES if SCORES[metric].series}
+    for flag, asked, having in (("curve", settings.curve, drawn), ("per_class", settings.per_class, {*OF_CLASSES})):
+        if asked and not allowed & having:
+            refused = ", ".join(metric for metric in settings.metrics if metric in having)
+            raise ValueError(f"{flag} has nothing to show: {refused} is not defined for {', '.join(encoders)}")
 
 
 def score_sources(encoded: Sequence[Encoded], settings: Evaluation) -> list[dict]:

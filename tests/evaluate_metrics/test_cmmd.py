@@ -17,6 +17,7 @@ from evaluate_metrics.core.mmd import cmmd
 from evaluate_metrics.core.moments import Moments
 from evaluate_metrics.publishing import write_space
 from tests import ROOT
+from tests.evaluate_metrics.clip_files import save_tiny_clip
 
 FOLDER = ROOT / "evaluate_metrics" / "cmmd"
 PHOTOGRAPHS = [Image.fromarray(array) for array in load_sample_images().images]
@@ -188,6 +189,14 @@ def test_another_encoder_may_be_given_at_each_call(metric):
     metric.add(prediction=A[0])  # by the encoder of the images that are held
     close(metric.compute(predictions=A[1:]), result)
     close(metric.compute(predictions=A, references=B), default)
+
+
+def test_a_protocol_without_unit_vectors_is_refused_before_an_image_is_read(space, tmp_path):
+    save_tiny_clip(tmp_path)
+    encoder = f"clip-score:{tmp_path}"
+    metric = load(space, tmp_path, encoder=encoder)
+    with pytest.raises(ValueError, match=f"^encoder '{encoder}' gives no unit vectors, which CMMD is defined for"):
+        metric.compute(predictions=["gone.png"], references=["gone.png"])
 
 
 def test_configurations_and_combine(space, tmp_path):

@@ -241,6 +241,7 @@ def test_classes(sets):
         ({"scores": ["fd"]}, {"k": 6}, TypeError, "compute\\(\\) takes precision_k, .*; got 'k'"),
         ({"scores": ["fd", "sfid"]}, {}, ValueError, "sfid is defined for spatial features, which .*colours doesn't"),
         ({}, {"captions": "four"}, ValueError, "captions must be a list of texts, one of each prediction; got 'four'"),
+        ({}, {"captions": 4}, ValueError, "captions must be a list of texts, one of each prediction; got 4"),
         ({}, {"captions": ["a", None, "b", "c"]}, ValueError, r"captions\[1\] must be a text .*; got None"),
         (
             {},

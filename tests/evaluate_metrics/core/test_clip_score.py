@@ -90,6 +90,11 @@ def test_a_clip_without_its_text_model_is_named(tmp_path):
         embed_captions(str(tmp_path), "cpu", torch.float32, ["a"])
 
 
+def test_a_folder_that_is_no_model_is_named(tmp_path):
+    with pytest.raises(ValueError, match=f"encoder '{tmp_path}' could not be loaded: Unrecognized model"):
+        make_encoder(f"clip-score:{tmp_path}", device="cpu")
+
+
 def _shape():
     part = {"hidden_size": 16, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}
     return {"text_config": part, "vision_config": {**part, "image_size": 8, "patch_size": 4}, "projection_dim": 6}

@@ -683,6 +683,7 @@ def test_a_registered_name_stands_for_its_encoder(monkeypatch):
     for name, other, error, message in (
         ("clip", corners, ValueError, "there is an encoder 'clip' already, 'openai/clip"),
         ("a/b", corners, ValueError, "name must be a word"),
+        ("inception-clean", corners, ValueError, "name must be none of .*inception"),
         ("x", 3, TypeError, "expected str, bytes or os.PathLike"),
     ):
         with pytest.raises(error, match=message):

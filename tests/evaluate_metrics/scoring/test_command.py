@@ -3,6 +3,8 @@
 import importlib
 import io
 import json
+import os
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -14,6 +16,7 @@ from PIL import Image
 from evaluate_metrics.core.moments import Moments
 from evaluate_metrics.core.stored import read_stored
 from tests import ROOT
+from tests.evaluate_metrics.clip_files import save_tiny_clip
 
 ENCODER = """
 import sys
@@ -117,12 +120,54 @@ def test_a_score_without_a_value_fails(command, place, tmp_path):
         (("gone.zip", "near"), "there is no file 'gone.zip'"),
         (("real", "gone-{0..3}.tar"), "there is no file 'gone-0.tar'"),
         (("real", "near", "--num_workers", "0"), "num_workers must be 1 or more; got 0"),
+        (("real", "near", "--json", "/dev/stdout"), "json: /dev/stdout is no plain file, and is not replaced"),
+        (("real", "near", "--json", "/dev/fd/7"), "json: /dev/fd/7 is no plain file, and is not replaced"),
+        (("real", "near", "--cache_dir", "speaks.py"), "cache_dir: speaks.py is a file and no folder"),
+        (("real", "near", "--cache_dir", "speaks.py/x"), "cache_dir: speaks.py/x can't be written: "),
     ],
 )
 def test_what_is_wrong_is_said_before_work(command, tmp_path, words, message):
     status, out, err = command(*words)
     assert status == 2 and out == "" and message in err.splitlines()[-1]
     assert not (tmp_path / "out").exists()
+
+
+def test_an_output_folder_that_is_a_file(command, place, tmp_path):
+    (tmp_path / "out").write_text("a file")
+    status, out, err = command("real", "near")
+    assert status == 2 and out == "" and f"output_dir: {tmp_path / 'out'} is a file and no folder" in err
+    assert (tmp_path / "out").read_text() == "a file"
+
+
+def test_a_pipe_is_not_replaced_by_the_results(command, tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    status, _, err = command("real", "near", "--json", str(tmp_path / "pipe"))
+    assert status == 2 and "pipe is no plain file" in err and (tmp_path / "pipe").is_fifo()
+
+
+def test_files_of_two_encoders_have_two_names(command, place, tmp_path):
+    words = ("real", "near", "--encoders", "a/b", "a-b")
+    status, _, err = command(*words, "--save_moments", encoder=False)
+    assert status == 2 and "encoders: the files of a/b and a-b would both be called a-b" in err
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("flag", ["--curve", "--per_class"])
+def test_what_no_encoder_allows_is_refused_before_images_are_embedded(command, place, tmp_path, flag):
+    """CMMD needs unit vectors, which the protocol does not give, and CLIPScore has no curve and no classes."""
+    save_tiny_clip(tmp_path)
+    for number in range(60):
+        (tmp_path / "many" / "one").mkdir(parents=True, exist_ok=True)
+        shutil.copy(place / "real" / "000.png", tmp_path / "many" / "one" / f"{number}.png")
+        (tmp_path / "many" / "one" / f"{number}.txt").write_text("a cat")
+    words = (str(tmp_path / "many"), str(tmp_path / "many"), "--encoders", f"clip-score:{tmp_path}", flag)
+    status, _, err = command(*words, "--metrics", "clip_score", "cmmd", "--no_use_cache", encoder=False)
+    last = err.splitlines()[-1]
+    assert status == 2 and f"{flag[2:]} has nothing to show: cmmd is not defined for clip-score:{tmp_path}" in last
+    assert "images/s" not in err
+    allowed = (*words[:4], "tiny", flag, "--metrics", "clip_score", "cmmd", "--no_use_cache", "--json", "-")
+    status, out, _ = command(*allowed, encoder=False)
+    assert status == 0 and flag[2:] in json.loads(out)["scores"][1]
 
 
 def test_statistics_of_a_folder_and_scores_against_them(command, place, tmp_path):
