@@ -213,9 +213,10 @@ class ImageQuality(ImageSetMetric):
         if others or not asked:
             got = ", ".join(map(str, others)) or "none"
             raise ValueError(f"scores must be of those loaded, {', '.join(self.scores)}; got {got}")
-        if captions is None and any("captions" in SCORES[name].needs for name in asked):
-            raise ValueError("clip_score needs captions, one of each prediction")
-        if captions is not None and not any("captions" in SCORES[name].needs for name in asked):
+        with_captions = [name for name in asked if "captions" in SCORES[name].needs]
+        if captions is None and with_captions:
+            raise ValueError(f"{with_captions[0]} needs captions, one of each prediction")
+        if captions is not None and not with_captions:
             raise ValueError(f"captions have no effect on {', '.join(asked)}; scores must have clip_score")
         return asked
 

@@ -192,7 +192,7 @@ def register_score(info: ScoreInfo) -> ScoreInfo:
     Raises:
         TypeError: `info` is no `ScoreInfo`, or has no `compute` that can be called.
         ValueError: a name that is no identifier or that another score has; no values, or a key that another score
-            gives; needs, sets, directions or colours that there are not; a paper without a year.
+            gives; needs, sets, directions, series or colours that there are not; a paper without a year.
     """
     if not isinstance(info, ScoreInfo):
         raise TypeError(f"info must be a ScoreInfo, got {type(info).__name__}")
@@ -220,7 +220,9 @@ def register_score(info: ScoreInfo) -> ScoreInfo:
             if word not in allowed:
                 allowed_words = ", ".join(map(repr, allowed))
                 raise ValueError(f"{name} of {info.name} must be of {allowed_words}; got {word!r:.80}")
-    for _, _, colour in info.series:
+    for key, _, colour in info.series:
+        if key not in {value.key for value in info.values}:
+            raise ValueError(f"series of {info.name} must be of the keys of its values; got {key!r:.80}")
         if not re.fullmatch(COLOUR, colour):
             raise ValueError(f"colours of {info.name} must be such as '#0072B2'; got {colour!r:.80}")
     if not re.fullmatch(CITED_AS, info.paper):

@@ -102,7 +102,7 @@ def keeps(metrics: Sequence[str], curve: bool = False, per_class: bool = False) 
 def check_counts(metric: str, predictions: int, references: int, settings: Evaluation) -> None:
     """`ValueError` unless a score is defined for so many images."""
     info = SCORES[metric]
-    least = info.fewest(settings)
+    least = _least(info, settings)
     fewest = min(predictions, references)
     if least[0] == least[1] and fewest < least[0]:
         raise ValueError(
@@ -112,6 +112,16 @@ def check_counts(metric: str, predictions: int, references: int, settings: Evalu
         if there < needed:
             why = info.fewest_words.rstrip(",")
             raise ValueError(f"{metric} needs {needed} {role} or more{why}; there are {there}")
+
+
+def _least(info: ScoreInfo, settings: Evaluation) -> tuple[int, int]:
+    try:
+        predictions, references = info.fewest(settings)
+        return int(predictions), int(references)
+    except Exception as error:  # of any kind: it may be someone's code
+        raise ValueError(
+            f"fewest of score {info.name!r} must give two numbers of images; it failed: {in_one_line(error)}"
+        ) from error
 
 
 def score(x: ScoredSet, y: ScoredSet, metrics: Sequence[str], settings: Evaluation | None = None) -> dict:

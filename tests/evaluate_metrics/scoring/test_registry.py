@@ -277,6 +277,13 @@ def test_a_registered_score_with_series_is_drawn_against_the_number_of_images(ow
     assert Evaluation(metrics=["mean_distance"], curve=True).curve
 
 
+@pytest.mark.parametrize("fewest", [lambda settings: 2, lambda settings: (2, None), lambda settings: settings.few])
+def test_a_least_number_of_images_that_is_none_names_its_score(own_scores, opened, fewest):
+    register_score(dataclasses.replace(INFO, fewest=fewest))
+    with pytest.raises(ValueError, match="fewest of score 'mean_distance' must give two numbers of images; it failed"):
+        evaluate_sources(*opened, ["tiny"], Evaluation(metrics=["mean_distance"]))
+
+
 @pytest.mark.parametrize(
     ("changed", "error", "words"),
     [
@@ -289,7 +296,12 @@ def test_a_registered_score_with_series_is_drawn_against_the_number_of_images(ow
         ({"predictions": "images"}, ValueError, "predictions of mean_distance must be of 'moments', .*; got 'images'"),
         ({"needs": ("text",)}, ValueError, "needs of mean_distance must be of .*; got 'text'"),
         (
-            {"series": (("a", "a", "red"),)},
+            {"series": (("other", "a", "#0072B2"),)},
+            ValueError,
+            "series of mean_distance must be of the keys of its values; got 'other'",
+        ),
+        (
+            {"series": (("mean_distance", "a", "red"),)},
             ValueError,
             "colours of mean_distance must be such as '#0072B2'; got 'red'",
         ),
