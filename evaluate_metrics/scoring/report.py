@@ -127,11 +127,15 @@ def _plot_panel(axes: Axes, row: dict, info: ScoreInfo) -> None:
     curve, lowest, highest = row["curve"], 0.0, 0.0
     counts = torch.tensor(curve["counts"], dtype=torch.float64)
     for key, label, colour in series:
-        means = torch.tensor([sum(values) / len(values) for values in curve[key]])
-        spread = torch.tensor([torch.tensor(v).std().item() if len(v) > 1 else math.nan for v in curve[key]])
+        # A count of which a value is missing, or infinite, has no point.
+        points = [torch.tensor([math.nan if v is None else v for v in values]) for values in curve[key]]
+        points = [values if values.isfinite().all() else torch.tensor([math.nan]) for values in points]
+        means = torch.stack([values.mean() for values in points])
+        spread = torch.tensor([values.std().item() if len(values) > 1 else math.nan for values in points])
         axes.plot(counts, means, color=colour, marker="o", markersize=4, label=label)
         axes.fill_between(counts, means - spread, means + spread, color=colour, alpha=0.25, linewidth=0)
-        edges = torch.cat((means, (means - spread)[~spread.isnan()], (means + spread)[~spread.isnan()]))
+        edges = torch.cat((means, means - spread, means + spread, torch.zeros(1)))
+        edges = edges[~edges.isnan()]
         lowest, highest = min(lowest, float(edges.min())), max(highest, float(edges.max()))
     if info.name == "fd":
         if curve["fd_limit"] is not None:
@@ -142,7 +146,7 @@ def _plot_panel(axes: Axes, row: dict, info: ScoreInfo) -> None:
             few, first = f"fewer images than {row['dim']} dimensions", 0.8 * curve["counts"][-1]
             axes.axvspan(first, row["dim"], color="#999999", alpha=0.2, linewidth=0, label=few)
             axes.axvline(row["dim"], color="#999999", linewidth=1)
-    pad = 0.05 * (highest - lowest)
+    pad = 0.05 * (highest - lowest) or 1.0
     axes.set_ylim(lowest - (pad if lowest < 0 else 0), highest + pad)
     axes.axhline(0, color="#000000", linewidth=0.8)
     axes.set_xscale("log", base=2)

@@ -277,6 +277,17 @@ def test_a_registered_score_with_series_is_drawn_against_the_number_of_images(ow
     assert Evaluation(metrics=["mean_distance"], curve=True).curve
 
 
+def test_a_value_that_is_missing_has_no_point(own_scores):
+    register_score(dataclasses.replace(INFO, series=(("mean_distance", "distance", "#117733"),)))
+    values = [[3.0], [1.0, 2.0], [None, 4.0], [float("inf")], [float("nan"), 1.0]]
+    curve = {"counts": [480, 240, 120, 60, 30], "mean_distance": values}
+    (axes,) = plot_score_curves([row("own", "a", curve=curve)]).axes
+    np.testing.assert_array_equal(axes.lines[0].get_ydata(), [3, 1.5, *[np.nan] * 3])
+    assert axes.get_ylim()[0] == 0 and 3 < axes.get_ylim()[1] < 4
+    curve = {"counts": [60, 30], "mean_distance": [[None], [None]]}
+    assert plot_score_curves([row("own", "a", curve=curve)]).axes[0].get_ylim() == (0, 1)
+
+
 @pytest.mark.parametrize("fewest", [lambda settings: 2, lambda settings: (2, None), lambda settings: settings.few])
 def test_a_least_number_of_images_that_is_none_names_its_score(own_scores, opened, fewest):
     register_score(dataclasses.replace(INFO, fewest=fewest))
