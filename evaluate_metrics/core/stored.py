@@ -125,9 +125,9 @@ def read_stored(path: str | os.PathLike, array: str | None = None, count: int | 
 
 
 def allowed_scores(stored: Stored, countable: bool = True) -> str:
-    """Which scores a file allows, in words. countable: whether reference_count can say how many images it is of."""
+    """Which scores a file allows, in words. countable: of references, whose number reference_count can say."""
     if stored.embeddings is not None:
-        return "all scores"
+        return "all scores" if countable else "all scores but clip_score, whose captions it lacks"
     if isinstance(stored.moments, Statistics):
         more = "; with reference_count=N all that take moments" if countable else ""
         return f"{COUNTLESS}, for there is no number of images{more}"

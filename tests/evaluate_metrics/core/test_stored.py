@@ -181,6 +181,7 @@ def test_embeddings_of_other_programs(tmp_path, name):
     stored = read_stored(path)
     assert stored.moments.n == 30 and torch.equal(stored.embeddings, x) and stored.metadata is None
     assert stored.words == "30 embeddings" and allowed_scores(stored) == "all scores"
+    assert allowed_scores(stored, False) == "all scores but clip_score, whose captions it lacks"
     torch.testing.assert_close(stored.moments.outer, moments(x).outer)
 
 
