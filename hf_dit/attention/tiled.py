@@ -5,7 +5,8 @@ dtype, differentiated by autograd, on a CPU any number of times.
 
 `HeadwiseAttention`: one head after the other in the same few buffers, which stay in a CPU's cache. PyTorch's fused CPU
 kernel is made for long sequences: on tiles of 16 queries, batched matrix products are faster, and the gradients of
-overlapping rectangles are added up as a few slices and not token by token. For float32 and float64 on a CPU;
+overlapping rectangles are added up as a few slices and not token by token. Heads are divided among threads, or the
+operations are, by what is faster at the time (`threads.py`). For float32 and float64 on a CPU;
 differentiable any number of times (the first of several derivatives in more time and memory) and under `vmap`.
 """
 
@@ -17,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .fused import attention_gradients, fused_attention, raise_forward_mode
+from .threads import share_pieces
 from .tiles import Plan, places_of_plan
 
 # Scores that are computed at a time: about 1 MB in float32.
@@ -61,13 +63,22 @@ class _Buffers:
         self.like = like
         self.dim = like.shape[-1]
         columns = plan.columns
+        # Tokens and margins, which stay 0; and the same of gradients.
         self.wide = like.new_zeros(plan.rows.length, columns.before + columns.padded + columns.after, self.dim)
+        self.sums: Tensor | None = None
 
     def tiles(self) -> Tensor:
-        return self.like.new_zeros(self.plan.tiles, self.plan.queries, self.dim)
+        return self.like.new_empty(self.plan.tiles, self.plan.queries, self.dim)
 
     def strips(self) -> Tensor:
-        return self.like.new_zeros(self.plan.strip_rows, self.plan.columns.keys, self.dim)
+        """What is before, between and behind the strips is 0."""
+        rows = self.plan.rows
+        strips = self.like.new_empty(self.plan.strip_rows, self.plan.columns.keys, self.dim)
+        if rows.padded != rows.length:
+            return strips.zero_()
+        strips[: rows.before].zero_()
+        strips[len(strips) - rows.after :].zero_()
+        return strips
 
     def _as_grid(self, tiles: Tensor) -> Tensor:
         """A view of tiles: (row tiles, rows of a tile, column tiles, columns of a tile, D)."""
@@ -85,14 +96,19 @@ class _Buffers:
         grid = tokens.unflatten(1, (columns.tiles, columns.tile)).unflatten(0, (rows.tiles, rows.tile))
         self._as_grid(tiles).copy_(grid)
 
-    def read_tiles(self, tiles: Tensor, tokens: Tensor) -> None:
+    def read_tiles(self, tiles: Tensor, tokens: Tensor, scale: float = 1.0) -> None:
+        """The transpose of `fill_tiles`, times `scale`."""
         rows, columns = self.plan.rows, self.plan.columns
         grid = self._as_grid(tiles)
         if self._is_padded:
             grid = grid.reshape(rows.padded, columns.padded, self.dim)
-            tokens.copy_(grid[: rows.length, : columns.length])
+            grid = grid[: rows.length, : columns.length]
         else:
-            tokens.unflatten(1, (columns.tiles, columns.tile)).unflatten(0, (rows.tiles, rows.tile)).copy_(grid)
+            tokens = tokens.unflatten(1, (columns.tiles, columns.tile)).unflatten(0, (rows.tiles, rows.tile))
+        if scale == 1:
+            tokens.copy_(grid)
+        else:
+            torch.mul(grid, scale, out=tokens)
 
     def _body(self, strips: Tensor) -> Tensor:
         """A view of the strips without what fills them up: (strips, rows, keys of a row, D)."""
@@ -100,28 +116,27 @@ class _Buffers:
         body = strips[rows.before : rows.before + columns.tiles * rows.padded]
         return body.view(columns.tiles, rows.padded, columns.keys, self.dim)[:, : rows.length]
 
-    def _columns_of_strips(self, first: int, count: int) -> Tensor:
+    def _columns_of_strips(self, wide: Tensor, first: int, count: int) -> Tensor:
         """A view of `wide`: columns `first` to `first + count - 1` of each strip; (strips, rows, count, D)."""
         columns = self.plan.columns
         shape = (columns.tiles, self.plan.rows.length, count, self.dim)
-        stride = (columns.tile * self.dim, self.wide.stride(0), self.dim, 1)
-        return self.wide.as_strided(shape, stride, first * self.dim)
+        stride = (columns.tile * self.dim, wide.stride(0), self.dim, 1)
+        return wide.as_strided(shape, stride, first * self.dim)
 
     def fill_strips(self, strips: Tensor, tokens: Tensor) -> None:
         columns = self.plan.columns
-        self.wide.zero_()
         self.wide[:, columns.before : columns.before + columns.length] = tokens
-        self._body(strips).copy_(self._columns_of_strips(0, columns.keys))
+        self._body(strips).copy_(self._columns_of_strips(self.wide, 0, columns.keys))
 
-    def add_up_strips(self, strips: Tensor, tokens: Tensor) -> None:
-        """The transpose of `fill_strips`: a token gets the sum over the strips that hold it."""
+    def add_up_strips(self, strips: Tensor, tokens: Tensor, scale: float = 1.0) -> None:
+        """The transpose of `fill_strips`, times `scale`: a token gets the sum over the strips that hold it."""
         columns = self.plan.columns
         body = self._body(strips)
-        self.wide.zero_()
+        self.sums = torch.zeros_like(self.wide) if self.sums is None else self.sums.zero_()
         for first in range(0, columns.keys, columns.tile):  # slices of strips that do not overlap
             count = min(columns.tile, columns.keys - first)
-            self._columns_of_strips(first, count).add_(body[:, :, first : first + count])
-        tokens.copy_(self.wide[:, columns.before : columns.before + columns.length])
+            self._columns_of_strips(self.sums, first, count).add_(body[:, :, first : first + count])
+        torch.mul(self.sums[:, columns.before : columns.before + columns.length], scale, out=tokens)
 
     def rectangles(self, strips: Tensor, begin: int, end: int) -> Tensor:
         """A view of strips, overlapping: (tiles begin to end - 1, keys of a rectangle, D)."""
@@ -144,32 +159,38 @@ def _chunks(plan: Plan) -> list[tuple[int, int]]:
     return [(begin, min(plan.tiles, begin + count)) for begin in range(0, plan.tiles, count)]
 
 
-def _heads(plan: Plan, *tensors: Tensor) -> Iterator[list[Tensor]]:
+def _heads(plan: Plan, *tensors: Tensor) -> list[list[Tensor]]:
     """For each head of each sample a list of its views (rows, columns, D) of the tensors (B, N, H, D)."""
-    for sample in zip(*tensors, strict=True):
-        grids = [x.unflatten(0, (plan.rows.length, plan.columns.length)) for x in sample]
-        for head in range(sample[0].shape[1]):
-            yield [x[:, :, head] for x in grids]
+    grids = [x.unflatten(1, (plan.rows.length, plan.columns.length)) for x in tensors]
+    return [
+        list(views)
+        for sample in zip(*grids, strict=True)
+        for views in zip(*(x.unbind(2) for x in sample), strict=True)
+    ]
 
 
 def _forward(query: Tensor, key: Tensor, value: Tensor, plan: Plan, mask: Tensor, scale: float) -> Tensor:
     out = query.new_empty(query.shape)
-    buffers = _Buffers(plan, query)
-    q, o, k, v = buffers.tiles(), buffers.tiles(), buffers.strips(), buffers.strips()
     chunks = _chunks(plan)
-    scores = query.new_empty(chunks[0][1], plan.queries, plan.keys)
-    weights = torch.empty_like(scores)
-    for tokens in _heads(plan, query, key, value, out):
-        buffers.fill_tiles(q, tokens[0])
-        buffers.fill_strips(k, tokens[1])
-        buffers.fill_strips(v, tokens[2])
-        for begin, end in chunks:
-            s, p = scores[: end - begin], weights[: end - begin]
-            keys = buffers.rectangles(k, begin, end)
-            torch.baddbmm(mask[begin:end], q[begin:end], keys.transpose(1, 2), alpha=scale, out=s)
-            torch.softmax(s, -1, out=p)
-            torch.bmm(p, buffers.rectangles(v, begin, end), out=o[begin:end])
-        buffers.read_tiles(o, tokens[3])
+
+    def attend(heads: Iterator[list[Tensor]]) -> None:
+        buffers = _Buffers(plan, query)
+        q, o, k, v = buffers.tiles(), buffers.tiles(), buffers.strips(), buffers.strips()
+        scores = query.new_empty(chunks[0][1], plan.queries, plan.keys)
+        weights = torch.empty_like(scores)
+        for tokens in heads:
+            buffers.fill_tiles(q, tokens[0])
+            buffers.fill_strips(k, tokens[1])
+            buffers.fill_strips(v, tokens[2])
+            for begin, end in chunks:
+                s, p = scores[: end - begin], weights[: end - begin]
+                keys = buffers.rectangles(k, begin, end)
+                torch.baddbmm(mask[begin:end], q[begin:end], keys.transpose(1, 2), alpha=scale, out=s)
+                torch.softmax(s, -1, out=p)
+                torch.bmm(p, buffers.rectangles(v, begin, end), out=o[begin:end])
+            buffers.read_tiles(o, tokens[3])
+
+    share_pieces(_heads(plan, query, key, value, out), attend, ("forward", plan, query.shape[-1], query.dtype))
     return out
 
 
@@ -178,37 +199,42 @@ def _gradients(
 ) -> list[Tensor]:
     """Of queries, keys and values, (B, N, H, D) each."""
     grads = [query.new_empty(query.shape) for _ in range(3)]
-    buffers = _Buffers(plan, query)
-    q, o, g, dq = (buffers.tiles() for _ in range(4))
-    k, v, dk, dv = (buffers.strips() for _ in range(4))
     chunks = _chunks(plan)
-    scores = query.new_empty(chunks[0][1], plan.queries, plan.keys)
-    weights = torch.empty_like(scores)
-    spread = query.new_empty(chunks[0][1], plan.keys, query.shape[-1])
-    for tokens in _heads(plan, query, key, value, out, grad, *grads):
-        for tiles, source in ((q, tokens[0]), (o, tokens[3]), (g, tokens[4])):
-            buffers.fill_tiles(tiles, source)
-        buffers.fill_strips(k, tokens[1])
-        buffers.fill_strips(v, tokens[2])
-        dk.zero_()
-        dv.zero_()
-        # Softmax: dS = P * (dP - sum(P * dP)), and the sum over the keys is that of grad * out over D.
-        minus_sum = (g * o).sum(-1, keepdim=True).neg_()
-        for begin, end in chunks:
-            s, p, x = scores[: end - begin], weights[: end - begin], spread[: end - begin]
-            keys, values = buffers.rectangles(k, begin, end), buffers.rectangles(v, begin, end)
-            torch.baddbmm(mask[begin:end], q[begin:end], keys.transpose(1, 2), alpha=scale, out=s)
-            torch.softmax(s, -1, out=p)
-            torch.bmm(p.transpose(1, 2), g[begin:end], out=x)
-            buffers.add_rectangles(dv, x, begin)
-            torch.baddbmm(minus_sum[begin:end], g[begin:end], values.transpose(1, 2), out=s)
-            s.mul_(p)
-            torch.bmm(s, keys, out=dq[begin:end])
-            torch.bmm(s.transpose(1, 2), q[begin:end], out=x)
-            buffers.add_rectangles(dk, x, begin)
-        buffers.read_tiles(dq.mul_(scale), tokens[5])
-        buffers.add_up_strips(dk.mul_(scale), tokens[6])
-        buffers.add_up_strips(dv, tokens[7])
+
+    def differentiate(heads: Iterator[list[Tensor]]) -> None:
+        buffers = _Buffers(plan, query)
+        q, o, g, dq = (buffers.tiles() for _ in range(4))
+        k, v, dk, dv = (buffers.strips() for _ in range(4))
+        scores = query.new_empty(chunks[0][1], plan.queries, plan.keys)
+        weights = torch.empty_like(scores)
+        spread = query.new_empty(chunks[0][1], plan.keys, query.shape[-1])
+        for tokens in heads:
+            for tiles, source in ((q, tokens[0]), (o, tokens[3]), (g, tokens[4])):
+                buffers.fill_tiles(tiles, source)
+            buffers.fill_strips(k, tokens[1])
+            buffers.fill_strips(v, tokens[2])
+            dk.zero_()
+            dv.zero_()
+            # Softmax: dS = P * (dP - sum(P * dP)), and the sum over the keys is that of grad * out over D.
+            minus_sum = (g * o).sum(-1, keepdim=True).neg_()
+            for begin, end in chunks:
+                s, p, x = scores[: end - begin], weights[: end - begin], spread[: end - begin]
+                keys, values = buffers.rectangles(k, begin, end), buffers.rectangles(v, begin, end)
+                torch.baddbmm(mask[begin:end], q[begin:end], keys.transpose(1, 2), alpha=scale, out=s)
+                torch.softmax(s, -1, out=p)
+                torch.bmm(p.transpose(1, 2), g[begin:end], out=x)
+                buffers.add_rectangles(dv, x, begin)
+                torch.baddbmm(minus_sum[begin:end], g[begin:end], values.transpose(1, 2), out=s)
+                s.mul_(p)
+                torch.bmm(s, keys, out=dq[begin:end])
+                torch.bmm(s.transpose(1, 2), q[begin:end], out=x)
+                buffers.add_rectangles(dk, x, begin)
+            buffers.read_tiles(dq, tokens[5], scale)
+            buffers.add_up_strips(dk, tokens[6], scale)
+            buffers.add_up_strips(dv, tokens[7])
+
+    heads = _heads(plan, query, key, value, out, grad, *grads)
+    share_pieces(heads, differentiate, ("gradients", plan, query.shape[-1], query.dtype))
     return grads
 
 
