@@ -24,7 +24,7 @@ Work = Callable[[Iterator[Piece]], None]
 Way = Callable[[Sequence, Work], None]
 
 TRIALS = 3  # in a row, whose median counts: the first one finds neither caches nor memory in place
-PATIENCE = 10  # the slower way is tried again after this many times what that took: trying costs a tenth at most
+PATIENCE = 30  # the slower way is tried again after this many times what that takes: it costs 3 % at most
 
 
 def share_pieces(pieces: Sequence[Piece], work: Work, kind: Hashable) -> None:

@@ -127,10 +127,10 @@ def test_the_faster_way_is_found_and_found_again(fast, slow):
     assert sorted(run(times, {fast: 1.0, slow: 4.0}, 2 * TRIALS), key=id) == sorted([fast, slow] * TRIALS, key=id)
     chosen = run(times, {fast: 1.0, slow: 4.0}, 1000)
     tried = chosen.count(slow)
-    assert 0 < tried * 4.0 <= 1000 / PATIENCE  # a tenth of the time
+    assert 0 < tried * 4.0 <= 1000 / PATIENCE  # little of the time
     run(times, {fast: 40.0, slow: 4.0}, 40)  # another program takes a core
     assert run(times, {fast: 40.0, slow: 4.0}, 60).count(slow) > 50
-    run(times, {fast: 1.0, slow: 4.0}, 400)  # and is gone again
+    run(times, {fast: 1.0, slow: 4.0}, 2000)  # and is gone again
     assert run(times, {fast: 1.0, slow: 4.0}, 100).count(fast) > 80
 
 
