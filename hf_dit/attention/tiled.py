@@ -144,14 +144,21 @@ class _Buffers:
         return strips.as_strided((end - begin, self.plan.keys, self.dim), (step, self.dim, 1), begin * step)
 
     def add_rectangles(self, strips: Tensor, rectangles: Tensor, begin: int) -> None:
-        """The transpose of `rectangles`: adds (tiles, keys of a rectangle, D) to the strips."""
+        """The transpose of `rectangles`: adds (tiles, keys of a rectangle, D) to the strips, from tile 0 on."""
         rows, width = self.plan.rows, strips.stride(0)
         rectangles = rectangles.view(-1, rows.keys, width)
+        is_whole = len(rectangles) == self.plan.tiles
+        if begin == 0:
+            strips[self.plan.tiles * rows.tile if is_whole else 0 :].zero_()
         for first in range(0, rows.keys, rows.tile):  # rows of rectangles that do not overlap
             count = min(rows.tile, rows.keys - first)
             shape = (len(rectangles), count, width)
             target = strips.as_strided(shape, (rows.tile * width, width, 1), (begin * rows.tile + first) * width)
-            target.add_(rectangles[:, first : first + count])
+            part = rectangles[:, first : first + count]
+            if is_whole and first == 0:  # side by side, these are all rows but the last ones
+                target.copy_(part)
+            else:
+                target.add_(part)
 
 
 def _chunks(plan: Plan) -> list[tuple[int, int]]:
@@ -213,10 +220,8 @@ def _gradients(
                 buffers.fill_tiles(tiles, source)
             buffers.fill_strips(k, tokens[1])
             buffers.fill_strips(v, tokens[2])
-            dk.zero_()
-            dv.zero_()
             # Softmax: dS = P * (dP - sum(P * dP)), and the sum over the keys is that of grad * out over D.
-            minus_sum = (g * o).sum(-1, keepdim=True).neg_()
+            sums = o.mul_(g).sum(-1, keepdim=True)
             for begin, end in chunks:
                 s, p, x = scores[: end - begin], weights[: end - begin], spread[: end - begin]
                 keys, values = buffers.rectangles(k, begin, end), buffers.rectangles(v, begin, end)
@@ -224,7 +229,7 @@ def _gradients(
                 torch.softmax(s, -1, out=p)
                 torch.bmm(p.transpose(1, 2), g[begin:end], out=x)
                 buffers.add_rectangles(dv, x, begin)
-                torch.baddbmm(minus_sum[begin:end], g[begin:end], values.transpose(1, 2), out=s)
+                torch.baddbmm(sums[begin:end], g[begin:end], values.transpose(1, 2), beta=-1, out=s)
                 s.mul_(p)
                 torch.bmm(s, keys, out=dq[begin:end])
                 torch.bmm(s.transpose(1, 2), q[begin:end], out=x)
