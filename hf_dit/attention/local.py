@@ -145,8 +145,8 @@ def is_dense_faster(grid: tuple[int, int], windows: Windows, threads: int) -> bo
 
     Measured with float32, batch 2, 6 heads of 64 and kernels of 3, 7 and 11, forward and with backward: the mask costs
     1 to 7 % of full attention's time; one thread gains by tiles from somewhere between 144 and 256 tokens on, two from
-    between 256 and 400, and none where the tiles have more than about 0.6 of the scores that all tokens have. Full
-    attention is divided among threads, tiles hardly are: beyond two, the limit grows with the threads, unmeasured.
+    between 256 and 400, and none where the tiles have more than about 0.6 of the scores that all tokens have. Beyond
+    two threads the limit grows with them, unmeasured.
     """
     tokens = grid[0] * grid[1]
     if tokens > MOST_DENSE:
