@@ -100,7 +100,7 @@ class Comparison(NamedTuple):
     def figures(self, cells: list[dict]) -> dict[str, Figure]:
         """Loss curves, scores with errors; and samples, the same noise in a column."""
         groups = self._groups(cells)
-        figure = Figure(figsize=(10.2, 3.9), layout="constrained")
+        figure = Figure(figsize=(10.2, 4.4), layout="constrained")
         curve, *panels = figure.subplots(1, 3, width_ratios=[2, 1, 1])
         for name, runs in groups.items():
             _, _, colour, marker = self.variants[name]
@@ -116,7 +116,9 @@ class Comparison(NamedTuple):
                     axes.errorbar(place, scores[key], yerr=error, color=colour, marker=marker, capsize=3)
         curve.set(xlabel="Optimizer step", ylabel="Loss, smoothed", yscale="log")
         several = any(len(runs) > 1 for runs in groups.values())
-        curve.legend(frameon=False, title="dashed: second seed" if several else None)
+        title = "dashed: second seed" if several else None
+        handles = curve.get_legend_handles_labels()
+        figure.legend(*handles, loc="outside upper center", ncols=min(4, len(groups)), frameon=False, title=title)
         for axes, title in zip(panels, ("CMMD, unbiased", "Fréchet distance"), strict=True):
             turned = {"rotation": 40, "ha": "right"} if len(groups) > 3 else {}
             axes.set_xticks(range(len(groups)), list(groups), **turned)
