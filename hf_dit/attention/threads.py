@@ -11,10 +11,11 @@ import os
 import time
 from collections import deque
 from collections.abc import Callable, Hashable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
+from contextlib import suppress
 from functools import lru_cache
 from statistics import median_low
-from threading import Barrier, Lock
+from threading import Barrier, BrokenBarrierError, Lock
 from typing import TypeVar
 
 import torch
@@ -40,7 +41,8 @@ def share_pieces(pieces: Sequence[Piece], work: Work, kind: Hashable) -> None:
         what `work` raises, once all threads have ended.
     """
     threads = torch.get_num_threads()
-    if min(threads, len(pieces)) < 2 or torch._C._len_torch_dispatch_stack():
+    modes = torch._C._len_torch_dispatch_stack() + torch._C._len_torch_function_stack()
+    if min(threads, len(pieces)) < 2 or modes:
         work(iter(pieces))
         return
     times = _times_of(threads, len(pieces), kind)
@@ -63,9 +65,17 @@ def apart(pieces: Sequence[Piece], work: Work) -> None:
         with torch.inference_mode():  # no derivatives of any mode, as in the function that this is a part of
             work(iterator)
 
-    pool = _pool(threads, os.getpid())
-    running = [pool.submit(run) for _ in range(min(threads, len(pieces)))]
-    wait(running)
+    running: list[Future] = []
+    try:
+        try:
+            while len(running) < min(threads, len(pieces)):
+                running.append(_pool(threads, os.getpid()).submit(run))
+        except RuntimeError:  # there is no thread to be had: the interpreter ends, or the system has no more of them
+            work(iterator)
+        wait(running, return_when=FIRST_EXCEPTION)
+    finally:
+        deque(iterator, maxlen=0)  # after an error or an interrupt, threads end with the piece that they are at
+        wait(running)
     for ended in running:
         ended.result()
 
@@ -83,7 +93,8 @@ class WayTimes:
         """The one that takes less time; at first, and now and then, the other."""
         with self._lock:
             if not self._next:
-                fast, slow = sorted(self._last, key=lambda way: median_low(self._last[way]))
+                # A way without times is still at work in other threads, or has raised: it is tried.
+                fast, slow = sorted(self._last, key=lambda way: median_low(self._last[way] or [0.0]))
                 is_due = self._since[slow] > PATIENCE * sum(self._last[slow])
                 self._next.extend([slow] * TRIALS if is_due else [fast])
             return self._next.popleft()
@@ -109,11 +120,18 @@ def _pool(threads: int, process: int) -> ThreadPoolExecutor:
     def begin() -> None:
         torch.get_num_threads()  # makes a new thread what others are, once
         torch.set_num_threads(1)
-        begun.wait()
+        with suppress(BrokenBarrierError):
+            begun.wait()
 
     pool = ThreadPoolExecutor(threads, "attention", begin)
-    for _ in range(threads):
-        pool.submit(int)
-    begun.wait()
-    torch.set_num_threads(threads)  # which other new threads begin with: those of the pool have just changed it
+    try:
+        for _ in range(threads):
+            pool.submit(int)
+        begun.wait()
+    except BaseException:  # an interrupt, or there are not so many threads: those that wait would do so for ever
+        begun.abort()
+        pool.shutdown()
+        raise
+    finally:
+        torch.set_num_threads(threads)  # which other new threads begin with: those of the pool have just changed it
     return pool

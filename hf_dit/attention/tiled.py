@@ -277,7 +277,8 @@ class HeadwiseAttention(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         query, key, value, out, mask = ctx.saved_tensors
-        if torch.is_grad_enabled():  # the gradients will be differentiated
+        # The gradients will be differentiated, or are of many outputs at once (`vmap`), which no buffer holds.
+        if torch.is_grad_enabled() or torch._C._are_functorch_transforms_active():
             grads = _differentiable_gradients(query, key, value, grad, ctx.plan, mask, ctx.scale)
             return *grads, None, None, None
         return *_gradients(query, key, value, out, grad, ctx.plan, mask, ctx.scale), None, None, None

@@ -1,10 +1,16 @@
 """Both ways to divide heads among threads give the same, leave PyTorch as it was, and the faster one is found."""
 
 import multiprocessing
+import os
+import signal
+import subprocess
+import sys
 import threading
+import time
 
 import pytest
 import torch
+from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from hf_dit.attention import threads
@@ -95,6 +101,94 @@ def test_a_mode_of_pytorch_sees_all_operations(way):
     assert counts[0] == counts[1] > 0
 
 
+def test_a_mode_for_functions_sees_all_of_them(two_threads, monkeypatch):
+    monkeypatch.setattr(threads, "_times_of", None)
+
+    class Seen(TorchFunctionMode):
+        names: list[str] = []
+
+        def __torch_function__(self, function, types, args=(), kwargs=None):
+            self.names.append(function.__name__)
+            return function(*args, **(kwargs or {}))
+
+    x = torch.randn(1, 1024, 2, 8)
+    with Seen() as mode:
+        neighborhood_attention_2d(x, x, x, (32, 32), 3)
+    assert "baddbmm" in mode.names
+
+
+def test_many_gradients_at_once_without_gradients_of_them(way):
+    x, grads = torch.randn(1, 1024, 2, 8), torch.randn(3, 1, 1024, 2, 8)
+    _, pull = torch.func.vjp(lambda *qkv: neighborhood_attention_2d(*qkv, (32, 32), 3), x, x, x)
+    with torch.no_grad():
+        found = torch.func.vmap(pull)(grads)
+        expected = [torch.stack(of_one) for of_one in zip(*map(pull, grads), strict=True)]
+    torch.testing.assert_close(list(found), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_after_an_interrupt_threads_are_free(two_threads):
+    seen, interrupted = [], []
+
+    def work(pieces):
+        for piece in pieces:
+            if piece == 4:
+                os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0.02)
+            seen.append(piece)
+
+    try:
+        apart(range(200), work)
+    except KeyboardInterrupt:
+        interrupted = list(seen)
+    time.sleep(0.1)
+    assert len(interrupted) < 200 and seen == interrupted
+
+
+@pytest.mark.parametrize("fails", [RuntimeError, KeyboardInterrupt])
+def test_without_enough_threads_none_is_left_behind(monkeypatch, two_threads, fails):
+    threads._pool.cache_clear()
+    start, started, found, before = threading.Thread.start, [], [], threading.active_count()
+
+    def start_one(thread):
+        if started:
+            raise fails("can't start new thread")
+        started.append(thread)
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", start_one)
+    if fails is KeyboardInterrupt:
+        with pytest.raises(KeyboardInterrupt):
+            apart(range(5), found.extend)
+    else:
+        apart(range(5), found.extend)
+        assert found == [*range(5)]
+    started[0].join(20)
+    assert not started[0].is_alive() and threading.active_count() <= before + 1
+    assert torch.get_num_threads() == 2
+
+
+AT_THE_END = """
+import atexit, threading, torch
+from hf_dit.attention.threads import apart
+torch.set_num_threads(2)
+def attend():
+    found = []
+    apart(range(5), found.extend)
+    print(sorted(found))
+if {is_used}:
+    apart(range(5), list)
+threading.Thread(target=lambda: (threading.main_thread().join(), attend())).start()
+atexit.register(attend)
+"""
+
+
+@pytest.mark.parametrize("is_used", [True, False])
+def test_while_the_interpreter_ends(is_used):
+    command = [sys.executable, "-c", AT_THE_END.format(is_used=is_used)]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=100, check=True)
+    assert ended.stdout.splitlines() == [str([*range(5)])] * 2 and "Error" not in ended.stderr
+
+
 def _attend_in_a_child(x, results):
     torch.set_num_threads(2)
     results.put(float(neighborhood_attention_2d(x, x, x, (32, 32), 3).double().sum()))
@@ -139,6 +233,14 @@ def test_a_single_disturbance_decides_nothing():
     run(times, {together: 1.0, apart: 2.0}, 2 * TRIALS)
     times.add(together, 30.0)
     assert times.choose() is together
+
+
+def test_ways_whose_times_are_not_known_yet_are_tried():
+    times = WayTimes()
+    at_once = [times.choose() for _ in range(4 * TRIALS)]  # of several threads, or of calls that raised
+    assert set(at_once) == {together, apart}
+    times.add(together, 1.0)
+    assert times.choose() is apart
 
 
 def test_one_thread_or_one_piece_is_not_divided(two_threads, monkeypatch):
