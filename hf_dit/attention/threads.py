@@ -68,8 +68,9 @@ def apart(pieces: Sequence[Piece], work: Work) -> None:
     running: list[Future] = []
     try:
         try:
+            pool = _pool(threads, os.getpid())
             while len(running) < min(threads, len(pieces)):
-                running.append(_pool(threads, os.getpid()).submit(run))
+                running.append(pool.submit(run))
         except RuntimeError:  # there is no thread to be had: the interpreter ends, or the system has no more of them
             work(iterator)
         wait(running, return_when=FIRST_EXCEPTION)
