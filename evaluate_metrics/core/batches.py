@@ -1,21 +1,40 @@
-"""Pictures of one size as one batch, in memory that is used again: getting new memory takes longer than filling it."""
+"""Pictures on their way to a model: written where their batch lies, in memory that is used again.
 
-import threading
+Getting new memory takes longer than filling it, and a batch that threads write needs no copy by the one that waits.
+"""
+
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 
-class BatchBuffer:
-    """Stacks b tensors (C, H, W) to (b, C, H, W); what it gives holds until the next call in the same thread."""
+class BatchMemory:
+    """Room for two batches of tensors of one shape: one that a model has, and one that is written meanwhile."""
 
     def __init__(self) -> None:
-        self._of_thread = threading.local()
+        self._rooms = [torch.empty(0), torch.empty(0)]
 
-    def stack(self, pixels: list[Tensor]) -> Tensor:
-        """The batch; `RuntimeError` for tensors of several shapes."""
-        first = pixels[0]
-        buffer: Tensor = getattr(self._of_thread, "buffer", torch.empty(0))
-        if len(buffer) < len(pixels) or buffer.shape[1:] != first.shape or buffer.dtype != first.dtype:
-            buffer = self._of_thread.buffer = first.new_empty((len(pixels), *first.shape))
-        return torch.stack(pixels, out=buffer[: len(pixels)])
+    def slots(self, count: int, like: Tensor) -> Tensor:
+        """(count, *shape of `like`), uninitialised: holds until the second call after this one."""
+        room = self._rooms.pop(0)
+        if len(room) < count:
+            room = like.new_empty((count, *like.shape))
+        self._rooms.append(room)
+        return room[:count]
+
+
+def placed(pixels: Tensor, out: Tensor | None) -> Tensor:
+    """`out` with the values of `pixels` where they fit, else `pixels`."""
+    return pixels if out is None or out.shape != pixels.shape else out.copy_(pixels)
+
+
+def as_batch(prepared: Sequence[Tensor], rows: Sequence[Tensor | None], slots: Tensor) -> Tensor:
+    """`slots`, if each of `prepared` is its row, already written; else a new tensor with those.
+
+    Raises:
+        RuntimeError: tensors of several shapes.
+    """
+    if all(pixels is row for pixels, row in zip(prepared, rows, strict=True)):
+        return slots
+    return torch.stack(list(prepared))

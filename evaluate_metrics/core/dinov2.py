@@ -9,6 +9,8 @@ import torch.nn.functional as F
 from PIL import Image
 from transformers import PreTrainedModel
 
+from .batches import placed
+
 DINO_SIDE = 224
 DINO_MEAN, DINO_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 # What the first code adds to the side of the new grid of positions before it divides by that of the old one.
@@ -20,11 +22,11 @@ DINO_WORDS = (
 )
 
 
-def squeezed(image: Image.Image) -> torch.Tensor:  # RGB -> (3, 224, 224) float32
+def squeezed(image: Image.Image, out: torch.Tensor | None = None) -> torch.Tensor:  # RGB -> (3, 224, 224) float32
     """The picture as Stein et al. 2023 gave it to DINOv2: its proportions are not kept, nothing is cut off."""
     small = image.resize((DINO_SIDE, DINO_SIDE), Image.Resampling.BICUBIC)
     pixels = torch.from_numpy(np.array(small)).permute(2, 0, 1).float() / 255
-    return (pixels - torch.tensor(DINO_MEAN)[:, None, None]) / torch.tensor(DINO_STD)[:, None, None]
+    return placed((pixels - torch.tensor(DINO_MEAN)[:, None, None]) / torch.tensor(DINO_STD)[:, None, None], out)
 
 
 def published_preparation(model: PreTrainedModel, processor: Any = None) -> tuple[str, Callable]:

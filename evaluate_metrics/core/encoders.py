@@ -6,11 +6,12 @@ import json
 import os
 import re
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from itertools import chain, islice
+from itertools import chain, islice, repeat
 from types import FunctionType, MethodType
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,7 +21,7 @@ from hf_common.foreign import short
 from hf_common.identity import same_code
 from hf_common.images import to_rgb
 
-from .batches import BatchBuffer
+from .batches import BatchMemory, as_batch
 from .dinov2 import published_preparation
 from .folders import image_files
 from .image_sources import is_packed, open_images
@@ -76,8 +77,8 @@ class Encoder:
         weights: str,
         preprocessing: str,
         normalized: bool,
-        prepare: Callable,  # RGB image -> what `embed` takes a list of
-        embed: Callable[[list], torch.Tensor | np.ndarray],  # list of b -> (b, d) float
+        prepare: Callable,  # RGB image, tensor or None -> tensor, the given one if it could be written; or any object
+        embed: Callable[..., torch.Tensor | np.ndarray],  # (b, ...) tensor, or list of b objects -> (b, d) float
         probed: bool = False,  # whether `probe` is part of its identity
         parts: Mapping[str, slice] | None = None,
         head: torch.Tensor | None = None,
@@ -89,7 +90,9 @@ class Encoder:
         self.normalized = normalized
         self._prepare = prepare
         self._embed = embed
-        (vector,) = self._vectors([prepare(probe_image())])
+        pixels = prepare(probe_image(), None)
+        self._like = pixels if isinstance(pixels, torch.Tensor) else None
+        (vector,) = self._vectors([pixels] if self._like is None else pixels[None])
         self.dim = len(vector)
         self.parts = {"features": slice(0, self.dim)} if parts is None else dict(parts)
         self.head, self.captions = head, captions
@@ -200,19 +203,42 @@ class Encoder:
 
     def _piped(self, batches: Iterable[list], num_workers: int | None) -> Iterator[torch.Tensor]:
         """The vectors of batches of (what errors call it, image); one batch is prepared ahead of the model."""
-        waiting: deque[tuple[list[str], Iterator]] = deque()
+        waiting: deque[tuple[list[str], Callable]] = deque()
+        memory = BatchMemory()
         with ThreadPoolExecutor(THREADS if num_workers is None else num_workers) as pool:
             for batch in chain(batches, [None]):
                 if batch is not None:
-                    prepared = pool.map(lambda item: self._prepare(to_rgb(item[1], item[0])), batch)
-                    waiting.append(([label for label, _ in batch], prepared))
+                    waiting.append(([label for label, _ in batch], self._prepared(batch, memory, pool)))
                 if len(waiting) == 2 or (batch is None and waiting):
                     labels, prepared = waiting.popleft()
-                    vectors = self._vectors(list(prepared)) if labels else torch.empty(0, self.dim)
+                    vectors = self._vectors(prepared()) if labels else torch.empty(0, self.dim)
                     yield self._checked(vectors, labels)
 
+    def _prepared(self, batch: list, memory: BatchMemory, pool: ThreadPoolExecutor) -> Callable:
+        """Has threads prepare a batch; gives what waits for it, and gives it as `embed` takes it."""
+
+        def prepare(item: tuple[str, Any], slot: torch.Tensor | None) -> Any:
+            return self._prepare(to_rgb(item[1], item[0]), slot)
+
+        if self._like is None:
+            objects = pool.map(prepare, batch, repeat(None))
+            return lambda: list(objects)
+        slots = memory.slots(len(batch), self._like)
+        rows = slots.unbind()
+        tensors = pool.map(prepare, batch, rows)
+        return lambda: self._batch(list(tensors), rows, slots)
+
+    def _batch(self, tensors: list[torch.Tensor], rows: Sequence, slots: torch.Tensor) -> torch.Tensor:
+        sizes = sorted({tuple(pixels.shape[1:]) for pixels in tensors})
+        if len(sizes) > 1:
+            raise ValueError(
+                f"the processor of {self.name} gives images of several sizes, {sizes[0]} and {sizes[-1]}; give a "
+                "callable as encoder"
+            )
+        return as_batch(tensors, rows, slots)
+
     @torch.no_grad()
-    def _vectors(self, prepared: list) -> torch.Tensor:  # list of b -> (b, d) float32, CPU
+    def _vectors(self, prepared: list | torch.Tensor) -> torch.Tensor:  # b prepared -> (b, d) float32, CPU
         vectors = torch.as_tensor(self._embed(prepared))
         if vectors.ndim != 2 or len(vectors) != len(prepared) or not vectors.is_floating_point():
             raise ValueError(
@@ -304,7 +330,7 @@ def make_encoder(
     steps, prepare = preparation(model, processor)
     model.to(device=device, dtype=dtype)  # type: ignore[call-arg]  # transformers' wrapper seems to lack `self`
     captions = partial(embed_captions, source, device, dtype) if has_captions(model) else None
-    embed = partial(embed_pixels, model, source, BatchBuffer())
+    embed = partial(embed_pixels, model, source)
     return Encoder(source, weights, steps, normalize, prepare, embed, captions=captions)
 
 
@@ -314,7 +340,7 @@ def _callable_encoder(encoder: Callable, normalize: bool) -> Encoder:
     weights = fingerprint(encoder) if isinstance(encoder, torch.nn.Module) else ""
     steps = "the callable's own, from RGB images"
     name = f"{named.__module__}.{named.__qualname__}"
-    return Encoder(name, weights, steps, normalize, lambda image: image, encoder, probed=True)
+    return Encoder(name, weights, steps, normalize, lambda image, _: image, encoder, probed=True)
 
 
 def set_of_images(images: Iterable, name: str = "images") -> Iterable:

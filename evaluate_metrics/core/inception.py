@@ -6,7 +6,6 @@ pooling of its mixed blocks and has 1008 outputs. Keys of the state dict are tho
 
 import hashlib
 import os
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +16,7 @@ from torch import Tensor, nn
 
 from hf_common.files import replacing
 
-from .batches import BatchBuffer
+from .bicubic import bicubic_square
 from .encoders import Encoder
 from .inception_weights import WEIGHTS_SHA256, WEIGHTS_URL
 from .precision import default_device, full_precision
@@ -161,22 +160,24 @@ class Inception(nn.Module):
         return x.mean(dim=(2, 3))
 
 
-def resize(image: Image.Image, resizing: str) -> Tensor:
-    """A picture as the network takes it: RGB PIL image -> (3, 299, 299) float32 about [-1, 1].
+def resize(image: Image.Image, resizing: str, out: Tensor | None = None) -> Tensor:
+    """A picture as the network takes it: RGB PIL image -> (3, 299, 299) float32 about [-1, 1], `out` if it is given.
 
     `resizing` is one of `RESIZINGS`. The published values of different ones are not comparable.
     """
     pixels = np.asarray(image)
     if pixels.ndim != 3 or pixels.shape[2] != 3 or pixels.dtype != np.uint8:
         raise ValueError(f"image must be an RGB PIL image; got mode {image.mode!r}")
-    x = torch.from_numpy(pixels.copy()).permute(2, 0, 1).float()
-    if resizing == "clean":  # as Pillow's filter of channels in floating point, to 5e-3 of 255 levels
-        x = F.interpolate(x[None], (SIDE, SIDE), mode="bicubic", antialias=True)[0]
-        return x.clamp_(0, 255).sub_(128).div_(128)
+    out = torch.empty(3, SIDE, SIDE) if out is None else out
+    levels = torch.from_numpy(pixels.copy())
+    if resizing == "clean":
+        return bicubic_square(levels, out).clamp_(0, 255).sub_(128).div_(128)
+    x = levels.permute(2, 0, 1).float()
     if resizing == "tensorflow":
-        return (_resize_tensorflow(x) - 128) / 128
+        return torch.sub(_resize_tensorflow(x), 128, out=out).div_(128)
     if resizing == "pytorch":
-        return F.interpolate(x[None] / 255, (SIDE, SIDE), mode="bilinear", align_corners=False)[0] * 2 - 1
+        x = F.interpolate(x[None] / 255, (SIDE, SIDE), mode="bilinear", align_corners=False)[0]
+        return torch.mul(x, 2, out=out).sub_(1)
     raise ValueError(f"resizing must be one of {', '.join(RESIZINGS)}; got {resizing!r}")
 
 
@@ -207,14 +208,15 @@ def inception_encoder(
     model = model.to(device=device, dtype=dtype)
     network = model.with_spatial if spatial else model
     parts = {"features": slice(0, DIM), **({"spatial": slice(DIM, DIM + SPATIAL)} if spatial else {})}
-    batch = BatchBuffer()
 
     @torch.inference_mode()
-    def embed(pixels: list[Tensor]) -> Tensor:  # b of (3, 299, 299) -> (b, 2048)
+    def embed(pixels: Tensor) -> Tensor:  # (b, 3, 299, 299) -> (b, 2048)
         with full_precision():
-            return network(batch.stack(pixels).to(device, dtype))
+            return network(pixels.to(device, dtype))
 
-    prepare = partial(resize, resizing=resizing)
+    def prepare(image: Image.Image, out: Tensor | None) -> Tensor:
+        return resize(image, resizing, out)
+
     return Encoder("inception", sha256[:16], RESIZINGS[resizing], False, prepare, embed, parts=parts, head=head)
 
 

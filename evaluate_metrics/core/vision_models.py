@@ -25,7 +25,7 @@ from transformers.utils import logging
 
 from hf_common.images import resized_square
 
-from .batches import BatchBuffer
+from .levels import Preparation, processor_preparation
 from .precision import full_precision
 
 # How models that see images and text are loaded, by the model type of the checkpoint; any other is an AutoModel.
@@ -122,10 +122,10 @@ def embed_captions(
     return torch.cat(vectors) if vectors else torch.empty(0, model.config.projection_dim)
 
 
-def image_preparation(model: PreTrainedModel, processor: Any) -> tuple[str, Callable]:
+def image_preparation(model: PreTrainedModel, processor: Any) -> tuple[str, Preparation]:
     """What happens to an image before the model: in words that can be compared, and as a function.
 
-    The function takes an RGB image and gives a (3, H, W) float32 tensor.
+    The function takes an RGB image and None or a tensor, and gives a (3, H, W) float32 tensor: that one, if it fits.
     """
     if not isinstance(model, CLIPVisionModelWithProjection):
         return _own_preparation(processor)
@@ -135,13 +135,15 @@ def image_preparation(model: PreTrainedModel, processor: Any) -> tuple[str, Call
     options = {key: value for key, value in _options(processor).items() if key not in resized_here}
     words = f"central square, Pillow bicubic to {size} x {size}; {_in_words(processor, options | left_out)}"
 
-    def prepare(image: Image.Image) -> torch.Tensor:
-        return processor(resized_square(image, size), return_tensors="pt", **left_out)["pixel_values"][0]
+    whole = processor_preparation(processor, **left_out)
+
+    def prepare(image: Image.Image, out: torch.Tensor | None) -> torch.Tensor:
+        return whole(resized_square(image, size), out)
 
     return words, prepare
 
 
-def clip_score_preparation(model: PreTrainedModel, processor: Any) -> tuple[str, Callable]:
+def clip_score_preparation(model: PreTrainedModel, processor: Any) -> tuple[str, Preparation]:
     """As CLIP itself prepares images, and so the CLIPScore: the shorter side resized, then the middle cut out.
 
     Raises:
@@ -152,9 +154,9 @@ def clip_score_preparation(model: PreTrainedModel, processor: Any) -> tuple[str,
     return _own_preparation(processor)
 
 
-def _own_preparation(processor: Any) -> tuple[str, Callable]:
+def _own_preparation(processor: Any) -> tuple[str, Preparation]:
     words = _in_words(processor, _options(processor))
-    return words, lambda image: processor(image, return_tensors="pt")["pixel_values"][0]
+    return words, processor_preparation(processor)
 
 
 def _options(processor: Any) -> dict:
@@ -165,16 +167,10 @@ def _in_words(processor: object, options: dict) -> str:
     return f"{type(processor).__name__}({', '.join(f'{key}={options[key]}' for key in sorted(options))})"
 
 
-def embed_pixels(model: PreTrainedModel, source: str, batch: BatchBuffer, pixels: list[torch.Tensor]) -> torch.Tensor:
-    """b of (3, H, W) -> (b, d), as `model` has its floats and on its device; errors call it `source`."""
-    sizes = sorted({tuple(image.shape[1:]) for image in pixels})
-    if len(sizes) > 1:
-        raise ValueError(
-            f"the processor of {source} gives images of several sizes, {sizes[0]} and {sizes[-1]}; give a "
-            "callable as encoder"
-        )
+def embed_pixels(model: PreTrainedModel, source: str, pixels: torch.Tensor) -> torch.Tensor:
+    """(b, 3, H, W) -> (b, d), as `model` has its floats and on its device; errors call it `source`."""
     with full_precision():
-        outputs = model(pixel_values=batch.stack(pixels).to(model.device, model.dtype))
+        outputs = model(pixel_values=pixels.to(model.device, model.dtype))
     vectors = outputs.get("image_embeds" if isinstance(model, CLIPVisionModelWithProjection) else "pooler_output")
     if vectors is None:
         raise ValueError(f"{source} ({type(model).__name__}) has no pooled output; give a callable as encoder")

@@ -7,9 +7,8 @@ import pytest
 import torch
 from PIL import Image
 
-from evaluate_metrics.core.batches import BatchBuffer
+from evaluate_metrics.core.batches import BatchMemory, as_batch, placed
 from evaluate_metrics.core.encoders import Encoder, make_encoder
-from evaluate_metrics.core.inception import resize
 
 
 def means(images):
@@ -69,7 +68,7 @@ def test_threads_decode():
     """Three images wait for each other, which one thread would not end."""
     barrier, ready = threading.Barrier(3, timeout=20), threading.Event()
 
-    def prepare(image):
+    def prepare(image, out):
         if ready.is_set():  # not for the probe
             barrier.wait()
         return image
@@ -85,33 +84,48 @@ def test_the_bad_image_is_named(encoder):
         list(encoder.encode_chunks(chunks, 2))
 
 
-@pytest.mark.parametrize("size", [(48, 64), (299, 299), (700, 301), (1, 5)])
-def test_the_clean_resizing_is_that_of_clean_fid(size):
-    """Its own: Pillow's bicubic filter of each channel in floating point, cut to 0 to 255."""
-    pixels = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
-    channels = [
-        np.asarray(Image.fromarray(pixels[..., c].astype(np.float32)).resize((299, 299), Image.Resampling.BICUBIC))
-        for c in range(3)
-    ]
-    expected = np.stack(channels).clip(0, 255)
-    found = resize(Image.fromarray(pixels), "clean").numpy() * 128 + 128
-    assert np.abs(found - expected).max() < 1e-2  # of 255 levels
-
-
 def test_memory_of_batches_is_used_again_and_mixes_nothing():
-    buffer, draw = BatchBuffer(), torch.Generator().manual_seed(0)
-    for count, shape, dtype in (
-        (3, (3, 5, 4), "float32"),
-        (2, (3, 5, 4), "float32"),
-        (2, (3, 4, 5), "float64"),
-        (7, (3, 4, 5), "float64"),
-    ):
-        pixels = [torch.rand(shape, generator=draw).to(getattr(torch, dtype)) for _ in range(count)]
-        assert buffer.stack(pixels).equal(torch.stack(pixels))
-    assert buffer.stack(pixels[:2]).data_ptr() == buffer.stack(pixels).data_ptr()
-    others = []
-    thread = threading.Thread(target=lambda: others.append(buffer.stack(pixels)))
-    kept = buffer.stack(pixels[::-1])
-    thread.start()
-    thread.join()
-    assert kept.equal(torch.stack(pixels[::-1])) and others[0].equal(torch.stack(pixels))
+    memory, like = BatchMemory(), torch.empty(3, 5, 4)
+    first, second = memory.slots(4, like), memory.slots(4, like)
+    for value, slots in enumerate((first, second)):
+        slots.fill_(value)
+    assert first.shape == (4, 3, 5, 4) and (first == 0).all() and (second == 1).all()
+    again, last = memory.slots(3, like), memory.slots(9, like)
+    assert again.data_ptr() == first.data_ptr() and len(again) == 3
+    assert len(last) == 9 and last.data_ptr() != second.data_ptr() and (second == 1).all()
+
+
+def test_what_does_not_fit_its_slot_is_kept_beside_it():
+    slots = torch.full((2, 3, 2, 2), -1.0)
+    rows, pixels = slots.unbind(), torch.rand(2, 3, 2, 2)
+    prepared = [placed(each, row) for each, row in zip(pixels, rows, strict=True)]
+    assert as_batch(prepared, rows, slots) is slots and slots.equal(pixels)
+    larger = torch.rand(2, 3, 4, 2)
+    prepared = [placed(each, row) for each, row in zip(larger, rows, strict=True)]
+    assert as_batch(prepared, rows, slots).equal(larger) and slots.equal(pixels)
+    assert placed(larger, None) is larger
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 4, 50])
+def test_tensors_of_batches_are_those_of_their_images(batch_size):
+    """Each image has its own numbers, also where a batch of fewer follows, and where the probe had another size."""
+
+    def prepare(image, out):
+        return placed(torch.from_numpy(np.array(image)).permute(2, 0, 1).float(), out)
+
+    held = []
+
+    def embed(pixels):
+        held.append(pixels.clone())
+        return pixels.mean((2, 3))
+
+    for size in ((64, 48), (5, 6)):  # width, height: that of the probe, and another
+        images = [image.resize(size) for image in pictures(11)]
+        encoder = Encoder("e", "", "p", False, prepare, embed)
+        held.clear()
+        found = encoder.encode(images, batch_size)
+        expected = torch.from_numpy(np.stack([np.asarray(image) for image in images])).permute(0, 3, 1, 2).float()
+        assert torch.cat(held).equal(expected)
+        torch.testing.assert_close(found, expected.mean((2, 3)))
+    with pytest.raises(ValueError, match="of e gives images of several sizes, .* give a callable as encoder"):
+        encoder.encode([pictures(1)[0], pictures(1)[0].resize((9, 9))], max(batch_size, 2))
