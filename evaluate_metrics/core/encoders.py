@@ -245,7 +245,7 @@ class Encoder:
                 f"encoder {self.name!r} must give a floating tensor of {len(prepared)} rows for so many images, got "
                 f"{vectors.dtype} of shape {tuple(vectors.shape)}"
             )
-        return vectors.detach().float().cpu()
+        return vectors.detach().to("cpu", torch.float32, copy=True)  # never a view of the batch, which is written anew
 
     def _checked(self, vectors: torch.Tensor, labels: list[str]) -> torch.Tensor:  # (b, d) -> (b, d)
         norms = vectors.norm(dim=1, keepdim=True)

@@ -10,6 +10,8 @@ from PIL import Image
 NO_PICTURES = {"BUFR", "EPS", "FITS", "GRIB", "HDF5", "IPTC", "MPEG", "WMF"}
 # Files that may hold a data set, whose images are then not only those that lie about as files.
 DATA_FILES = {".parquet", ".arrow", ".tar", ".tgz", ".gz", ".zip", ".tfrecord", ".lmdb"}
+# What says something of the images beside it, as `datasets` reads it; and a .txt of an image's own name.
+METADATA = ("metadata.jsonl", "metadata.csv")
 
 
 def image_endings() -> set[str]:
@@ -29,7 +31,8 @@ def image_files(folder: str | os.PathLike) -> list[Path]:
         OSError: a folder that can't be read.
 
     Warns:
-        UserWarning: says how many files are left out beside the images, and which.
+        UserWarning: says how many files are left out beside the images, and which; not of `metadata.jsonl`,
+            `metadata.csv` and a `.txt` of an image's name, which hold captions.
     """
     folder = Path(folder)
     files, left_out = _walked(folder, (os.path.realpath(folder),))
@@ -44,6 +47,8 @@ def image_files(folder: str | os.PathLike) -> list[Path]:
             f"{folder} holds images and {len(data)} data files, as {data[0]}; of a data set name the split, or move "
             "the images to a folder of their own"
         )
+    captions = {path.with_suffix(".txt") for path in images}
+    others = [path for path in others if path not in captions and path.name not in METADATA]
     if images and others:
         named = ", ".join(str(path.relative_to(folder)) for path in others[:3]) + (", ..." if len(others) > 3 else "")
         warnings.warn(

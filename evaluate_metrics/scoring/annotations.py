@@ -7,10 +7,10 @@ from pathlib import Path
 
 from hf_common.foreign import short
 
+from ..core.folders import METADATA
 from ..core.packed import PackedImages
 from .sources import ImageSource, MomentsSource
 
-METADATA = ("metadata.jsonl", "metadata.csv")  # of a folder of images, as `datasets` has it
 FILE_COLUMN = "file_name"
 
 

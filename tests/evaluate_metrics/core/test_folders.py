@@ -57,9 +57,21 @@ def test_other_files_are_counted_and_named(tmp_path):
         (root / name).write_bytes(b"x")
     os.mkfifo(root / "pipe.png")
     pictures(root, 1, "JPEG")
-    words = r"set: 10 of 13 files are left out.*: \.DS_Store, \._0\.png, \.cache, \.\.\.$"
+    words = r"set: 9 of 12 files are left out.*: \.DS_Store, \._0\.png, \.cache, \.\.\.$"
     with pytest.warns(UserWarning, match=words):
         assert [path.name for path in image_files(root)] == ["0.JPEG", "0.png", "1.png"]
+
+
+def test_captions_are_not_said_to_be_left_out(tmp_path):
+    root = pictures(pictures(tmp_path / "set", 2) / "a", 1).parent
+    for name in ("0.txt", "a/0.txt", "a/metadata.csv", "metadata.jsonl"):
+        (root / name).write_text("a grey square")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert len(image_files(root)) == 3
+    (root / "notes.txt").write_text("of none of them")
+    with pytest.warns(UserWarning, match=r"1 of 4 files are left out.*: notes\.txt$"):
+        image_files(root)
 
 
 def test_a_data_set_is_not_taken_for_its_pictures(tmp_path):
