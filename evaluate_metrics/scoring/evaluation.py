@@ -256,8 +256,8 @@ def _score(encoded: Encoded, settings: Evaluation) -> dict:
     notes += [note for one in sets for note in one.notes]
     if settings.curve:
         values["curve"] = score_curve(x.kept(), y, metrics, repeats=settings.curve_repeats, seed=settings.seed)
-    if encoded.classes is not None:
-        of_classes = [metric for metric in metrics if metric in OF_CLASSES]
+    of_classes = [metric for metric in metrics if metric in OF_CLASSES]
+    if encoded.classes is not None and of_classes:
         by_class = score_classes(x.kept(), y.kept(), *encoded.classes, of_classes)
         values |= {**class_means(by_class), "per_class": by_class}
         notes += class_notes(by_class, x.moments.dim)

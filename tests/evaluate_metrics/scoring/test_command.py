@@ -167,7 +167,9 @@ def test_what_no_encoder_allows_is_refused_before_images_are_embedded(command, p
     assert "images/s" not in err
     allowed = (*words[:4], "tiny", flag, "--metrics", "clip_score", "cmmd", "--no_use_cache", "--json", "-")
     status, out, _ = command(*allowed, encoder=False)
-    assert status == 0 and flag[2:] in json.loads(out)["scores"][1]
+    rows = json.loads(out)["scores"]
+    assert status == 0 and flag[2:] in rows[1]
+    assert not rows[0].get("per_class") and any("cmmd" in note for note in rows[0]["notes"])  # no table of nothing
 
 
 def test_statistics_of_a_folder_and_scores_against_them(command, place, tmp_path):
