@@ -5,9 +5,10 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from .base import Grid, KernelAttnProcessor, processor_of_spec
+from .base import DiTAttnProcessor, Grid, KernelAttnProcessor, processor_of_spec
 from .full import FullAttnProcessor
 from .neighborhood import NeighborhoodAttnProcessor
 from .sliding_window import SlidingWindowAttnProcessor
@@ -21,6 +22,7 @@ FlexPlan = tuple[Tensor | None, Tensor | None, "BlockMask | None"]
 
 PATTERNS = (FullAttnProcessor, SlidingWindowAttnProcessor, NeighborhoodAttnProcessor)
 FLEX_COMPILATIONS = 128  # of one process
+BLOCK = 128  # tokens of a side of a block
 
 
 class FlexAttnProcessor(KernelAttnProcessor):
@@ -28,7 +30,8 @@ class FlexAttnProcessor(KernelAttnProcessor):
 
     Blocks are 128 x 128 tokens. On a wide grid nearly every block of rows holds a neighbour: there, the tokens of a
     2-D pattern are put in the order of tiles of 8 x 16 tokens, and back (as attention-gym's tiled NATTEN mask does).
-    On a CPU PyTorch compiles the forward alone: sampling works there, training is refused.
+    On a CPU PyTorch compiles the forward alone: sampling works there, training is refused. There, fewer tokens than a
+    block are filled up to one: of some numbers (72 or 120, with PyTorch 2.13) its kernel gives wrong values.
     """
 
     forms = "flex: with any of the first four"
@@ -58,7 +61,11 @@ class FlexAttnProcessor(KernelAttnProcessor):
         order, inverse, block_mask = flex_plan(self.pattern.spec, grid, query.device)
         if order is not None:
             query, key, value = (x[:, :, order] for x in (query, key, value))
-        out = compiled_flex_attention()(query, key, value, block_mask)
+        tokens = query.shape[2]
+        filling = 0 if block_mask is None else block_mask.seq_lengths[0] - tokens
+        if filling:
+            query, key, value = (F.pad(x, (0, 0, 0, filling)) for x in (query, key, value))
+        out = compiled_flex_attention()(query, key, value, block_mask)[:, :, :tokens]
         if order is not None:
             out = out[:, :, inverse]
         return out.transpose(1, 2)
@@ -114,11 +121,16 @@ def tile_order(grid: Grid, tile: Grid) -> Tensor:
 @lru_cache(maxsize=32)
 @torch.inference_mode(False)  # what is kept is for training too
 def flex_plan(pattern: str, grid: Grid, device: torch.device) -> FlexPlan:
-    """Token order, its inverse and the `BlockMask` of a pattern; None each for what the pattern does not need."""
+    """Token order, its inverse and the `BlockMask` of a pattern; None each for what the pattern does not need.
+
+    On a CPU the mask is of `BLOCK` tokens where there are fewer.
+    """
     from torch.nn.attention.flex_attention import create_block_mask
 
     processor = processor_of_spec(pattern, PATTERNS)
     tokens = grid[0] * grid[1]
+    if processor is not None and device.type == "cpu" and tokens < BLOCK:
+        return None, None, _one_block(processor, grid, device)
     if isinstance(processor, FullAttnProcessor):
         return None, None, None
     if isinstance(processor, SlidingWindowAttnProcessor):
@@ -133,6 +145,21 @@ def flex_plan(pattern: str, grid: Grid, device: torch.device) -> FlexPlan:
     # Whichever order leaves fewer blocks: a block of 128 is 8 x 16 tokens, or rows of a narrow grid.
     plans = [_neighborhood_plan(processor, grid, device, order) for order in (None, tile_order(grid, (8, 16)))]
     return min(plans, key=lambda plan: int(plan[2].to_dense().sum()))
+
+
+def _one_block(processor: DiTAttnProcessor, grid: Grid, device: torch.device) -> "BlockMask":
+    """The pattern of fewer than `BLOCK` tokens; no token sees those that fill up the block."""
+    from torch.nn.attention.flex_attention import create_block_mask
+
+    tokens, mask = grid[0] * grid[1], processor.mask(grid)
+    seen = torch.zeros(BLOCK, BLOCK, dtype=torch.bool, device=device)
+    seen[:tokens, :tokens] = True if mask is None else mask
+    seen[tokens:, 0] = True  # a row that sees nothing could be NaN
+
+    def in_pattern(batch, head, query, key):
+        return seen[query, key]
+
+    return create_block_mask(in_pattern, None, None, BLOCK, BLOCK, device=device)
 
 
 def _neighborhood_plan(

@@ -55,105 +55,107 @@ def batched_attention(
     return out[:, : rows.length, : columns.length].flatten(1, 2)
 
 
-class _Buffers:
-    """The layouts of one head of a plan, and how tokens (rows, columns, D) get into them and out again."""
+class _Tiles:
+    """Tiles of one head, (tiles, queries of a tile, D), and how tokens (rows, columns, D) get into them and out again.
+
+    Views are made once for all heads: Python takes as long for one as a CPU for a part of the products, and threads
+    wait for each other's Python.
+    """
 
     def __init__(self, plan: Plan, like: Tensor):
-        self.plan = plan
-        self.like = like
-        self.dim = like.shape[-1]
-        columns = plan.columns
-        # Tokens and margins, which stay 0; and the same of gradients.
-        self.wide = like.new_zeros(plan.rows.length, columns.before + columns.padded + columns.after, self.dim)
-        self.sums: Tensor | None = None
+        self.plan, dim = plan, like.shape[-1]
+        rows, columns = plan.rows, plan.columns
+        self.flat = like.new_empty(plan.tiles, plan.queries, dim)
+        self._grid = self.flat.view(columns.tiles, rows.tiles, rows.tile, columns.tile, dim).permute(1, 2, 0, 3, 4)
+        self._is_padded = rows.padded != rows.length or columns.padded != columns.length
 
-    def tiles(self) -> Tensor:
-        return self.like.new_empty(self.plan.tiles, self.plan.queries, self.dim)
-
-    def strips(self) -> Tensor:
-        """What is before, between and behind the strips is 0."""
-        rows = self.plan.rows
-        strips = self.like.new_empty(self.plan.strip_rows, self.plan.columns.keys, self.dim)
-        if rows.padded != rows.length:
-            return strips.zero_()
-        strips[: rows.before].zero_()
-        strips[len(strips) - rows.after :].zero_()
-        return strips
-
-    def _as_grid(self, tiles: Tensor) -> Tensor:
-        """A view of tiles: (row tiles, rows of a tile, column tiles, columns of a tile, D)."""
-        rows, columns = self.plan.rows, self.plan.columns
-        return tiles.view(columns.tiles, rows.tiles, rows.tile, columns.tile, self.dim).permute(1, 2, 0, 3, 4)
-
-    @property
-    def _is_padded(self) -> bool:
-        return any(axis.padded != axis.length for axis in (self.plan.rows, self.plan.columns))
-
-    def fill_tiles(self, tiles: Tensor, tokens: Tensor) -> None:
+    def fill(self, tokens: Tensor) -> None:
         rows, columns = self.plan.rows, self.plan.columns
         if self._is_padded:
             tokens = F.pad(tokens, (0, 0, 0, columns.padded - columns.length, 0, rows.padded - rows.length))
-        grid = tokens.unflatten(1, (columns.tiles, columns.tile)).unflatten(0, (rows.tiles, rows.tile))
-        self._as_grid(tiles).copy_(grid)
+        self._grid.copy_(self._cut(tokens))
 
-    def read_tiles(self, tiles: Tensor, tokens: Tensor, scale: float = 1.0) -> None:
-        """The transpose of `fill_tiles`, times `scale`."""
+    def read(self, tokens: Tensor, scale: float = 1.0) -> None:
+        """The transpose of `fill`, times `scale`."""
         rows, columns = self.plan.rows, self.plan.columns
-        grid = self._as_grid(tiles)
+        grid = self._grid
         if self._is_padded:
-            grid = grid.reshape(rows.padded, columns.padded, self.dim)
-            grid = grid[: rows.length, : columns.length]
+            grid = grid.reshape(rows.padded, columns.padded, -1)[: rows.length, : columns.length]
         else:
-            tokens = tokens.unflatten(1, (columns.tiles, columns.tile)).unflatten(0, (rows.tiles, rows.tile))
+            tokens = self._cut(tokens)
         if scale == 1:
             tokens.copy_(grid)
         else:
             torch.mul(grid, scale, out=tokens)
 
-    def _body(self, strips: Tensor) -> Tensor:
-        """A view of the strips without what fills them up: (strips, rows, keys of a row, D)."""
+    def _cut(self, tokens: Tensor) -> Tensor:  # (rows, columns, D) -> as `_grid`
         rows, columns = self.plan.rows, self.plan.columns
-        body = strips[rows.before : rows.before + columns.tiles * rows.padded]
-        return body.view(columns.tiles, rows.padded, columns.keys, self.dim)[:, : rows.length]
+        return tokens.unflatten(1, (columns.tiles, columns.tile)).unflatten(0, (rows.tiles, rows.tile))
 
-    def _columns_of_strips(self, wide: Tensor, first: int, count: int) -> Tensor:
-        """A view of `wide`: columns `first` to `first + count - 1` of each strip; (strips, rows, count, D)."""
-        columns = self.plan.columns
-        shape = (columns.tiles, self.plan.rows.length, count, self.dim)
-        stride = (columns.tile * self.dim, wide.stride(0), self.dim, 1)
-        return wide.as_strided(shape, stride, first * self.dim)
 
-    def fill_strips(self, strips: Tensor, tokens: Tensor) -> None:
-        columns = self.plan.columns
-        self.wide[:, columns.before : columns.before + columns.length] = tokens
-        self._body(strips).copy_(self._columns_of_strips(self.wide, 0, columns.keys))
+class _Margins:
+    """Tokens of one head with the margins of their columns, which stay 0, and views of them."""
 
-    def add_up_strips(self, strips: Tensor, tokens: Tensor, scale: float = 1.0) -> None:
-        """The transpose of `fill_strips`, times `scale`: a token gets the sum over the strips that hold it."""
-        columns = self.plan.columns
-        body = self._body(strips)
-        self.sums = torch.zeros_like(self.wide) if self.sums is None else self.sums.zero_()
-        for first in range(0, columns.keys, columns.tile):  # slices of strips that do not overlap
-            count = min(columns.tile, columns.keys - first)
-            self._columns_of_strips(self.sums, first, count).add_(body[:, :, first : first + count])
-        torch.mul(self.sums[:, columns.before : columns.before + columns.length], scale, out=tokens)
+    def __init__(self, plan: Plan, like: Tensor):
+        rows, columns, dim = plan.rows, plan.columns, like.shape[-1]
+        self.wide = like.new_zeros(rows.length, columns.before + columns.padded + columns.after, dim)
+        self.tokens = self.wide[:, columns.before : columns.before + columns.length]
+        # Columns of each strip, (strips, rows, columns, D): all of them; and slices of strips that do not overlap.
+        self.columns = self._columns(plan, 0, columns.keys)
+        self.slices = [
+            (slice(first, min(first + columns.tile, columns.keys)), self._columns(plan, first, columns.tile))
+            for first in range(0, columns.keys, columns.tile)
+        ]
 
-    def rectangles(self, strips: Tensor, begin: int, end: int) -> Tensor:
-        """A view of strips, overlapping: (tiles begin to end - 1, keys of a rectangle, D)."""
-        step = self.plan.rows.tile * strips.stride(0)
-        return strips.as_strided((end - begin, self.plan.keys, self.dim), (step, self.dim, 1), begin * step)
+    def _columns(self, plan: Plan, first: int, count: int) -> Tensor:
+        tile, keys, dim = plan.columns.tile, plan.columns.keys, self.wide.shape[-1]
+        shape = (plan.columns.tiles, plan.rows.length, min(count, keys - first), dim)
+        return self.wide.as_strided(shape, (tile * dim, self.wide.stride(0), dim, 1), first * dim)
 
-    def add_rectangles(self, strips: Tensor, rectangles: Tensor, begin: int) -> None:
+
+class _Strips:
+    """Strips of keys of one head, (rows of all strips, keys of a row, D); what is between them is 0."""
+
+    def __init__(self, plan: Plan, margins: _Margins):
+        self.plan, self._margins = plan, margins
+        rows, columns, dim = plan.rows, plan.columns, margins.wide.shape[-1]
+        self.flat = margins.wide.new_empty(plan.strip_rows, columns.keys, dim)
+        if rows.padded != rows.length:
+            self.flat.zero_()
+        self.flat[: rows.before].zero_()
+        self.flat[len(self.flat) - rows.after :].zero_()
+        body = self.flat[rows.before : rows.before + columns.tiles * rows.padded]
+        # Without what fills them up: (strips, rows, keys of a row, D).
+        self._body = body.view(columns.tiles, rows.padded, columns.keys, dim)[:, : rows.length]
+
+    def fill(self, tokens: Tensor) -> None:
+        self._margins.tokens.copy_(tokens)
+        self._body.copy_(self._margins.columns)
+
+    def add_up(self, tokens: Tensor, scale: float = 1.0) -> None:
+        """The transpose of `fill`, times `scale`: a token gets the sum over the strips that hold it."""
+        self._margins.wide.zero_()
+        for columns, target in self._margins.slices:
+            target.add_(self._body[:, :, columns])
+        torch.mul(self._margins.tokens, scale, out=tokens)
+
+    def rectangles(self, begin: int, end: int) -> Tensor:
+        """A view, overlapping: (tiles begin to end - 1, keys of a rectangle, D)."""
+        dim = self.flat.shape[-1]
+        step = self.plan.rows.tile * self.flat.stride(0)
+        return self.flat.as_strided((end - begin, self.plan.keys, dim), (step, dim, 1), begin * step)
+
+    def add_rectangles(self, rectangles: Tensor, begin: int) -> None:
         """The transpose of `rectangles`: adds (tiles, keys of a rectangle, D) to the strips, from tile 0 on."""
-        rows, width = self.plan.rows, strips.stride(0)
+        rows, width = self.plan.rows, self.flat.stride(0)
         rectangles = rectangles.view(-1, rows.keys, width)
         is_whole = len(rectangles) == self.plan.tiles
         if begin == 0:
-            strips[self.plan.tiles * rows.tile if is_whole else 0 :].zero_()
+            self.flat[self.plan.tiles * rows.tile if is_whole else 0 :].zero_()
         for first in range(0, rows.keys, rows.tile):  # rows of rectangles that do not overlap
             count = min(rows.tile, rows.keys - first)
             shape = (len(rectangles), count, width)
-            target = strips.as_strided(shape, (rows.tile * width, width, 1), (begin * rows.tile + first) * width)
+            target = self.flat.as_strided(shape, (rows.tile * width, width, 1), (begin * rows.tile + first) * width)
             part = rectangles[:, first : first + count]
             if is_whole and first == 0:  # side by side, these are all rows but the last ones
                 target.copy_(part)
@@ -181,21 +183,26 @@ def _forward(query: Tensor, key: Tensor, value: Tensor, plan: Plan, mask: Tensor
     chunks = _chunks(plan)
 
     def attend(heads: Iterator[list[Tensor]]) -> None:
-        buffers = _Buffers(plan, query)
-        q, o, k, v = buffers.tiles(), buffers.tiles(), buffers.strips(), buffers.strips()
+        margins = _Margins(plan, query)
+        q, o, k, v = _Tiles(plan, query), _Tiles(plan, query), _Strips(plan, margins), _Strips(plan, margins)
         scores = query.new_empty(chunks[0][1], plan.queries, plan.keys)
         weights = torch.empty_like(scores)
+        products = [
+            (
+                *(mask[begin:end], q.flat[begin:end], k.rectangles(begin, end).transpose(1, 2)),
+                *(scores[: end - begin], weights[: end - begin], v.rectangles(begin, end), o.flat[begin:end]),
+            )
+            for begin, end in chunks
+        ]
         for tokens in heads:
-            buffers.fill_tiles(q, tokens[0])
-            buffers.fill_strips(k, tokens[1])
-            buffers.fill_strips(v, tokens[2])
-            for begin, end in chunks:
-                s, p = scores[: end - begin], weights[: end - begin]
-                keys = buffers.rectangles(k, begin, end)
-                torch.baddbmm(mask[begin:end], q[begin:end], keys.transpose(1, 2), alpha=scale, out=s)
+            q.fill(tokens[0])
+            k.fill(tokens[1])
+            v.fill(tokens[2])
+            for added, queries, keys, s, p, values, outputs in products:
+                torch.baddbmm(added, queries, keys, alpha=scale, out=s)
                 torch.softmax(s, -1, out=p)
-                torch.bmm(p, buffers.rectangles(v, begin, end), out=o[begin:end])
-            buffers.read_tiles(o, tokens[3])
+                torch.bmm(p, values, out=outputs)
+            o.read(tokens[3])
 
     share_pieces(_heads(plan, query, key, value, out), attend, ("forward", plan, query.shape[-1], query.dtype))
     return out
@@ -209,34 +216,36 @@ def _gradients(
     chunks = _chunks(plan)
 
     def differentiate(heads: Iterator[list[Tensor]]) -> None:
-        buffers = _Buffers(plan, query)
-        q, o, g, dq = (buffers.tiles() for _ in range(4))
-        k, v, dk, dv = (buffers.strips() for _ in range(4))
+        q, o, g, dq = (_Tiles(plan, query) for _ in range(4))
+        margins, sums_of_strips = _Margins(plan, query), _Margins(plan, query)
+        k, v = (_Strips(plan, margins) for _ in range(2))
+        dk, dv = (_Strips(plan, sums_of_strips) for _ in range(2))
         scores = query.new_empty(chunks[0][1], plan.queries, plan.keys)
         weights = torch.empty_like(scores)
         spread = query.new_empty(chunks[0][1], plan.keys, query.shape[-1])
         for tokens in heads:
             for tiles, source in ((q, tokens[0]), (o, tokens[3]), (g, tokens[4])):
-                buffers.fill_tiles(tiles, source)
-            buffers.fill_strips(k, tokens[1])
-            buffers.fill_strips(v, tokens[2])
+                tiles.fill(source)
+            k.fill(tokens[1])
+            v.fill(tokens[2])
             # Softmax: dS = P * (dP - sum(P * dP)), and the sum over the keys is that of grad * out over D.
-            sums = o.mul_(g).sum(-1, keepdim=True)
+            sums = o.flat.mul_(g.flat).sum(-1, keepdim=True)
             for begin, end in chunks:
                 s, p, x = scores[: end - begin], weights[: end - begin], spread[: end - begin]
-                keys, values = buffers.rectangles(k, begin, end), buffers.rectangles(v, begin, end)
-                torch.baddbmm(mask[begin:end], q[begin:end], keys.transpose(1, 2), alpha=scale, out=s)
+                keys, values = k.rectangles(begin, end), v.rectangles(begin, end)
+                queries, gradients = q.flat[begin:end], g.flat[begin:end]
+                torch.baddbmm(mask[begin:end], queries, keys.transpose(1, 2), alpha=scale, out=s)
                 torch.softmax(s, -1, out=p)
-                torch.bmm(p.transpose(1, 2), g[begin:end], out=x)
-                buffers.add_rectangles(dv, x, begin)
-                torch.baddbmm(sums[begin:end], g[begin:end], values.transpose(1, 2), beta=-1, out=s)
+                torch.bmm(p.transpose(1, 2), gradients, out=x)
+                dv.add_rectangles(x, begin)
+                torch.baddbmm(sums[begin:end], gradients, values.transpose(1, 2), beta=-1, out=s)
                 s.mul_(p)
-                torch.bmm(s, keys, out=dq[begin:end])
-                torch.bmm(s.transpose(1, 2), q[begin:end], out=x)
-                buffers.add_rectangles(dk, x, begin)
-            buffers.read_tiles(dq, tokens[5], scale)
-            buffers.add_up_strips(dk, tokens[6], scale)
-            buffers.add_up_strips(dv, tokens[7])
+                torch.bmm(s, keys, out=dq.flat[begin:end])
+                torch.bmm(s.transpose(1, 2), queries, out=x)
+                dk.add_rectangles(x, begin)
+            dq.read(tokens[5], scale)
+            dk.add_up(tokens[6], scale)
+            dv.add_up(tokens[7])
 
     heads = _heads(plan, query, key, value, out, grad, *grads)
     share_pieces(heads, differentiate, ("gradients", plan, query.shape[-1], query.dtype))

@@ -184,7 +184,7 @@ def test_compiled_flex_samples_on_a_cpu(monkeypatch):
     # Past the limit of compilations it stops, where PyTorch would compute dense scores.
     monkeypatch.setattr("hf_dit.attention.flex.FLEX_COMPILATIONS", 1)
     with torch.no_grad(), pytest.raises(RuntimeError, match="compiled 1 times"):
-        processor.attend(*(torch.randn(1, 42, 1, 16) for _ in range(3)), (6, 7))
+        processor.attend(*(torch.randn(1, 132, 1, 16) for _ in range(3)), (11, 12))
 
 
 def test_flex_plans_made_in_inference_mode_are_for_training_too():
