@@ -19,7 +19,8 @@ class BatchMemory:
         """(count, *shape of `like`), uninitialised: holds until the second call after this one."""
         room = self._rooms.pop(0)
         if len(room) < count:
-            room = like.new_empty((count, *like.shape))
+            with torch.inference_mode(False):  # a mode of this thread alone: others could not write to it
+                room = like.new_empty((count, *like.shape))
         self._rooms.append(room)
         return room[:count]
 

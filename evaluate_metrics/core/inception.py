@@ -168,7 +168,7 @@ def resize(image: Image.Image, resizing: str, out: Tensor | None = None) -> Tens
     pixels = np.asarray(image)
     if pixels.ndim != 3 or pixels.shape[2] != 3 or pixels.dtype != np.uint8:
         raise ValueError(f"image must be an RGB PIL image; got mode {image.mode!r}")
-    out = torch.empty(3, SIDE, SIDE) if out is None else out
+    out = torch.empty(3, SIDE, SIDE, dtype=torch.float32, device="cpu") if out is None else out
     levels = torch.from_numpy(pixels.copy())
     if resizing == "clean":
         return bicubic_square(levels, out).clamp_(0, 255).sub_(128).div_(128)

@@ -5,6 +5,7 @@ What a processor does behind resizing and cropping, it does to each number alone
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -28,18 +29,26 @@ def processor_preparation(processor: Any, **options: Any) -> Preparation:
     def asked(image: Image.Image, out: torch.Tensor | None) -> torch.Tensor:
         return placed(_pixels(processor, image, options), out)
 
-    table = _table(processor, options)
-    if table is None:
+    try:
+        table = _table(processor, options)
+        if table is None:
+            return asked
+        prepare = partial(_looked_up, processor, options, table)
+        same = all(prepare(image, None).equal(asked(image, None)) for image in _probes())
+    except Exception:  # of any kind: it may be someone's code, which answers other questions than these
         return asked
+    return prepare if same else asked
 
-    def looked_up(image: Image.Image, out: torch.Tensor | None) -> torch.Tensor:
-        levels = _pixels(processor, image, options | ONLY_RESIZED).numpy()
-        out = torch.empty(levels.shape) if out is None or out.shape != levels.shape else out
-        for channel, values, row in zip(levels, table, out, strict=True):
-            np.take(values, channel, out=row.numpy(), mode="clip")  # clip: the only mode without another copy
-        return out
 
-    return looked_up if all(looked_up(image, None).equal(asked(image, None)) for image in _probes()) else asked
+def _looked_up(
+    processor: Any, options: dict, table: np.ndarray, image: Image.Image, out: torch.Tensor | None
+) -> torch.Tensor:
+    levels = _pixels(processor, image, options | ONLY_RESIZED).numpy()
+    if out is None or out.shape != levels.shape:
+        out = torch.empty(levels.shape, dtype=torch.float32, device="cpu")
+    for channel, values, row in zip(levels, table, out, strict=True):
+        np.take(values, channel, out=row.numpy(), mode="clip")  # clip: the only mode without another copy
+    return out
 
 
 def _pixels(processor: Any, image: Image.Image, options: dict) -> torch.Tensor:

@@ -9,6 +9,8 @@ from transformers.models.efficientnet.image_processing_pil_efficientnet import E
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 
+from evaluate_metrics.core.bicubic import bicubic_weights
+from evaluate_metrics.core.inception import resize
 from evaluate_metrics.core.levels import processor_preparation
 
 PROCESSORS = {
@@ -60,3 +62,28 @@ def test_a_processor_that_looks_at_the_whole_image_is_asked_for_each():
     processor, image = Contrast(), Image.fromarray(np.asarray(picture(60, 60)) // 2)
     expected = processor(image, return_tensors="pt")["pixel_values"][0]
     assert processor_preparation(processor)(image, None).equal(expected)
+
+
+def test_a_processor_that_takes_no_options_is_asked_for_each():
+    class Strict(ViTImageProcessorPil):
+        def __call__(self, images, return_tensors=None):
+            return super().__call__(images, return_tensors=return_tensors)
+
+    processor, image = Strict(), picture(50, 60)
+    expected = processor(image, return_tensors="pt")["pixel_values"][0]
+    assert processor_preparation(processor)(image, None).equal(expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_torch_s_defaults_change_nothing(dtype):
+    image = picture(50, 60)
+    expected = [processor_preparation(CLIPImageProcessorPil())(image, None), resize(image, "clean")]
+    bicubic_weights.cache_clear()
+    torch.set_default_dtype(dtype)
+    try:
+        with torch.device("meta"):
+            found = [processor_preparation(CLIPImageProcessorPil())(image, None), resize(image, "clean")]
+    finally:
+        torch.set_default_dtype(torch.float32)
+    for ours, theirs in zip(found, expected, strict=True):
+        assert ours.dtype == torch.float32 and ours.device.type == "cpu" and ours.equal(theirs)

@@ -127,5 +127,7 @@ def test_tensors_of_batches_are_those_of_their_images(batch_size):
         expected = torch.from_numpy(np.stack([np.asarray(image) for image in images])).permute(0, 3, 1, 2).float()
         assert torch.cat(held).equal(expected)
         torch.testing.assert_close(found, expected.mean((2, 3)))
+        with torch.inference_mode():  # which the threads that write are not in
+            assert encoder.encode(images, batch_size).equal(found)
     with pytest.raises(ValueError, match="of e gives images of several sizes, .* give a callable as encoder"):
         encoder.encode([pictures(1)[0], pictures(1)[0].resize((9, 9))], max(batch_size, 2))
