@@ -100,6 +100,7 @@ class _Margins:
         rows, columns, dim = plan.rows, plan.columns, like.shape[-1]
         self.wide = like.new_zeros(rows.length, columns.before + columns.padded + columns.after, dim)
         self.tokens = self.wide[:, columns.before : columns.before + columns.length]
+        self.last = self.wide[:, columns.padded :]
         # Columns of each strip, (strips, rows, columns, D): all of them; and slices of strips that do not overlap.
         self.columns = self._columns(plan, 0, columns.keys)
         self.slices = [
@@ -134,8 +135,10 @@ class _Strips:
 
     def add_up(self, tokens: Tensor, scale: float = 1.0) -> None:
         """The transpose of `fill`, times `scale`: a token gets the sum over the strips that hold it."""
-        self._margins.wide.zero_()
-        for columns, target in self._margins.slices:
+        (columns, target), *others = self._margins.slices
+        target.copy_(self._body[:, :, columns])  # side by side, these are all columns but the last ones
+        self._margins.last.zero_()
+        for columns, target in others:
             target.add_(self._body[:, :, columns])
         torch.mul(self._margins.tokens, scale, out=tokens)
 
