@@ -27,23 +27,23 @@ def processor_preparation(processor: Any, **options: Any) -> Preparation:
     """
 
     def asked(image: Image.Image, out: torch.Tensor | None) -> torch.Tensor:
-        return placed(_pixels(processor, image, options), out)
+        return placed(_prepared_pixels(processor, image, options), out)
 
     try:
-        table = _table(processor, options)
+        table = _values_of_levels(processor, options)
         if table is None:
             return asked
-        prepare = partial(_looked_up, processor, options, table)
+        prepare = partial(_from_table, processor, options, table)
         same = all(prepare(image, None).equal(asked(image, None)) for image in _probes())
     except Exception:  # of any kind: it may be someone's code, which answers other questions than these
         return asked
     return prepare if same else asked
 
 
-def _looked_up(
+def _from_table(
     processor: Any, options: dict, table: np.ndarray, image: Image.Image, out: torch.Tensor | None
 ) -> torch.Tensor:
-    levels = _pixels(processor, image, options | ONLY_RESIZED).numpy()
+    levels = _prepared_pixels(processor, image, options | ONLY_RESIZED).numpy()
     if out is None or out.shape != levels.shape:
         out = torch.empty(levels.shape, dtype=torch.float32, device="cpu")
     for channel, values, row in zip(levels, table, out, strict=True):
@@ -51,15 +51,15 @@ def _looked_up(
     return out
 
 
-def _pixels(processor: Any, image: Image.Image, options: dict) -> torch.Tensor:
+def _prepared_pixels(processor: Any, image: Image.Image, options: dict) -> torch.Tensor:
     return processor(image, return_tensors="pt", **options)["pixel_values"][0]
 
 
-def _table(processor: Any, options: dict) -> np.ndarray | None:
+def _values_of_levels(processor: Any, options: dict) -> np.ndarray | None:
     """(3, 256) float32, the values of the levels; None of a processor that has no such table."""
     ramp = np.repeat(np.arange(256, dtype=np.uint8).reshape(16, 16, 1), 3, axis=2)
-    values = _pixels(processor, Image.fromarray(ramp), options | ONLY_NUMBERS)
-    resized = _pixels(processor, Image.fromarray(ramp), options | ONLY_RESIZED)
+    values = _prepared_pixels(processor, Image.fromarray(ramp), options | ONLY_NUMBERS)
+    resized = _prepared_pixels(processor, Image.fromarray(ramp), options | ONLY_RESIZED)
     if values.shape != (3, 16, 16) or values.dtype != torch.float32 or resized.dtype != torch.uint8:
         return None
     return values.reshape(3, 256).numpy()
