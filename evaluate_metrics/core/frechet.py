@@ -156,20 +156,20 @@ def kernel_distance(
     return float(found.mean()), float(found.std(correction=0))
 
 
-def check_subsets(subsets: int, subset_size: int, fewest: int | None) -> None:
+def check_subsets(subsets: int, subset_size: int, fewest: int | None, prefix: str = "") -> None:
     """`ValueError` unless [`kernel_distance`] can draw these from sets of `fewest` images or more; None: of any.
 
-    `TypeError` for numbers that are no integers.
+    `TypeError` for numbers that are no integers. Errors call the arguments by their names behind `prefix`.
     """
-    for name, value in (("subsets", subsets), ("subset_size", subset_size)):
+    for name, value in ((f"{prefix}subsets", subsets), (f"{prefix}subset_size", subset_size)):
         if isinstance(value, bool) or not isinstance(value, Integral):
             raise TypeError(f"{name} must be an integer; got {value!r}")
     if subsets < 1:
-        raise ValueError(f"subsets must be 1 or more; got {subsets}")
+        raise ValueError(f"{prefix}subsets must be 1 or more; got {subsets}")
     if subset_size < 2 or (fewest is not None and subset_size > fewest):
         smaller = "" if fewest is None else f", {fewest}"
         raise ValueError(
-            f"subset_size must be 2 to the number of images of the smaller set{smaller}; got {subset_size}"
+            f"{prefix}subset_size must be 2 to the number of images of the smaller set{smaller}; got {subset_size}"
         )
 
 

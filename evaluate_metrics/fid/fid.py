@@ -118,7 +118,7 @@ class FID(ImageSetMetric):
                 if count is not None and count < 2:
                     raise ValueError(f"{side} must hold 2 images or more for a covariance, got {count}")
             if self._keep:
-                check_subsets(kid_subsets, kid_subset_size, min(known, default=None))
+                check_subsets(kid_subsets, kid_subset_size, min(known, default=None), "kid_")
 
         used, x, y = self._both(
             predictions, references, reference_moments, encoder, batch_size, device, check, reference_count

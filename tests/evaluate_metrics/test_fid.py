@@ -167,9 +167,9 @@ def test_the_subsets_of_the_kid_are_checked_before_an_image_is_embedded(sets, tm
         image.save(tmp_path / f"{number}.png")
     for options, message in (
         ({}, "smaller set, 23; got 1000"),
-        ({"kid_subset_size": 24}, "smaller set, 23; got 24"),
+        ({"kid_subset_size": 24}, "kid_subset_size must be .* smaller set, 23; got 24"),
         ({"kid_subset_size": 1}, "smaller set, 23; got 1"),
-        ({"kid_subsets": 0, "kid_subset_size": 2}, "subsets must be 1 or more; got 0"),
+        ({"kid_subsets": 0, "kid_subset_size": 2}, "kid_subsets must be 1 or more; got 0"),
     ):
         for predictions, references in (sets, (tmp_path, sets[1]), (sets[0], iter(sets[1])), (sets[1], tmp_path)):
             with pytest.raises(ValueError, match=message):
