@@ -54,11 +54,11 @@ Embeddings are kept in --cache_dir by the images' content and the encoder's weig
 callables, whose weights nobody knows, are not kept. Written to --output_dir: results.json, results.md (the table),
 with --save_moments predictions-ENCODER.safetensors and references-ENCODER.safetensors, with --save_embeddings
 predictions-ENCODER-embeddings.safetensors and so on (of several sets predictions-1-ENCODER...), from which KID and
-p-values can be had without the images; with --curve curve.png: each metric against the number of predictions with its
-error band. --save_stats writes the references' mean and covariance as pytorch-fid does, with the sFID asked for also
-those of the spatial features, as ADM; it needs no predictions, as the other two. An output folder that holds results
-is written over, by one command at a time. SIGINT and SIGTERM end it with status 128 + signal; the same command goes on
-with what is kept.
+p-values can be had without the images; with --curve curve.png: CMMD, Frechet distance and KID (of all pairs), those
+that are asked for, against the number of predictions with error bands. --save_stats writes the references' mean and
+covariance as pytorch-fid does, with the sFID asked for also those of the spatial features, as ADM; it needs no
+predictions, as the other two. An output folder that holds results is written over, by one command at a time. SIGINT
+and SIGTERM end it with status 128 + signal; the same command goes on with what is kept.
 
 Images are split over the processes of accelerate launch. On CPUs, either of these starts two:
 

@@ -132,7 +132,7 @@ def network(monkeypatch):
             return np.concatenate((features, features[:, :4] ** 2), 1) if spatial else features
 
         head = torch.arange(18.0).reshape(3, 6) - 8
-        return Encoder("small", "w" * 16, resizing, False, lambda image: image, embed, parts=parts, head=head)
+        return Encoder("small", "w" * 16, resizing, False, lambda image, _: image, embed, parts=parts, head=head)
 
     quality = evaluate.load(str(QUALITY))
     monkeypatch.setitem(type(quality)._make_encoder.__globals__, "inception_encoder", small)
