@@ -21,7 +21,7 @@ def run(monkeypatch, capsys):
     return call
 
 
-def test_both_loaders_are_measured_and_agree(run, tmp_path):
+def test_both_loaders_are_measured(run, tmp_path):
     output = tmp_path / "figures.json"
     flags = ["--peers", "per-image", "--images", "5", "--height", "20", "--width", "30", "--format", "jpg"]
     text = run(*flags, "--batch_size", "2", "--workers", "1", "--repeats", "2", "--output", str(output))
