@@ -4,7 +4,7 @@ import base64
 import io
 import math
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 
@@ -27,7 +27,7 @@ from evaluate_metrics.scoring.evaluation import Evaluation, open_encoder
 from hf_common.environment import hardware, versions
 from hf_common.files import replacing, slug
 from hf_common.foreign import read_json, read_tensors
-from hf_common.locks import locked
+from hf_common.locks import claimed
 from hf_common.run_folder import RESULTS
 from hf_dit import LIBRARIES
 from hf_dit.sampling.export import load_pipeline
@@ -40,6 +40,7 @@ from hf_robust.studies.arguments import ExperimentArguments
 from hf_robust.studies.arguments import ModelArguments as Classifier
 from hf_robust.studies.run import run_experiment
 
+from .cells import cell_file, write_cell
 from .metrics import precision_and_coverage
 from .study import Place
 
@@ -56,8 +57,8 @@ class Photographs:
     def __init__(self, place: Place, side: int):
         self.place, self.side = place, side
         self.folder = place.work / f"photographs-{side}"
-        with locked(place.work / "photographs"):  # one worker makes them
-            if not self.folder.exists():
+        for folder in claimed([self.folder], claim_of):  # one worker makes them
+            if not folder.exists():
                 self._write()
 
     def _write(self) -> None:
@@ -77,13 +78,12 @@ class Photographs:
     def classifier(self) -> Path:
         """A network that tells the classes apart, trained on the photographs; its test accuracy is in its results."""
         folder = self.place.work / f"classifier-{self.side}"
-        if not (folder / RESULTS).exists():
-            args = ExperimentArguments(
-                output_dir=str(folder), loss="ce", learning_rate=0.1, num_train_epochs=EPOCHS_OF_CLASSIFIER,
-                resume_from_checkpoint="last", save_total_limit=1, report_to="none",
-            )  # fmt: skip
-            run_experiment(LabelledImages(dataset=str(self.folder)), Classifier("resnet20_cifar"), args)
-        return folder
+        args = ExperimentArguments(
+            output_dir=str(folder), loss="ce", learning_rate=0.1, num_train_epochs=EPOCHS_OF_CLASSIFIER,
+            resume_from_checkpoint="last", save_total_limit=1, report_to="none",
+        )  # fmt: skip
+        data = LabelledImages(dataset=str(self.folder))
+        return _finished(folder, lambda: run_experiment(data, Classifier("resnet20_cifar"), args))
 
     @cached_property
     def _judge(self) -> Callable[[list[Image.Image]], Tensor]:
@@ -183,14 +183,25 @@ def _mean_with_error(name: str, values: np.ndarray) -> dict[str, float]:
 def trained(photographs: Photographs, name: str, images_seen: int, model: str, seed: int = 0, **flags) -> Path:
     """The folder of a pipeline, trained on the photographs for so many images, or as it was left by a killed run."""
     folder = photographs.place.work / name
-    if not (folder / RESULTS).exists():
-        data = DataArguments(dataset_name=str(photographs.folder), random_flip=True)
-        network = {key: flags.pop(key) for key in ("attention", "config_overrides") if key in flags}
-        args = DiTTrainingArguments(
-            output_dir=str(folder), seed=seed, train_batch_size=BATCH, max_train_steps=-(-images_seen // BATCH),
-            resume_from_checkpoint="latest", checkpointing_minutes=5, **RECIPE | flags,
-        )  # fmt: skip
-        train_dit(data, ModelArguments(model=model, **network), args)
+    data = DataArguments(dataset_name=str(photographs.folder), random_flip=True)
+    network = {key: flags.pop(key) for key in ("attention", "config_overrides") if key in flags}
+    args = DiTTrainingArguments(
+        output_dir=str(folder), seed=seed, train_batch_size=BATCH, max_train_steps=-(-images_seen // BATCH),
+        resume_from_checkpoint="latest", checkpointing_minutes=5, **RECIPE | flags,
+    )  # fmt: skip
+    return _finished(folder, lambda: train_dit(data, ModelArguments(model=model, **network), args))
+
+
+def claim_of(folder: Path) -> Path:
+    """Where a worker says that it is at a folder; the lock inside is that of what writes there."""
+    return folder.with_name(f"{folder.name}.claim")
+
+
+def _finished(folder: Path, run: Callable[[], object]) -> Path:
+    """The folder of a run, which is made unless its results are there; other workers wait for it."""
+    for _ in claimed([folder], claim_of):
+        if not (folder / RESULTS).exists():
+            run()
     return folder
 
 
@@ -220,6 +231,39 @@ def images_of(cell: dict) -> tuple[list[Image.Image], np.ndarray]:
     """The images of a sampled cell and the classes that were asked for."""
     images = [Image.open(cell["folder"] / path).convert("RGB") for path in cell["images"]]
     return images, np.resize(cell["labels"], len(images))  # the classes in turns
+
+
+def sample_missing(
+    study: str,
+    photographs: Photographs,
+    pipeline: Path,
+    cells: Mapping[str, tuple[str, float, int]],
+    images_per_class: int,
+) -> None:
+    """Sample and measure the cells that are missing; workers share them.
+
+    Args:
+        cells: scheduler, guidance scale and steps by the name of the cell.
+    """
+    place = photographs.place
+    for name in claimed(list(cells), lambda name: claim_of(place.work / study / name)):
+        if cell_file(study, name, place.results).exists():
+            continue
+        scheduler, scale, steps = cells[name]
+        axes = {"schedulers": [scheduler], "guidance_scales": [scale], "steps": [steps]}
+        (cell,) = sampled(pipeline, place.work / study / name, axes, images_per_class, batch_size=126)
+        images, labels = images_of(cell)
+        settings = {key: cell[key] for key in ("attention", "scheduler", "guidance_scale", "num_inference_steps")}
+        settings |= {"seed": 0, "encoder": place.sources.encoder, "side": photographs.side}
+        content = {
+            "settings": settings | training_facts(pipeline),
+            "scores": photographs.measure(f"{study}-{name}", images, labels),
+            "seconds": cell["seconds"],
+            "thumbnails": thumbnails(images, labels, each=2),
+            "hardware": cell["hardware"],
+            "versions": cell["versions"],
+        }
+        write_cell(study, name, content, place.results)
 
 
 def facts() -> dict:

@@ -46,36 +46,15 @@ def run(place: Place) -> None:
     if all(cell_file(STUDY, name, place.results).exists() for name in CELLS):
         return
     photographs = Photographs(place, SIDE)
-    judge = read_results(photographs.classifier() / RESULTS)["accuracy"]["last"]
-    common = {"seed": 0, "encoder": place.sources.encoder, "side": SIDE}
     if not cell_file(STUDY, REAL, place.results).exists():
+        judge = read_results(photographs.classifier() / RESULTS)["accuracy"]["last"]
+        settings = {"seed": 0, "encoder": place.sources.encoder, "side": SIDE, "guidance_scale": None}
         images, labels = photographs.images("test")
         scores = photographs.measure(f"photographs-{SIDE}-test", images, labels)
-        content = {"settings": {**common, "guidance_scale": None}, "classifier_accuracy": judge, "scores": scores}
+        content = {"settings": settings, "classifier_accuracy": judge, "scores": scores}
         write_cell(STUDY, REAL, content | dit_runs.facts(), place.results)
-    folder = model(photographs)
-    axes = {"guidance_scales": SCALES, "steps": [STEPS], "schedulers": ["ddim"]}
-    for cell in dit_runs.sampled(folder, place.work / STUDY / "samples", axes, IMAGES_PER_CLASS):
-        name = cell_name(cell["guidance_scale"])
-        if not cell_file(STUDY, name, place.results).exists():
-            images, labels = dit_runs.images_of(cell)
-            write_cell(
-                STUDY, name, measured(photographs, f"{STUDY}-{name}", cell, images, labels, folder), place.results
-            )
-
-
-def measured(photographs: Photographs, name: str, cell: dict, images: list, labels, folder) -> dict:
-    """The content of the cell of a sampled one."""
-    settings = {key: cell[key] for key in ("attention", "scheduler", "guidance_scale", "num_inference_steps")}
-    settings |= {"seed": 0, "encoder": photographs.place.sources.encoder, "side": photographs.side}
-    return {
-        "settings": settings | dit_runs.training_facts(folder),
-        "scores": photographs.measure(name, images, labels),
-        "seconds": cell["seconds"],
-        "thumbnails": dit_runs.thumbnails(images, labels, each=2),
-        "hardware": cell["hardware"],
-        "versions": cell["versions"],
-    }
+    cells = {cell_name(scale): ("ddim", scale, STEPS) for scale in SCALES}
+    dit_runs.sample_missing(STUDY, photographs, model(photographs), cells, IMAGES_PER_CLASS)
 
 
 def by_scale(cells: list[dict]) -> dict[float, dict]:

@@ -6,7 +6,7 @@ from matplotlib.ticker import NullFormatter
 from hf_common.tables import markdown_table
 
 from . import dit_runs, guidance
-from .cells import cell_file, write_cell
+from .cells import cell_file
 from .claims import CONFIRMED, OPEN, REFUTED, SURE, Claim, decide, missing
 from .dit_runs import Photographs
 from .study import Place
@@ -35,17 +35,13 @@ def run(place: Place) -> None:
     if all(cell_file(STUDY, name, place.results).exists() for name in CELLS):
         return
     photographs = Photographs(place, guidance.SIDE)
-    folder = guidance.model(photographs)
-    for scheduler, counts in STEPS.items():
-        for count in counts:  # the short ones first
-            axes = {"guidance_scales": SCALES, "steps": [count], "schedulers": [scheduler]}
-            output = place.work / STUDY / f"{scheduler.replace('+', 'p')}-{count}"
-            for cell in dit_runs.sampled(folder, output, axes, IMAGES_PER_CLASS, batch_size=126):
-                name = cell_name(scheduler, cell["guidance_scale"], count)
-                if not cell_file(STUDY, name, place.results).exists():
-                    images, labels = dit_runs.images_of(cell)
-                    content = guidance.measured(photographs, f"{STUDY}-{name}", cell, images, labels, folder)
-                    write_cell(STUDY, name, content, place.results)
+    cells = {
+        cell_name(scheduler, scale, count): (scheduler, scale, count)
+        for scheduler, counts in STEPS.items()
+        for count in counts  # the short ones first
+        for scale in SCALES
+    }
+    dit_runs.sample_missing(STUDY, photographs, guidance.model(photographs), cells, IMAGES_PER_CLASS)
 
 
 def by_key(cells: list[dict]) -> dict[Key, dict]:

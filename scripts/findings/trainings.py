@@ -1,12 +1,14 @@
 """Trainings that differ in one thing, from the same weights, order and noise: loss, samples, distances, time."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from statistics import mean
 from typing import Any, NamedTuple
 
 from matplotlib.figure import Figure
 
 from hf_common.foreign import read_json
+from hf_common.locks import claimed
 from hf_common.run_folder import RESULTS
 from hf_common.tables import markdown_table
 
@@ -57,19 +59,26 @@ class Comparison(NamedTuple):
         return [cell_name(*pair) for pair in self.runs]
 
     def run(self, place: Place) -> None:
-        """Train, sample and score what is missing."""
-        missing = [pair for pair in self.runs if not cell_file(self.study, cell_name(*pair), place.results).exists()]
+        """Train, sample and score what is missing; workers share the cells."""
+        missing = [pair for pair in self.runs if not self._is_there(pair, place)]
         photographs = Photographs(place, self.side) if missing else None
-        for name, seed in missing:
-            assert photographs is not None
-            self._run_cell(photographs, name, seed)
+        for pair in claimed(missing, lambda pair: dit_runs.claim_of(self._samples(pair, place))):
+            if not self._is_there(pair, place):
+                assert photographs is not None
+                self._run_cell(photographs, *pair)
+
+    def _is_there(self, pair: tuple[str, int], place: Place) -> bool:
+        return cell_file(self.study, cell_name(*pair), place.results).exists()
+
+    def _samples(self, pair: tuple[str, int], place: Place) -> Path:
+        return place.work / self.study / f"{cell_name(*pair)}-samples"
 
     def _run_cell(self, photographs: Photographs, variant: str, seed: int) -> None:
         name, place = cell_name(variant, seed), photographs.place
         flags = self.variants[variant].flags
         folder = dit_runs.trained(photographs, f"{self.study}/{name}", self.images_seen, self.model, seed, **flags)
         axes = {"guidance_scales": [GUIDANCE], "steps": [STEPS]}
-        (cell,) = dit_runs.sampled(folder, place.work / self.study / f"{name}-samples", axes, IMAGES_PER_CLASS)
+        (cell,) = dit_runs.sampled(folder, self._samples((variant, seed), place), axes, IMAGES_PER_CLASS)
         images, labels = dit_runs.images_of(cell)
         training = read_json(folder / RESULTS)
         content = {

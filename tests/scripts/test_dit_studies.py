@@ -1,6 +1,7 @@
 """The studies of Diffusion Transformers and of the metrics, at a tiny size, from photographs to the report."""
 
 import sys
+import threading
 
 import datasets
 import numpy as np
@@ -115,6 +116,47 @@ def test_finished_cells_are_not_made_again(cells, place):
         comparison.run(place)
     guidance.run(place)
     assert {path: path.stat().st_mtime_ns for path in place.results.rglob("*.json")} == before
+
+
+def in_two_threads(call):
+    threads = [threading.Thread(target=call) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+
+def test_workers_share_the_cells_and_a_training_is_made_once(tmp_path, monkeypatch):
+    made, both = [], threading.Barrier(2, timeout=60)
+
+    def train():
+        made.append("training")
+        (tmp_path / "trained").mkdir()
+        (tmp_path / "trained" / dit_runs.RESULTS).write_text("{}")
+
+    in_two_threads(lambda: dit_runs._finished(tmp_path / "trained", train))
+    assert made == ["training"]
+
+    def sampled(pipeline, output, axes, images_per_class, batch_size):
+        made.append(output.name)
+        if len(made) < 4:  # the first two cells are sampled at the same time
+            both.wait()
+        facts = {"seconds": 1.0, "hardware": "", "versions": {}}
+        return [facts | dict.fromkeys(("attention", "scheduler", "guidance_scale", "num_inference_steps"))]
+
+    class Measured:
+        place, side = Place(tmp_path / "work", tmp_path / "cells", Sources("", "", "", "clip")), 8
+
+        def measure(self, name, images, labels):
+            return {"cmmd": 0.0}
+
+    monkeypatch.setattr(dit_runs, "sampled", sampled)
+    monkeypatch.setattr(dit_runs, "images_of", lambda cell: ([], np.array([], int)))
+    monkeypatch.setattr(dit_runs, "training_facts", lambda folder: {})
+    names = {f"cell_{count}": ("ddim", 1.0, count) for count in range(1, 6)}
+    in_two_threads(lambda: dit_runs.sample_missing("study", Measured(), tmp_path, names, 1))
+    assert sorted(made[1:]) == sorted(names)
+    assert sorted(read_cells("study", Measured.place.results)) == sorted(names)
 
 
 def test_a_mean_cosine_distance_is_that_of_all_pairs():
