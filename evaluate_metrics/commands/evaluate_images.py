@@ -332,6 +332,9 @@ def write_results(
     if args.save_stats is not None:
         references = scored_set(encoded[0].sets["references"].moments, None, encoded[0].parts)
         save_statistics(args.save_stats, references.moments, references.spatial)
+        if "sfid" in args.metrics and references.spatial is None:
+            lacks = f"{args.encoders[0]} gives no spatial features, so none are in it"
+            print(f"save_stats: {args.save_stats}: {lacks}", file=sys.stderr)
     if args.curve:
         save_figure(plot_score_curves(scores), folder / "curve.png")
     table = score_table(scores)

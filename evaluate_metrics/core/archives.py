@@ -16,7 +16,7 @@ import numpy as np
 
 from hf_common.foreign import refuse
 
-from .folders import image_endings
+from .folders import METADATA, image_endings
 from .packed import ForwardReader, PackedImages, left_out_words
 
 MOST_IMAGE_BYTES = 1 << 30  # of one image; a longer one is a mistake, or meant to fill the memory
@@ -32,7 +32,7 @@ class ZipImages(PackedImages):
         ValueError: no zip file, damaged, encrypted, or without images; begins with its path.
 
     Warns:
-        UserWarning: says how many files are left out.
+        UserWarning: says how many files are left out, but captions: `metadata.*`, and a `.txt` of an image's name.
     """
 
     def __init__(self, path: str | os.PathLike) -> None:
@@ -41,7 +41,7 @@ class ZipImages(PackedImages):
             self._archive = zipfile.ZipFile(self.path)
         except BAD_ARCHIVE as error:
             raise refuse(path, f"is no zip file, or damaged: {error}") from None
-        endings, left_out = image_endings(), Counter[str]()
+        endings, others = image_endings(), list[str]()
         self._members = []
         for info in sorted(self._archive.infolist(), key=lambda info: info.filename):
             if info.is_dir():
@@ -49,9 +49,10 @@ class ZipImages(PackedImages):
             if _is_image_name(info.filename, endings):
                 self._members.append(info)
             else:
-                left_out[PurePosixPath(info.filename).suffix or "without ending"] += 1
+                others.append(info.filename)
         if not self._members:
             raise refuse(path, f"holds no image files among {len(self._archive.infolist())}")
+        left_out = _left_out(others, [info.filename for info in self._members])
         if left_out:
             warnings.warn(left_out_words(path, left_out, len(self)), stacklevel=4)
 
@@ -84,12 +85,13 @@ class TarImages(PackedImages):
         ValueError: no tar file, damaged, without such images, or samples have several; begins with its path.
 
     Warns:
-        UserWarning: says how many files, links and devices are left out.
+        UserWarning: says how many files, links and devices are left out, but captions: `metadata.*`, and a `.txt` of
+            an image's name or, of a webdataset shard, of its sample's.
     """
 
     def __init__(self, path: str | os.PathLike, field: str | None = None) -> None:
         self.path, self._field, self._endings = Path(path), field, image_endings()
-        fields, left_out = Counter[str](), Counter[str]()
+        fields, others, no_files = Counter[str](), list[str](), 0
         self._names: list[str] = []
         places = array("q")
         last, last_name = "", ""  # key and name of the last image
@@ -98,10 +100,10 @@ class TarImages(PackedImages):
             self._compressed = not _is_plain_tar(self.path)
             for member in self._walk():
                 if not member.isreg() or member.issparse():
-                    left_out["links or devices"] += 1
+                    no_files += 1
                     continue
                 if not _is_image_name(member.name, self._endings):
-                    left_out[PurePosixPath(member.name).suffix or "without ending"] += 1
+                    others.append(member.name)
                     continue
                 key, own = _key_and_field(member.name)
                 fields[own] += 1
@@ -122,6 +124,7 @@ class TarImages(PackedImages):
         if not self._names:
             held = f", but the fields {', '.join(sorted(fields)[:5])}" if fields else ""
             raise refuse(path, f"holds no image files{'' if field is None else f' {field!r}'}{held}")
+        left_out = _left_out(others, self._names) + Counter({"links or devices": no_files})
         if left_out:
             warnings.warn(left_out_words(path, left_out, len(self)), stacklevel=4)
         self._stream = ForwardReader(self._contents)
@@ -186,8 +189,16 @@ def _is_image_name(name: str, endings: set[str]) -> bool:
     return not hidden and PurePosixPath(name).suffix.lower() in endings
 
 
+def _left_out(others: list[str], images: list[str]) -> Counter[str]:
+    """The files beside images by their endings; of captions, which scores of captions read, nothing is said."""
+    captions = {PurePosixPath(f"{_key_and_field(name)[0]}.txt") for name in images}
+    captions |= {PurePosixPath(name).with_suffix(".txt") for name in images}
+    paths = [path for path in map(PurePosixPath, others) if path not in captions]
+    return Counter(path.suffix or "without ending" for path in paths if path.name not in METADATA)
+
+
 def _key_and_field(name: str) -> tuple[str, str]:
     """`a/000.input.png` -> `a/000` and `input.png`, as webdataset parts names."""
     folder, _, file = name.rpartition("/")
     key, _, field = file.partition(".")
-    return f"{folder}/{key}", field
+    return f"{folder}/{key}" if folder else key, field

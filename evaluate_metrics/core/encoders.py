@@ -324,7 +324,7 @@ def make_encoder(
             raise ValueError("device and dtype are for models that are loaded here, a callable has its own")
         return _callable_encoder(encoder, normalize)
     device, source = default_device(device), os.fspath(encoder)
-    model, processor = load_vision_model(source)
+    model, processor = load_vision_model(source, known=[*ENCODERS, *PROTOCOLS])
     weights = fingerprint(model)
     dtype = dtype or torch.float32
     steps, prepare = preparation(model, processor)

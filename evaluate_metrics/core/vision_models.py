@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 import torch
@@ -24,6 +24,7 @@ from transformers.models.auto.image_processing_auto import AutoImageProcessor
 from transformers.utils import logging
 
 from hf_common.images import resized_square
+from hf_common.names import did_you_mean
 
 from .levels import Preparation, processor_preparation
 from .precision import full_precision
@@ -42,8 +43,12 @@ PREPROCESSING_KEYS = (
 ).split()
 
 
-def load_vision_model(source: str) -> tuple[PreTrainedModel, Any]:
-    """The vision model (float32, evaluation mode, CPU) and the image processor of a Hub id or folder."""
+def load_vision_model(source: str, known: Collection[str] = ()) -> tuple[PreTrainedModel, Any]:
+    """The vision model (float32, evaluation mode, CPU) and the image processor of a Hub id or folder.
+
+    Args:
+        known: names that may have been meant by one that leads nowhere.
+    """
 
     def load() -> tuple[Any, Any, dict]:
         config = AutoConfig.from_pretrained(source)
@@ -53,7 +58,7 @@ def load_vision_model(source: str) -> tuple[PreTrainedModel, Any]:
         )
         return model, processor, report
 
-    model, processor = _loaded_whole(source, load)
+    model, processor = _loaded_whole(source, load, known)
     if isinstance(model, AlignModel):
         model = model.vision_model
     if model.main_input_name != "pixel_values":
@@ -61,7 +66,9 @@ def load_vision_model(source: str) -> tuple[PreTrainedModel, Any]:
     return model.eval(), processor
 
 
-def _loaded_whole(source: str, load: Callable[[], tuple[Any, Any, dict]]) -> tuple[Any, Any]:
+def _loaded_whole(
+    source: str, load: Callable[[], tuple[Any, Any, dict]], known: Collection[str] = ()
+) -> tuple[Any, Any]:
     """Model and processor that `load` gives with a report; one line of error where they are not there or in part."""
     verbosity = logging.get_verbosity()
     logging.set_verbosity_error()  # else the whole text model is listed as unused; weights that lack are named below
@@ -72,7 +79,7 @@ def _loaded_whole(source: str, load: Callable[[], tuple[Any, Any, dict]]) -> tup
         reason = str(error).splitlines()[0]
         raise OSError(
             f"encoder {source!r} could not be loaded from {place}: {reason} "
-            "(encoder may be the folder of a downloaded model)"
+            f"(encoder may be the folder of a downloaded model){did_you_mean(source, known)}"
         ) from error
     except ValueError as error:  # of a folder that is no model
         raise ValueError(f"encoder {source!r} could not be loaded: {str(error).splitlines()[0]}") from error

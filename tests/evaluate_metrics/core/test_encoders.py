@@ -261,6 +261,12 @@ def test_a_model_that_cannot_be_reached_is_named(name):
         make_encoder(name)
 
 
+@pytest.mark.parametrize(("name", "meant"), [("siglp", "siglip"), ("clip_score", "clip-score"), ("dino-v2", "dinov2")])
+def test_a_name_near_to_that_of_an_encoder_is_told(name, meant):
+    with pytest.raises(OSError, match=rf"^encoder '{name}' could not be loaded.*; did you mean .*'{meant}'.*\?$"):
+        make_encoder(name)
+
+
 def test_weights_identify_a_model_wherever_it_lies(models, tmp_path):
     folder, found = models
     encoder = make_encoder(folder / "siglip", device="cpu")

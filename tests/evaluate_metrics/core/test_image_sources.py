@@ -5,6 +5,7 @@ import os
 import tarfile
 import warnings
 import zipfile
+from functools import partial
 from pathlib import Path
 
 import datasets
@@ -98,6 +99,19 @@ def test_hidden_files_and_others_are_left_out_and_said(tmp_path):
         with pytest.warns(UserWarning, match=rf"{name}: [45] of [78] files are left out, .*: \.png, ") as caught:
             assert [row["bytes"] for row in open_images(tmp_path / name)] == list(contents.values())
         assert len(caught) == 1
+
+
+@pytest.mark.parametrize("name", ["x.zip", "x.tar", "x.tar.gz"])
+def test_captions_are_not_said_to_be_left_out(tmp_path, name, recwarn):
+    """As beside the images of a folder: of an image's name, or of a sample's with several fields; and metadata."""
+    image = pictures(1)["a/000.png"]
+    write = write_zip if name.endswith("zip") else partial(write_tar, mode="w:gz" if name.endswith("gz") else "w")
+    told = {"a/0.png": image, "a/0.txt": b"one", "b.input.png": image, "b.txt": b"two", "metadata.csv": b"file_name"}
+    write(tmp_path / name, told)
+    assert len(open_images(tmp_path / name)) == 2 and not recwarn.list
+    write(tmp_path / name, {**told, "0.txt": b"of no image here", "b.json": b"{}"})
+    with pytest.warns(UserWarning, match=r"2 of 4 files are left out, .*: \.txt, \.json$"):
+        open_images(tmp_path / name)
 
 
 @pytest.mark.parametrize("name", ["x.tar", "x.tar.gz"])

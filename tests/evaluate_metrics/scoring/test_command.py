@@ -180,6 +180,9 @@ def test_statistics_of_a_folder_and_scores_against_them(command, place, tmp_path
     assert status == 0 and f"statistics: {stats}\n" in out and "|" not in out  # nothing is scored: no table
     with np.load(stats) as file:
         assert file["mu"].shape == (6,) and file["sigma"].dtype == np.float64
+    other = str(tmp_path / "other.npz")
+    status, _, err = command("real", "--save_stats", other, "--metrics", "fd", "sfid")
+    assert status == 0 and f"save_stats: {other}: " in err and "gives no spatial features, so none are in it" in err
     status, _, err = command("real", "near", "--save_stats", stats)
     assert status == 2 and "stats.npz is there already" in err
     status, out, err = command(stats, "near", "--metrics", "fd", "--json", "-", "--no_normalize")
