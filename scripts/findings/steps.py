@@ -87,17 +87,20 @@ def figures(cells: list[dict]) -> dict[str, Figure]:
         axes.set_ylim(bottom=min(0, axes.get_ylim()[0]))
     handles, names = panels[0].get_legend_handles_labels()
     figure.legend(handles, names, loc="outside upper center", ncols=3, frameon=False)
-    return {"steps": figure, "guidance_x_steps": pictures(found)}
+    samples = pictures(found)
+    return {"steps": figure} | ({} if samples is None else {"guidance_x_steps": samples})
 
 
-def pictures(found: dict[Key, dict]) -> Figure:
+def pictures(found: dict[Key, dict]) -> Figure | None:
     """The same noise everywhere: a row a guidance scale and sampler, a column a number of steps.
 
-    Of the samplers that were run at as many steps as any.
+    Of the samplers that were run at as many steps as any; None while none is whole.
     """
     counts = sorted({steps for *_, steps in found})
-    found = {key: cell for key, cell in found.items() if len(STEPS[key[0]]) == max(map(len, STEPS.values()))}
     rows = sorted({key[:2] for key in found}, key=lambda row: (row[1], list(STEPS).index(row[0])))
+    rows = [row for row in rows if all((*row, count) in found for count in counts)]
+    if not rows:
+        return None
     figure = Figure(figsize=(1.5 + 1.55 * len(counts), 0.5 + 1.55 * len(rows)), layout="constrained")
     panels = figure.subplots(len(rows), len(counts), squeeze=False)
     for line, (scheduler, scale) in zip(panels, rows, strict=True):
@@ -105,11 +108,7 @@ def pictures(found: dict[Key, dict]) -> Figure:
             axes.set_xticks([])
             axes.set_yticks([])
             axes.spines[:].set_visible(False)
-            cell = found.get((scheduler, scale, count))
-            if cell is None:
-                axes.text(0.5, 0.5, "not run", ha="center", va="center", color="0.5", transform=axes.transAxes)
-            else:
-                axes.imshow(_two_by_two(cell["thumbnails"]), interpolation="nearest")
+            axes.imshow(_two_by_two(found[scheduler, scale, count]["thumbnails"]), interpolation="nearest")
         line[0].set_ylabel(f"{STYLES[scheduler][0]}\nguidance {scale:g}", fontsize="small")
     for axes, count in zip(panels[0], counts, strict=True):
         axes.set_title(f"{count} steps", fontsize="medium")

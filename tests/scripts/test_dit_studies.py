@@ -249,6 +249,10 @@ def test_steps_are_drawn_and_told(tmp_path):
     assert set(figures) == {"steps", "guidance_x_steps"}
     for name, figure in figures.items():
         figure.savefig(tmp_path / f"{name}.png")
+    few = stepped(10, 10.0, 0.1) | {"thumbnails": [picture] * 8}
+    few["settings"]["scheduler"] = "ddim"
+    assert len(steps.figures([*drawn, few])["guidance_x_steps"].axes) == len(drawn)  # no empty panels
+    assert set(steps.figures([drawn[0], few, stepped(20, 10.0, 0.1)])) == {"steps"}
     text = steps.paragraph({"steps": drawn})
     assert "DDPM at guidance 1 +0.018 ± 0.014" in text and "DDIM" not in text
 
