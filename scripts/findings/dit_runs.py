@@ -217,14 +217,14 @@ def training_facts(folder: Path) -> dict:
 
 
 def sampled(pipeline: Path, output: Path, axes: dict, images_per_class: int, batch_size: int = 125) -> list[dict]:
-    """The cells of a study of one pipeline, each with `folder` and `labels` beside its figures."""
+    """The cells of a study of one pipeline, each with `folder`, `labels` and `weights` beside its figures."""
     loaded = load_pipeline(str(pipeline), torch.float32)
     labels = list(range(loaded.transformer.config.num_classes))
     study = run_study(
         loaded, labels, output_dir=output, images_per_class=images_per_class, batch_size=batch_size, seed=0, **axes
     )
-    asked = np.array(study["settings"]["class_labels"])
-    return [{**cell, "folder": output, "labels": asked} for cell in study["cells"]]
+    asked, weights = np.array(study["settings"]["class_labels"]), study["settings"]["weights"]
+    return [{**cell, "folder": output, "labels": asked, "weights": weights} for cell in study["cells"]]
 
 
 def images_of(cell: dict) -> tuple[list[Image.Image], np.ndarray]:
@@ -253,7 +253,8 @@ def sample_missing(
         axes = {"schedulers": [scheduler], "guidance_scales": [scale], "steps": [steps]}
         (cell,) = sampled(pipeline, place.work / study / name, axes, images_per_class, batch_size=126)
         images, labels = images_of(cell)
-        settings = {key: cell[key] for key in ("attention", "scheduler", "guidance_scale", "num_inference_steps")}
+        told = ("attention", "scheduler", "guidance_scale", "num_inference_steps", "weights")
+        settings = {key: cell[key] for key in told}
         settings |= {"seed": 0, "encoder": place.sources.encoder, "side": photographs.side}
         content = {
             "settings": settings | training_facts(pipeline),

@@ -94,11 +94,11 @@ def figures(cells: list[dict]) -> dict[str, Figure]:
 def pictures(found: dict[Key, dict]) -> Figure | None:
     """The same noise everywhere: a row a guidance scale and sampler, a column a number of steps.
 
-    Of the samplers that were run at as many steps as any; None while none is whole.
+    Of the samplers that were run at as many steps as any, with one model; None while none is whole.
     """
     counts = sorted({steps for *_, steps in found})
     rows = sorted({key[:2] for key in found}, key=lambda row: (row[1], list(STEPS).index(row[0])))
-    rows = [row for row in rows if all((*row, count) in found for count in counts)]
+    rows = [row for row in rows if _of_one_model([found.get((*row, count)) for count in counts])]
     if not rows:
         return None
     figure = Figure(figsize=(1.5 + 1.55 * len(counts), 0.5 + 1.55 * len(rows)), layout="constrained")
@@ -113,6 +113,11 @@ def pictures(found: dict[Key, dict]) -> Figure | None:
     for axes, count in zip(panels[0], counts, strict=True):
         axes.set_title(f"{count} steps", fontsize="medium")
     return figure
+
+
+def _of_one_model(cells: list[dict | None]) -> bool:
+    """Whether all are there, and samples of the same weights: of others, noise becomes other images."""
+    return None not in cells and len({cell["settings"]["weights"] for cell in cells if cell is not None}) == 1
 
 
 def _two_by_two(thumbnails: list[str]):
@@ -141,11 +146,20 @@ def paragraph(cells: dict[str, list[dict]]) -> str:
         for (scheduler, scale, steps), cell in found.items()
     ]
     heads = ["sampler", "guidance", "steps", "CMMD", "Fréchet distance", "adherence (%)", "seconds"]
+    models = {cell["settings"]["weights"] for cell in found.values()}
+    same = models == {cell["settings"].get("weights") for cell in cells[guidance.STUDY] if "thumbnails" in cell}
     text = (
-        f"The model of the study before, {' to '.join(map(str, counts))} samples a row from the same noise, against "
+        f"{_models(len(models), same)}, {' to '.join(map(str, counts))} samples a row from the same noise, against "
         f"the training photographs in features of `{first['settings']['encoder']}`; ± is a standard error."
     )
     return f"{text}\n\n{markdown_table(heads, rows)}\n\n{_gain(found)}"
+
+
+def _models(count: int, same: bool) -> str:
+    if same:
+        return "The model of the study before"
+    how = "A model" if count == 1 else f"{count} models, of which none is compared with another"
+    return f"{how}, trained as that of the study before, with the same seed, on another machine"
 
 
 def _gain(found: dict[Key, dict]) -> str:
@@ -154,7 +168,7 @@ def _gain(found: dict[Key, dict]) -> str:
     for scheduler in ("ddpm", "ddim"):
         for scale in SCALES:
             pair = [found.get((scheduler, scale, steps)) for steps in (50, 500)]
-            if None not in pair:
+            if _of_one_model(pair):
                 change, error = _difference(*pair)
                 said.append(f"{STYLES[scheduler][0]} at guidance {scale:g} {change:+.3f} ± {error:.3f}")
     return f"CMMD at 50 steps less that at 500: {'; '.join(said)}." if said else ""
@@ -178,11 +192,11 @@ def claims(cells: list[dict]) -> list[Claim]:
     """What the report said of steps, of its sampler."""
     found = by_key(cells)
     worse, hardly = "50 steps are worse than 250.", "500 steps are hardly better than 250."
-    pairs = {said: [(found.get((REPORTED, scale, a)), found.get((REPORTED, scale, b))) for scale in SCALES]
+    pairs = {said: [[found.get((REPORTED, scale, a)), found.get((REPORTED, scale, b))] for scale in SCALES]
              for said, (a, b) in ((worse, (50, 250)), (hardly, (250, 500)))}  # fmt: skip
     made = []
     for said, both in pairs.items():
-        if any(None in pair for pair in both):
+        if not all(map(_of_one_model, both)):
             made.append(missing(said, f"{REPORTED.upper()} at guidance {' and '.join(f'{s:g}' for s in SCALES)}"))
             continue
         differences = [_difference(*pair) for pair in both]

@@ -141,7 +141,7 @@ def test_workers_share_the_cells_and_a_training_is_made_once(tmp_path, monkeypat
         made.append(output.name)
         if len(made) < 4:  # the first two cells are sampled at the same time
             both.wait()
-        facts = {"seconds": 1.0, "hardware": "", "versions": {}}
+        facts = {"weights": "a", "seconds": 1.0, "hardware": "", "versions": {}}
         return [facts | dict.fromkeys(("attention", "scheduler", "guidance_scale", "num_inference_steps"))]
 
     class Measured:
@@ -202,7 +202,7 @@ def test_verdicts_on_guidance_follow_the_cells():
 
 
 def stepped(count, scale, cmmd, error=0.01):
-    settings = {"scheduler": "ddpm", "guidance_scale": scale, "num_inference_steps": count}
+    settings = {"scheduler": "ddpm", "guidance_scale": scale, "num_inference_steps": count, "weights": "a"}
     return {"settings": settings, "scores": {"images": 252, "cmmd": cmmd, "cmmd_error": error}}
 
 
@@ -253,8 +253,29 @@ def test_steps_are_drawn_and_told(tmp_path):
     few["settings"]["scheduler"] = "ddim"
     assert len(steps.figures([*drawn, few])["guidance_x_steps"].axes) == len(drawn)  # no empty panels
     assert set(steps.figures([drawn[0], few, stepped(20, 10.0, 0.1)])) == {"steps"}
-    text = steps.paragraph({"steps": drawn})
+    model = {"settings": {"guidance_scale": 1.0, "weights": "a"}, "thumbnails": []}
+    text = steps.paragraph({"steps": drawn, "guidance": [model]})
     assert "DDPM at guidance 1 +0.018 ± 0.014" in text and "DDIM" not in text
+    assert text.startswith("The model of the study before, 252 samples")
+
+
+def test_samples_of_other_weights_are_not_compared():
+    cells = [
+        stepped(count, scale, 1 / count) | {"thumbnails": [], "seconds": 3.0}
+        for scale in steps.SCALES
+        for count in (50, 250, 500)
+    ]
+    cells[2]["settings"]["weights"] = "b"  # 500 steps at guidance 1
+    for cell in cells:
+        cell["settings"]["encoder"] = "clip"
+        cell["scores"] |= {"fd": 0.1, "fd_error": 0.01, "adherence": 0.5}
+    assert [claim.verdict for claim in steps.claims(cells)] == [OPEN, OPEN]
+    assert [claim.verdict for claim in steps.claims(cells[:2] + cells[3:])][1] == OPEN
+    text = steps.paragraph({"steps": cells, "guidance": []})
+    assert text.startswith("2 models, of which none is compared") and "DDPM at guidance 1 " not in text
+    cells[2]["settings"]["weights"] = "a"
+    text = steps.paragraph({"steps": cells, "guidance": []})
+    assert text.startswith("A model, trained as that") and "DDPM at guidance 1 " in text
 
 
 def small_images(folder, **sizes):
