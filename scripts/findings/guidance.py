@@ -192,5 +192,8 @@ def _exaggerates(found: dict[float, dict]) -> Claim:
         f"{key} {factor * one[key]:.3g} to {factor * ten[key]:.3g}{' %' * (factor == 100)}"
         for key, factor in ((key, MEASURES[key][1]) for key in signs)
     )
+    least = min(found, key=lambda scale: found[scale]["diversity"])
+    if least != 10:
+        shown += f"; diversity is least at guidance {least:g}, {found[least]['diversity']:.3g}"
     verdict = decide(differences)
     return Claim(said, verdict, f"From guidance 1 to 10: {shown} ({one['images']:,} samples each).")

@@ -199,6 +199,10 @@ def test_verdicts_on_guidance_follow_the_cells():
         OPEN,
     ]
     assert verdicts() == [OPEN, OPEN]
+    four = guided(4.0, diversity=0.1)
+    assert guidance.claims([guided(1.0), four, ten])[1].evidence.endswith(
+        "; diversity is least at guidance 4, 0.1 (1,000 samples each)."
+    )
 
 
 def stepped(count, scale, cmmd, error=0.01):
