@@ -251,7 +251,6 @@ def sample_missing(
             continue
         scheduler, scale, steps = cells[name]
         axes = {"schedulers": [scheduler], "guidance_scales": [scale], "steps": [steps]}
-        # 126 with the unconditional ones: more do not stay in a CPU's cache, and take a third longer each.
         (cell,) = sampled(pipeline, place.work / study / name, axes, images_per_class, batch_size=63)
         images, labels = images_of(cell)
         told = ("attention", "scheduler", "guidance_scale", "num_inference_steps", "weights")

@@ -159,7 +159,7 @@ def _models(count: int, same: bool) -> str:
     if same:
         return "The model of the study before"
     how = "A model" if count == 1 else f"{count} models, of which none is compared with another"
-    return f"{how}, trained as that of the study before, with the same seed, on another machine"
+    return f"{how}, trained as that of the study before, with the same seed"
 
 
 def _gain(found: dict[Key, dict]) -> str:
